@@ -1,0 +1,850 @@
+"""
+The RibFrac challenge's score of detected rib fractures, for files on disk and as a MONAI metric.
+
+The rule is the one of the challenge's public evaluator (github.com/M3DV/RibFrac-Challenge), implemented anew. MONAI's
+``compute_froc_curve_data`` has no rule of overlap and drops the lowest score, so it cannot stand in. Two cases differ
+from the evaluator on purpose: instance ids above 255 stay distinct (it reads masks as uint8, so that 257 becomes 1),
+and an id that neither the volume nor the table holds is no fracture (it counts fractures by the largest id).
+
+Run from the bundle's folder::
+
+    python -m scripts.metrics --gt_dir ribfrac-val-labels --pred_dir predictions --output metrics.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cc3d
+import nibabel as nib
+import numpy as np
+import torch
+from monai.metrics import Cumulative
+from monai.utils import convert_to_numpy
+from tqdm import tqdm
+
+from scripts.pictures import froc_picture
+
+__all__ = [
+    "CHALLENGE_THRESHOLDS",
+    "InstanceOverlaps",
+    "KEY_FALSE_POSITIVES",
+    "MIN_OVERLAP",
+    "RibFracFROCMetric",
+    "ScanResult",
+    "annotated_and_predicted",
+    "bootstrap_intervals",
+    "challenge_scores",
+    "classification_scores",
+    "detection_scores",
+    "froc_curve",
+    "instance_overlaps",
+    "main",
+    "recall_at",
+    "score_folders",
+    "score_scan",
+    "segmentation_scores",
+    "write_metrics",
+]
+
+# Constants of the challenge's evaluator.
+MIN_OVERLAP = 0.2
+KEY_FALSE_POSITIVES = (0.5, 1.0, 2.0, 4.0, 8.0)
+CHALLENGE_THRESHOLDS = np.arange(0, 1, 0.01)
+# Added to its counts against division by zero. It belongs to the rule: with it, 4 false positives in 8 scans lie just
+# right of 0.5, and recall where nothing is annotated is 1.
+EPSILON = 1e-8
+
+CLASS_NAMES = {1: "Displaced", 2: "Nondisplaced", 3: "Buckle", 4: "Segmental"}
+UNKNOWN_CLASS = -1
+# The evaluator's order of rows (candidates) and columns (fractures) in the confusion matrix.
+MATRIX_CODES = (3, 1, 2, 4)
+
+# Scans, fractures and candidates are rows of one table, so that MONAI can gather them from several processes.
+_SCAN_ROW, _FRACTURE_ROW, _CANDIDATE_ROW = range(3)
+
+
+class InstanceOverlaps(NamedTuple):
+    """
+    How the candidates of one scan overlap its fractures.
+
+    Args:
+        candidate_ids: ids of the candidates, ascending, shape ``(candidates,)``.
+        fracture_ids: ids of the fractures, ascending, shape ``(fractures,)``.
+        overlap: overlap in [0, 1], shape ``(candidates, fractures)``.
+        candidate_voxels: number of voxels in all candidates.
+        fracture_voxels: number of voxels in all fractures.
+        shared_voxels: number of voxels in both.
+    """
+
+    candidate_ids: np.ndarray
+    fracture_ids: np.ndarray
+    overlap: np.ndarray
+    candidate_voxels: int
+    fracture_voxels: int
+    shared_voxels: int
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """
+    What one scan adds to the scores; every score can be computed from a list of these.
+
+    Args:
+        fracture_codes: class code of each fracture, 1 to 4 or -1 for unknown, shape ``(fractures,)``.
+        candidate_codes: class code of each candidate, 1 to 4, or -1 or 0 for none, shape ``(candidates,)``.
+        label_scores: score of each candidate, in [0, 1], shape ``(candidates,)``.
+        best_fracture: index of the fracture that each candidate overlaps most, -1 where it overlaps none.
+        best_overlap: that overlap, in [0, 1], shape ``(candidates,)``.
+        candidate_voxels: number of voxels in all candidates.
+        fracture_voxels: number of voxels in all fractures.
+        shared_voxels: number of voxels in both.
+    """
+
+    fracture_codes: np.ndarray
+    candidate_codes: np.ndarray
+    label_scores: np.ndarray
+    best_fracture: np.ndarray
+    best_overlap: np.ndarray
+    candidate_voxels: int
+    fracture_voxels: int
+    shared_voxels: int
+
+
+def _foreground(volume: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the coordinates of the voxels that are not 0, found in the order in which memory holds them."""
+    order = "F" if volume.flags.f_contiguous else "C"
+    return np.unravel_index(np.flatnonzero(volume.ravel(order=order) != 0), volume.shape, order=order)
+
+
+def _pieces(coordinates: tuple[np.ndarray, ...]) -> np.ndarray:
+    """Return for each voxel of a mask, given by its coordinates, the number of its connected piece, from 1."""
+    lower = [axis.min() for axis in coordinates]
+    inside = tuple(axis - low for axis, low in zip(coordinates, lower))
+    mask = np.zeros([axis.max() + 1 for axis in inside], dtype=bool)
+    mask[inside] = True
+    return cc3d.connected_components(mask, connectivity=26)[inside].astype(np.int64)
+
+
+def instance_overlaps(pred: np.ndarray, label: np.ndarray) -> InstanceOverlaps:
+    """
+    Measure how the candidates of a scan overlap its fractures, by the challenge's rule.
+
+    Each connected piece of what candidates and fractures share (26 neighbors) counts for the candidate and the
+    fracture at its first voxel in C order. Its overlap is its size, divided by the size of the connected component
+    of all candidates and fractures together that holds it. Where a pair shares several pieces, the last one in C
+    order counts. The order of pieces is that of the array, so a flipped scan may differ in such pairs.
+
+    Args:
+        pred: ids of the candidates, integer, 0 is background, shape ``(H, W, D)``.
+        label: ids of the fractures, likewise.
+
+    Returns:
+        Ids, overlaps and numbers of voxels.
+
+    Raises:
+        ValueError: when the shapes differ or an id is negative.
+    """
+    if pred.shape != label.shape:
+        raise ValueError(f"candidates have shape {pred.shape}, fractures {label.shape}: predict on the scan's own grid")
+    candidate_at, fracture_at = _foreground(pred), _foreground(label)
+    candidate_ids = np.unique(pred[candidate_at]).astype(np.int64)
+    fracture_ids = np.unique(label[fracture_at]).astype(np.int64)
+    for what, ids in (("candidate", candidate_ids), ("fracture", fracture_ids)):
+        if ids.size and ids[0] < 0:
+            raise ValueError(f"{what} id {ids[0]} is negative: ids are 1 and above, 0 is background")
+    overlap = np.zeros((len(candidate_ids), len(fracture_ids)))
+    also_fracture = label[candidate_at] != 0
+    shared_at = tuple(axis[also_fracture] for axis in candidate_at)
+    counts = len(candidate_at[0]), len(fracture_at[0]), len(shared_at[0])
+    if counts[2] == 0:
+        return InstanceOverlaps(candidate_ids, fracture_ids, overlap, *counts)
+
+    only_fracture_at = tuple(axis[pred[fracture_at] == 0] for axis in fracture_at)
+    component = _pieces(tuple(np.concatenate(axes) for axes in zip(candidate_at, only_fracture_at)))
+    component_voxels = np.bincount(component)
+    shared_component = component[: counts[0]][also_fracture]
+
+    in_c_order = np.argsort(np.ravel_multi_index(shared_at, pred.shape))
+    _, first, piece_voxels = np.unique(_pieces(shared_at)[in_c_order], return_index=True, return_counts=True)
+    for place in np.argsort(first):
+        anchor = in_c_order[first[place]]
+        at = tuple(axis[anchor] for axis in shared_at)
+        pair = np.searchsorted(candidate_ids, pred[at]), np.searchsorted(fracture_ids, label[at])
+        overlap[pair] = piece_voxels[place] / (component_voxels[shared_component[anchor]] + EPSILON)
+    return InstanceOverlaps(candidate_ids, fracture_ids, overlap, *counts)
+
+
+def score_scan(
+    pred: np.ndarray,
+    label: np.ndarray,
+    label_scores: Mapping[int, float],
+    pred_codes: Mapping[int, int] | None = None,
+    label_codes: Mapping[int, int] | None = None,
+) -> ScanResult:
+    """
+    Match the candidates of one scan with its fractures.
+
+    Args:
+        pred: ids of the candidates, integer, 0 is background, shape ``(H, W, D)``.
+        label: ids of the fractures, likewise.
+        label_scores: score of each candidate by its id, in [0, 1].
+        pred_codes: class code of each candidate by its id, 1 to 4, -1 or 0 for none; all -1 without it.
+        label_codes: class code of each fracture by its id, 1 to 4 or -1 for unknown; all -1 without it.
+
+    Returns:
+        What the scan adds to the scores.
+
+    Raises:
+        ValueError: when the ids in a volume and in its table differ, or a score or a code is out of range.
+    """
+    found = instance_overlaps(pred, label)
+    candidate_ids, fracture_ids = found.candidate_ids.tolist(), found.fracture_ids.tolist()
+    _check_ids("candidate", candidate_ids, label_scores)
+    for instance, score in label_scores.items():
+        if not 0 <= score <= 1:
+            raise ValueError(f"candidate {instance} has the score {score}: scores lie in [0, 1]")
+    codes = []
+    for what, ids, table, allowed in (
+        ("candidate", candidate_ids, pred_codes, (UNKNOWN_CLASS, 0, *CLASS_NAMES)),
+        ("fracture", fracture_ids, label_codes, (UNKNOWN_CLASS, *CLASS_NAMES)),
+    ):
+        table = dict.fromkeys(ids, UNKNOWN_CLASS) if table is None else table
+        _check_ids(what, ids, table)
+        codes.append(np.array([int(table[instance]) for instance in ids], dtype=np.int64))
+        wrong = [instance for instance, code in zip(ids, codes[-1]) if code not in allowed]
+        if wrong:
+            raise ValueError(f"{what} {wrong[0]} has the class code {table[wrong[0]]}: codes are {allowed}")
+    if fracture_ids:
+        best_overlap, best_fracture = found.overlap.max(axis=1), found.overlap.argmax(axis=1)
+    else:
+        best_overlap, best_fracture = np.zeros(len(candidate_ids)), np.zeros(len(candidate_ids), dtype=np.int64)
+    return ScanResult(
+        fracture_codes=codes[1],
+        candidate_codes=codes[0],
+        label_scores=np.array([float(label_scores[instance]) for instance in candidate_ids]),
+        best_fracture=np.where(best_overlap > 0, best_fracture, -1),
+        best_overlap=best_overlap,
+        candidate_voxels=found.candidate_voxels,
+        fracture_voxels=found.fracture_voxels,
+        shared_voxels=found.shared_voxels,
+    )
+
+
+def _check_ids(what: str, volume_ids: Sequence[int], table: Mapping[int, Any]) -> None:
+    """Raise ``ValueError`` when a volume holds other ids than its table."""
+    without_row = sorted(set(volume_ids) - set(table))
+    if without_row:
+        raise ValueError(f"the volume holds {what} {without_row[0]}, the table has no row for it: add the row")
+    without_voxel = sorted(set(table) - set(volume_ids))
+    if without_voxel:
+        raise ValueError(f"the table has a row for {what} {without_voxel[0]}, the volume has no voxel of it: remove it")
+
+
+def _counts(results: Sequence[ScanResult], thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return true and false positives, each ``(scans, thresholds)``, and fractures ``(scans,)``."""
+    true_positives = np.zeros((len(results), len(thresholds)), dtype=np.int64)
+    false_positives = np.zeros_like(true_positives)
+    for row, result in enumerate(results):
+        is_hit = result.best_overlap > MIN_OVERLAP
+        # A fracture counts from the threshold on at which its best scored hit appears.
+        found_at = np.full(len(result.fracture_codes), -np.inf)
+        np.maximum.at(found_at, result.best_fracture[is_hit], result.label_scores[is_hit])
+        for total, scores in (
+            (true_positives, found_at[np.isfinite(found_at)]),
+            (false_positives, result.label_scores[~is_hit]),
+        ):
+            total[row] = len(scores) - np.searchsorted(np.sort(scores), thresholds, side="left")
+    return true_positives, false_positives, np.array([len(result.fracture_codes) for result in results])
+
+
+def froc_curve(
+    results: Sequence[ScanResult], thresholds: np.ndarray = CHALLENGE_THRESHOLDS
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Compute the FROC curve: what is found at each threshold of the score.
+
+    A candidate takes part at a threshold when its score is not below it. It is a hit when its best overlap exceeds
+    ``MIN_OVERLAP``. Recall counts each fracture once that is the best match of some hit; a false positive is a
+    candidate that is no hit; a second hit on a fracture is neither.
+
+    Args:
+        results: one per scan, scans without fractures or candidates included.
+        thresholds: shape ``(thresholds,)``; the challenge takes 0, 0.01 ... 0.99.
+
+    Returns:
+        Mean false positives per scan, and recall in [0, 1] (1 where nothing is annotated), each ``(thresholds,)``.
+
+    Raises:
+        ValueError: when there is no scan.
+    """
+    if not results:
+        raise ValueError("there is no scan to score: give at least one")
+    true_positives, false_positives, fractures = _counts(results, thresholds)
+    return (
+        (false_positives.sum(axis=0) + EPSILON) / (len(results) + EPSILON),
+        (true_positives.sum(axis=0) + EPSILON) / (fractures.sum() + EPSILON),
+    )
+
+
+def recall_at(fp: np.ndarray, recall: np.ndarray, key_fp: Sequence[float] | np.ndarray) -> np.ndarray:
+    """
+    Read recall off a FROC curve at given numbers of false positives, by linear interpolation.
+
+    Points of one false positive rate are ordered by recall. The evaluator leaves their order to an unstable sort.
+
+    Args:
+        fp: mean false positives per scan, shape ``(points,)``, in any order.
+        recall: recall, in [0, 1], shape ``(points,)``.
+        key_fp: where to read, false positives per scan.
+
+    Returns:
+        Recall at each of ``key_fp``: 0 left of the curve's first point, the curve's maximum right of its last.
+    """
+    order = np.lexsort((recall, fp))
+    fp, recall, keys = fp[order], recall[order], np.asarray(key_fp, dtype=float)
+    left = np.searchsorted(fp, keys, side="right") - 1
+    right = np.searchsorted(fp, keys, side="left")
+    starts, ends = np.maximum(left, 0), np.minimum(right, len(fp) - 1)
+    share = (keys - fp[starts]) / (fp[ends] - fp[starts] + EPSILON)
+    between = recall[starts] + (recall[ends] - recall[starts]) * share
+    return np.where(left < 0, 0.0, np.where(right == len(fp), recall.max(), between))
+
+
+def detection_scores(results: Sequence[ScanResult], thresholds: np.ndarray = CHALLENGE_THRESHOLDS) -> dict[str, Any]:
+    """
+    Compute the challenge's detection scores, under the evaluator's names.
+
+    Args:
+        results: one per scan.
+        thresholds: thresholds of the score, shape ``(thresholds,)``.
+
+    Returns:
+        ``fp`` and ``recall`` at each threshold, ``key_recall`` at 0.5, 1, 2, 4 and 8 false positives per scan, their
+        mean ``average_recall``, ``max_recall``, and ``average_fp_at_max_recall``, the most false positives per scan.
+    """
+    fp, recall = froc_curve(results, thresholds)
+    key_recall = recall_at(fp, recall, KEY_FALSE_POSITIVES)
+    return {
+        "fp": fp.tolist(),
+        "recall": recall.tolist(),
+        "key_recall": key_recall.tolist(),
+        "average_recall": float(key_recall.mean()),
+        "max_recall": float(recall.max()),
+        "average_fp_at_max_recall": float(fp.max()),
+    }
+
+
+def classification_scores(results: Sequence[ScanResult]) -> dict[str, Any]:
+    """
+    Compute the challenge's classification scores, under the evaluator's names.
+
+    Every candidate counts, whatever its score, for the class of the fracture that it overlaps most, however little,
+    or for ``FP`` where it overlaps none. A fracture that no candidate has as its best match counts in the row ``FN``.
+    Candidates without a class (code -1 or 0) fill no cell, yet the fractures they overlap are no ``FN``: where no
+    candidate has a class, the first four rows are 0, and so are the F1 scores.
+
+    Args:
+        results: one per scan.
+
+    Returns:
+        ``confusion_matrix`` (``rows``, ``columns``, ``values``), ``macro_average_F1``, ``target_aware_F1`` (without
+        false positives) and ``prediction_aware_F1`` (without false positives and negatives).
+    """
+    column_of = {code: column for column, code in enumerate(MATRIX_CODES)} | {0: 4, UNKNOWN_CLASS: 5}
+    matrix = np.zeros((5, 6))
+    for result in results:
+        for code, fracture in zip(result.candidate_codes, result.best_fracture):
+            if code in MATRIX_CODES:
+                matrix[column_of[code], column_of[result.fracture_codes[fracture] if fracture >= 0 else 0]] += 1
+        for code in np.delete(result.fracture_codes, result.best_fracture[result.best_fracture >= 0]):
+            matrix[4, column_of[code]] += 1
+
+    right = np.diag(matrix)[:4]
+    # Columns 0-3 are the known classes, 4 is FP; fractures of unknown class (5) take no part.
+    wrong_class, missed_class = matrix[:4, :4].sum(axis=1) - right, matrix[:4, :4].sum(axis=0) - right
+    false_alarms, missed = matrix[:4, 4], matrix[4, :4]
+    names = [CLASS_NAMES[code] for code in MATRIX_CODES]
+    return {
+        "confusion_matrix": {"rows": [*names, "FN"], "columns": [*names, "FP", "Ignore"], "values": matrix.tolist()},
+        "macro_average_F1": _macro_f1(right, wrong_class + false_alarms, missed_class + missed),
+        "target_aware_F1": _macro_f1(right, wrong_class, missed_class + missed),
+        "prediction_aware_F1": _macro_f1(right, wrong_class, missed_class),
+    }
+
+
+def _macro_f1(right: np.ndarray, false_positive: np.ndarray, false_negative: np.ndarray) -> float:
+    """Return the mean over classes of the harmonic mean of precision and recall."""
+    precision = right / (right + false_positive + EPSILON)
+    recall = right / (right + false_negative + EPSILON)
+    return float((2 * precision * recall / (precision + recall + EPSILON)).mean())
+
+
+def segmentation_scores(results: Sequence[ScanResult]) -> dict[str, float]:
+    """
+    Compute the challenge's segmentation scores over the voxels of all scans together.
+
+    Args:
+        results: one per scan.
+
+    Returns:
+        ``dice`` and ``iou`` of all candidates with all fractures, in [0, 1]; 0 where there is neither.
+    """
+    shared = sum(result.shared_voxels for result in results)
+    both = sum(result.candidate_voxels + result.fracture_voxels for result in results)
+    return {"dice": 2 * shared / (both + EPSILON), "iou": shared / (both - shared + EPSILON)}
+
+
+def bootstrap_intervals(results: Sequence[ScanResult], draws: int = 1000, seed: int = 0) -> dict[str, Any] | None:
+    """
+    Estimate how far the detection scores would vary with other scans: 95 % percentile bootstrap over scans.
+
+    Args:
+        results: one per scan.
+        draws: how many sets of scans to draw, with replacement; sets without a fracture are left out.
+        seed: seed of the draws.
+
+    Returns:
+        ``draws``, ``seed``, ``[lower, upper]`` of ``average_recall`` and ``max_recall``, such a pair for each number in
+        ``key_recall``, and ``curve``: ``fp`` with ``recall_lower`` and ``recall_upper``. None when nothing is annotated.
+
+    References:
+        Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
+    """
+    true_positives, false_positives, fractures = _counts(results, CHALLENGE_THRESHOLDS)
+    weights = np.random.default_rng(seed).multinomial(len(results), np.full(len(results), 1 / len(results)), draws)
+    weights = weights[weights @ fractures > 0]
+    if len(weights) == 0:
+        return None
+    fp = (weights @ false_positives + EPSILON) / (len(results) + EPSILON)
+    recall = (weights @ true_positives + EPSILON) / ((weights @ fractures)[:, None] + EPSILON)
+    grid = np.linspace(0, KEY_FALSE_POSITIVES[-1], 65)
+    read = np.array([recall_at(x, y, np.concatenate([KEY_FALSE_POSITIVES, grid])) for x, y in zip(fp, recall)])
+    key_recall, curve = np.split(read, [len(KEY_FALSE_POSITIVES)], axis=1)
+    interval = partial(np.percentile, q=(2.5, 97.5), axis=0)
+    lower, upper = interval(curve)
+    return {
+        "draws": draws,
+        "seed": seed,
+        "key_recall": interval(key_recall).T.tolist(),
+        "average_recall": interval(key_recall.mean(axis=1)).tolist(),
+        "max_recall": interval(recall.max(axis=1)).tolist(),
+        "curve": {"fp": grid.tolist(), "recall_lower": lower.tolist(), "recall_upper": upper.tolist()},
+    }
+
+
+def challenge_scores(
+    results: Sequence[ScanResult], exact_thresholds: bool = False, bootstrap: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """
+    Compute everything that ``metrics.json`` holds.
+
+    Args:
+        results: one per scan.
+        exact_thresholds: add the curve with every score as a threshold, so that no recall is lost between steps of 0.01.
+        bootstrap: number of draws for the 95 % interval; 0 leaves it out.
+        seed: seed of the draws.
+
+    Returns:
+        ``counts`` (``scans``, ``fractures``, ``candidates``); ``detection``, ``classification`` and ``segmentation`` as
+        the evaluator names them; ``detection_exact_thresholds``, as ``detection`` with its ``thresholds``, and
+        ``bootstrap``, see `bootstrap_intervals`, where asked for and defined.
+
+    Raises:
+        ValueError: when there is no scan.
+    """
+    details: dict[str, Any] = {
+        "counts": {
+            "scans": len(results),
+            "fractures": sum(len(result.fracture_codes) for result in results),
+            "candidates": sum(len(result.label_scores) for result in results),
+        },
+        "detection": detection_scores(results),
+        "classification": classification_scores(results),
+        "segmentation": segmentation_scores(results),
+    }
+    if exact_thresholds:
+        thresholds = np.unique(np.concatenate([[0.0], *(result.label_scores for result in results)]))
+        exact = detection_scores(results, thresholds)
+        details["detection_exact_thresholds"] = {"thresholds": thresholds.tolist(), **exact}
+    intervals = bootstrap_intervals(results, bootstrap, seed) if bootstrap else None
+    if intervals is not None:
+        details["bootstrap"] = intervals
+    return details
+
+
+class RibFracFROCMetric(Cumulative):
+    """
+    Score detected fractures as the RibFrac challenge does, inside a MONAI evaluator.
+
+    MONAI's metrics take tensors of one shape; here each scan brings volumes, a score per candidate and a class per
+    fracture, so `__call__` takes dictionaries, and each scan becomes rows of one table of float64, which
+    ``Cumulative`` gathers from all processes. In ``IgniteMetricHandler``, the ``output_transform`` is
+    `annotated_and_predicted`. Volumes must have one orientation; where a candidate and a fracture share several
+    pieces, another orientation than the file's may choose another piece than the challenge does.
+
+    Args:
+        exact_thresholds: passed to `challenge_scores` by `details`, as are the next two.
+        bootstrap: number of draws for the 95 % interval; 0 leaves it out.
+        seed: seed of the draws.
+
+    Example:
+        >>> metric = RibFracFROCMetric()
+        >>> volume = torch.zeros(1, 4, 4, 4, dtype=torch.int16)
+        >>> volume[0, 1:3, 1:3, 1:3] = 1
+        >>> metric([{"pred": volume, "label_scores": torch.tensor([0.9])}], [{"label": volume}])
+        >>> metric.aggregate()
+        tensor(1., dtype=torch.float64)
+    """
+
+    def __init__(self, exact_thresholds: bool = False, bootstrap: int = 1000, seed: int = 0) -> None:
+        super().__init__()
+        self.exact_thresholds = exact_thresholds
+        self.bootstrap = bootstrap
+        self.seed = seed
+
+    def __call__(self, y_pred: Sequence[Mapping[str, Any]], y: Sequence[Mapping[str, Any]]) -> None:
+        """
+        Add scans.
+
+        Args:
+            y_pred: per scan ``pred``, ids 1 to n of the candidates, integer, shape ``(1, H, W, D)``; ``label_scores``,
+                the score of each candidate in the order of the ids, in [0, 1], shape ``(n,)``; and, where candidates
+                have a class, ``pred_codes``, likewise, 1 to 4, -1 or 0 for none.
+            y: per scan ``label``, ids of the fractures, integer, shape ``(1, H, W, D)``; and, where known,
+                ``label_codes``, the class code of each id, 1 to 4 or -1. An entry for id 0 (background) is ignored.
+
+        Raises:
+            ValueError: when the lists differ in length, or a scan's volumes, scores and codes do not fit each other.
+        """
+        if len(y_pred) != len(y):
+            raise ValueError(f"{len(y_pred)} predicted and {len(y)} annotated scans: give one of each per scan")
+        for predicted, annotated in zip(y_pred, y):
+            pred, label = (_channel(scan, key) for scan, key in ((predicted, "pred"), (annotated, "label")))
+            codes = annotated.get("label_codes")
+            result = score_scan(
+                pred,
+                label,
+                _by_id(predicted["label_scores"]),
+                None if predicted.get("pred_codes") is None else _by_id(predicted["pred_codes"]),
+                None if codes is None else {int(key): int(code) for key, code in codes.items() if int(key) != 0},
+            )
+            self.extend(_to_rows(result))
+
+    def results(self) -> list[ScanResult]:
+        """Return what each scan added, from all processes."""
+        rows = self.get_buffer()
+        if rows is None:
+            return []
+        starts = torch.nonzero(rows[:, 0] == _SCAN_ROW)[1:, 0]
+        return [_from_rows(scan) for scan in torch.tensor_split(rows.cpu(), starts.cpu())]
+
+    def aggregate(self) -> torch.Tensor:
+        """
+        Return the average of recall at 0.5, 1, 2, 4 and 8 false positives per scan, a scalar in [0, 1].
+
+        Raises:
+            ValueError: when no scan was added.
+        """
+        return torch.tensor(detection_scores(self.results())["average_recall"], dtype=torch.float64)
+
+    def details(self) -> dict[str, Any]:
+        """
+        Return every score, see `challenge_scores`.
+
+        Raises:
+            ValueError: when no scan was added.
+        """
+        return challenge_scores(self.results(), self.exact_thresholds, self.bootstrap, self.seed)
+
+
+def annotated_and_predicted(output: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """
+    Give an engine's output to `RibFracFROCMetric`: an ``output_transform`` for ``IgniteMetricHandler``.
+
+    Args:
+        output: decollated output of the evaluator, a dictionary per scan with the keys that the metric reads.
+
+    Returns:
+        The output, twice: the metric reads the candidates from the first and the fractures from the second.
+    """
+    return output, output
+
+
+def _channel(scan: Mapping[str, Any], key: str) -> np.ndarray:
+    """Return the volume of ids under ``key`` without its channel, checked."""
+    volume = convert_to_numpy(scan[key])
+    if volume.ndim != 4 or volume.shape[0] != 1:
+        raise ValueError(f"'{key}' has shape {volume.shape}: give ids as (1, H, W, D)")
+    return _as_integers(volume[0], f"'{key}'")
+
+
+def _as_integers(volume: np.ndarray, name: str) -> np.ndarray:
+    """Return ``volume`` as integers; raise ``ValueError`` that starts with ``name`` when it holds others."""
+    if volume.dtype.kind in "iub":
+        return volume
+    integers = np.nan_to_num(volume).astype(np.int64)
+    if not np.array_equal(integers, volume):
+        raise ValueError(f"{name} holds values that are not integers: an id volume holds 0 and the ids of instances")
+    return integers
+
+
+def _by_id(values: Any) -> dict[int, Any]:
+    """Return values in the order of the ids 1 to n as ``{id: value}``."""
+    return dict(enumerate(np.atleast_1d(convert_to_numpy(values)).tolist(), start=1))
+
+
+def _to_rows(result: ScanResult) -> torch.Tensor:
+    """Return a scan as rows ``(kind, 5 values)``: the scan's own, then its fractures', then its candidates'."""
+    fractures, candidates = len(result.fracture_codes), len(result.candidate_codes)
+    rows = np.zeros((1 + fractures + candidates, 5))
+    rows[0] = _SCAN_ROW, result.candidate_voxels, result.fracture_voxels, result.shared_voxels, 0
+    rows[1 : 1 + fractures, 0] = _FRACTURE_ROW
+    rows[1 : 1 + fractures, 1] = result.fracture_codes
+    columns = result.candidate_codes, result.label_scores, result.best_fracture, result.best_overlap
+    rows[1 + fractures :, 0] = _CANDIDATE_ROW
+    rows[1 + fractures :, 1:] = np.stack(columns, axis=1)
+    return torch.from_numpy(rows)
+
+
+def _from_rows(rows: torch.Tensor) -> ScanResult:
+    """Undo `_to_rows`."""
+    table = rows.numpy()
+    candidates = table[table[:, 0] == _CANDIDATE_ROW]
+    return ScanResult(
+        fracture_codes=table[table[:, 0] == _FRACTURE_ROW, 1].astype(np.int64),
+        candidate_codes=candidates[:, 1].astype(np.int64),
+        label_scores=candidates[:, 2],
+        best_fracture=candidates[:, 3].astype(np.int64),
+        best_overlap=candidates[:, 4],
+        candidate_voxels=int(table[0, 1]),
+        fracture_voxels=int(table[0, 2]),
+        shared_voxels=int(table[0, 3]),
+    )
+
+
+def _volumes(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return NIfTI files by the name of their scan."""
+    found: dict[str, Path] = {}
+    for path in sorted(paths):
+        scan = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix("-label")
+        if scan in found:
+            raise ValueError(f"{path} and {found[scan]} are both of scan {scan}: keep one")
+        found[scan] = path
+    return found
+
+
+def _load_instances(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a volume of ids, integer, shape ``(H, W, D)``, and its affine."""
+    try:
+        image = nib.load(path)
+        volume = np.asanyarray(image.dataobj)
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as NIfTI ({error}): write it again") from error
+    if volume.ndim != 3:
+        raise ValueError(f"{path} has shape {volume.shape}: a volume of ids has three axes")
+    return _as_integers(volume, str(path)), image.affine
+
+
+class _Row(NamedTuple):
+    """One instance in a table: its class code, its score (0 for fractures), and the file that says so."""
+
+    code: int
+    score: float
+    path: Path
+
+
+def _load_tables(paths: Sequence[Path], has_scores: bool) -> dict[str, dict[int, _Row]]:
+    """Read tables of instances into ``{scan: {id: row}}``; a scan's background row leaves an empty table."""
+    wanted = ["public_id", "label_id", "confidence" if has_scores else "label_code"]
+    table: dict[str, dict[int, _Row]] = {}
+    for path in sorted(paths):
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in wanted if name not in (reader.fieldnames or [])]
+            if missing:
+                raise ValueError(f"{path} has no column {missing[0]}: its first line names {', '.join(wanted)}")
+            for line in reader:
+                try:
+                    instance = int(line["label_id"])
+                    code = int(line.get("label_code") or UNKNOWN_CLASS)
+                    row = _Row(code, float(line["confidence"]) if has_scores else 0.0, path)
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{path}, line {reader.line_num}: {error}; correct the number") from error
+                rows = table.setdefault(line["public_id"], {})
+                if instance in rows:
+                    raise ValueError(f"{path}, line {reader.line_num}: {line['public_id']} has id {instance} twice")
+                if instance != 0:
+                    rows[instance] = row
+    return table
+
+
+def _score_files(scan: str, gt_path: Path, pred_path: Path, gt: dict[int, _Row], pred: dict[int, _Row]) -> ScanResult:
+    """Score one scan from its two volumes and their tables' rows."""
+    label, label_affine = _load_instances(gt_path)
+    volume, pred_affine = _load_instances(pred_path)
+    if volume.shape != label.shape:
+        raise ValueError(f"{pred_path} has shape {volume.shape}, {gt_path} has {label.shape}: use the scan's own grid")
+    # Affines are stored as float32 or by a quaternion; this bound is far below a voxel.
+    if not np.allclose(pred_affine, label_affine, rtol=0, atol=1e-2):
+        raise ValueError(f"{pred_path} has another affine than {gt_path}: write predictions with the scan's own affine")
+    try:
+        return score_scan(
+            volume,
+            label,
+            {instance: row.score for instance, row in pred.items()},
+            {instance: row.code for instance, row in pred.items()},
+            {instance: row.code for instance, row in gt.items()},
+        )
+    except ValueError as error:
+        tables = " and ".join(sorted({str(row.path) for row in (*gt.values(), *pred.values())}))
+        raise ValueError(
+            f"{scan} ({pred_path}, {gt_path}; tables {tables or 'without a row of it'}): {error}"
+        ) from error
+
+
+def score_folders(gt_dir: str | Path, pred_dir: str | Path, workers: int = 1) -> list[ScanResult]:
+    """
+    Score the predictions in one folder against the annotations in another.
+
+    Args:
+        gt_dir: holds ``*-label.nii.gz`` and tables ``*info*.csv`` (``public_id,label_id,label_code``), at any depth.
+        pred_dir: holds ``NAME.nii.gz`` or ``NAME-label.nii.gz`` per scan and tables ``*pred*.csv``
+            (``public_id,label_id,confidence`` and, where candidates have a class, ``label_code``). Each scan has at
+            least one row, id 0 for the background.
+        workers: scans that are read and scored at the same time.
+
+    Returns:
+        What each scan adds to the scores, in the order of their names.
+
+    Raises:
+        FileNotFoundError: when a folder, its volumes or its tables are missing.
+        ValueError: when volumes and tables do not fit each other; the message names the file.
+    """
+    gt_dir, pred_dir = Path(gt_dir), Path(pred_dir)
+    for folder in (gt_dir, pred_dir):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is not a folder")
+    labels = _volumes([*gt_dir.rglob("*-label.nii.gz"), *gt_dir.rglob("*-label.nii")])
+    predictions = _volumes([*pred_dir.glob("*.nii.gz"), *pred_dir.glob("*.nii")])
+    gt_tables, pred_tables = list(gt_dir.rglob("*info*.csv")), list(pred_dir.glob("*pred*.csv"))
+    for what, found, folder in (
+        ("*-label.nii.gz", labels, gt_dir),
+        ("*info*.csv", gt_tables, gt_dir),
+        ("*pred*.csv", pred_tables, pred_dir),
+    ):
+        if not found:
+            raise FileNotFoundError(f"{folder} holds no {what}")
+    gt, pred = _load_tables(gt_tables, has_scores=False), _load_tables(pred_tables, has_scores=True)
+    for scan in sorted({*labels, *predictions}):
+        if scan not in predictions:
+            raise ValueError(f"{labels[scan]} has no prediction: {pred_dir} holds neither {scan}.nii.gz nor its -label")
+        if scan not in labels:
+            raise ValueError(f"{predictions[scan]} has no annotation in {gt_dir}: move it out of {pred_dir}")
+        for table, paths in ((gt, gt_tables), (pred, pred_tables)):
+            if scan not in table:
+                names = ", ".join(map(str, sorted(paths)))
+                raise ValueError(f"{names}: no row of scan {scan}; add at least its background row, label_id 0")
+
+    scans = sorted(labels)
+    arguments = zip(*((scan, labels[scan], predictions[scan], gt[scan], pred[scan]) for scan in scans))
+    # Threads: reading releases Python's lock while it decompresses, and nothing large is copied between processes.
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        return list(tqdm(pool.map(_score_files, *arguments), total=len(scans), desc="score scans", unit="scan"))
+
+
+def write_metrics(details: dict[str, Any], output_dir: str | Path, name: str = "metrics.json") -> None:
+    """
+    Write the scores, and beside them the FROC curve as ``froc.csv`` and ``froc.png``.
+
+    Each file appears under its name only when it is complete.
+
+    Args:
+        details: see `challenge_scores`.
+        output_dir: folder, made where missing.
+        name: name of the JSON file.
+    """
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    curve = details.get("detection_exact_thresholds", details["detection"])
+    thresholds = curve.get("thresholds", np.round(CHALLENGE_THRESHOLDS, 2).tolist())
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["threshold", "fp_per_scan", "recall"])
+    writer.writerows(zip(thresholds, curve["fp"], curve["recall"]))
+    for file_name, text in ((name, json.dumps(details, indent=1) + "\n"), ("froc.csv", table.getvalue())):
+        temporary = output_dir / f".{file_name}.{os.getpid()}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(output_dir / file_name)
+    froc_picture(details, output_dir / "froc.png")
+
+
+def _table(details: dict[str, Any]) -> str:
+    """Return the scores as text for people."""
+    detection, intervals = details["detection"], details.get("bootstrap")
+    counts, matrix = details["counts"], details["classification"]["confusion_matrix"]
+    rows = [(f"recall at {key:g} FP", "key_recall", i) for i, key in enumerate(KEY_FALSE_POSITIVES)]
+    rows += [("average recall", "average_recall", None), ("maximum recall", "max_recall", None)]
+    exact = details.get("detection_exact_thresholds")
+    lines = ["{scans} scans, {fractures} fractures, {candidates} candidates".format(**counts), "", "Detection"]
+    lines.append(f"{'':<24}{'recall':>8}" + ("   95 % interval" if intervals else "") + ("   exact" if exact else ""))
+    for title, key, index in rows:
+        value, limits, at_exact = (
+            (part[key] if index is None else part[key][index]) if part else None
+            for part in (detection, intervals, exact)
+        )
+        line = f"{title:<24}{value:8.4f}"
+        line += f"  {limits[0]:.4f}-{limits[1]:.4f}" if limits else ""
+        lines.append(line + (f"  {at_exact:.4f}" if exact else ""))
+    lines.append(f"{'FP at maximum recall':<24}{detection['average_fp_at_max_recall']:8.4f}")
+    lines += ["", "Classification (rows: candidates, columns: fractures)"]
+    lines.append(f"{'':<14}" + "".join(f"{column:>14}" for column in matrix["columns"]))
+    for title, values in zip(matrix["rows"], matrix["values"]):
+        lines.append(f"{title:<14}" + "".join(f"{value:>14.0f}" for value in values))
+    for key in ("macro_average_F1", "target_aware_F1", "prediction_aware_F1"):
+        lines.append(f"{key.replace('_', ' '):<24}{details['classification'][key]:8.4f}")
+    lines += ["", "Segmentation"]
+    lines += [f"{key:<24}{value:8.4f}" for key, value in details["segmentation"].items()]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Score a folder of predictions from the command line; ``--help`` explains the arguments.
+
+    Args:
+        arguments: command line arguments; those of the process where None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.metrics", description="Score as the RibFrac challenge does."
+    )
+    parser.add_argument("--gt_dir", required=True, help="folder of *-label.nii.gz and *info*.csv, at any depth")
+    parser.add_argument("--pred_dir", required=True, help="folder of a volume of ids per scan and *pred*.csv")
+    parser.add_argument("--output", default="metrics.json", help="JSON to write; froc.csv and froc.png go beside it")
+    parser.add_argument("--exact_thresholds", action="store_true", help="add the curve with every score as threshold")
+    parser.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95 %% interval; 0: no interval")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--workers", type=int, default=1, help="scans to read and score at the same time")
+    options = parser.parse_args(arguments)
+    try:
+        results = score_folders(options.gt_dir, options.pred_dir, options.workers)
+    except (FileNotFoundError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    details = challenge_scores(results, options.exact_thresholds, options.bootstrap, options.seed)
+    output = Path(options.output)
+    write_metrics(details, output.parent, output.name)
+    print(_table(details))
+
+
+if __name__ == "__main__":
+    main()
