@@ -1,0 +1,265 @@
+"""
+Find the vertebral column and the mid-sagittal plane of a chest CT by plain image processing.
+
+Both work on a coarse copy of the scan and take no trained weights. Arrays are ``(H, W, D)`` with axes toward the
+patient's right, anterior and superior (RAS), so left and right mean the patient's. Values are HU; a scan that was
+clipped to [-200, 1000] HU gives the same result, since no threshold here lies below ``BODY_HU``.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage, optimize
+
+__all__ = ["MidsagittalPlane", "midsagittal_plane", "spine_mask"]
+
+# Fat is about -100 HU, lung below -500: everything above this is the patient, the table, or clothes.
+BODY_HU = -150.0
+
+# The vertebral canal as a template in the axial plane, mm: soft tissue with bone at each of these (right, anterior)
+# offsets from its center, which are the pedicles, the vertebral body and the spinous process's root.
+CANAL_WALLS_MM = ((14.0, 0.0), (-14.0, 0.0), (0.0, 20.0), (0.0, -15.0))
+# The reach of a vertebra around the center of its canal, mm: half width and depth of the body with the transverse
+# processes, half width and depth of the spinous process. From the vertebra masks of two scans (T1 to L3): they hold
+# 99 % of the vertebrae, and rib heads begin where they end.
+COLUMN_HALF_WIDTH_MM = 30.0
+COLUMN_ANTERIOR_MM = 56.0
+COLUMN_POSTERIOR_MM = 32.0
+SPINOUS_HALF_WIDTH_MM = 13.0
+SPINOUS_POSTERIOR_MM = 65.0
+
+
+def spine_mask(image_hu: NDArray, spacing_mm: ArrayLike) -> NDArray[np.bool_]:
+    """
+    Mark the vertebral column: vertebral bodies, canal and processes, but no rib beyond its head.
+
+    The vertebral canal is found first, as soft tissue with bone on all four sides. It is followed through the slices
+    by dynamic programming (the path of highest total score whose neighbors are close), which no other bright thing
+    looks like: a contrast-filled aorta is bright in the middle, the table and the arms have no such ring. Bone around
+    the path is marked within the reach of a vertebra.
+
+    Args:
+        image_hu: the scan in HU, shape ``(H, W, D)``, RAS axes, any numeric dtype.
+        spacing_mm: voxel size along each axis in mm.
+
+    Returns:
+        ``True`` on the column, shape ``(H, W, D)``; all ``False`` when there is no patient or no spine.
+
+    Raises:
+        ValueError: when the image has not three axes or the spacing is not three positive numbers.
+    """
+    spacing = _checked_spacing(image_hu, spacing_mm)
+    coarse, factors = _block_mean(image_hu, spacing, 3.0)
+    spacing = spacing * factors
+    body = _body_mask(coarse, spacing)
+    mask = np.zeros(coarse.shape, dtype=bool)
+    if body.any():
+        score = _canal_score(coarse, body, spacing)
+        path = _best_path(score + _place_prior(body, spacing), spacing)
+        mask = _column_around(path, score, coarse, spacing)
+    for axis, factor in enumerate(factors):
+        mask = mask.repeat(factor, axis=axis)
+    return np.ascontiguousarray(mask[tuple(slice(size) for size in image_hu.shape)])
+
+
+@dataclass(frozen=True)
+class MidsagittalPlane:
+    """
+    The plane that divides a body into left and right: all points ``x`` with ``normal @ x == offset_mm``.
+
+    Points are in mm in the array's own frame: voxel ``(i, j, k)`` lies at ``(i, j, k) * spacing_mm``.
+
+    Args:
+        normal: unit vector toward the patient's right, shape ``(3,)``.
+        offset_mm: signed distance of the plane from voxel ``(0, 0, 0)`` along the normal.
+        estimated: ``False`` when the scan shows no body to estimate it from, and the plane is the array's middle.
+    """
+
+    normal: NDArray[np.float64]
+    offset_mm: float
+    estimated: bool
+
+
+def midsagittal_plane(image_hu: NDArray, spacing_mm: ArrayLike) -> MidsagittalPlane:
+    """
+    Estimate the mid-sagittal plane as the one across which the patient's bones and outline mirror best.
+
+    The agreement of the scan with its mirror image is maximized over the plane's offset and its rotations about the
+    patient's superior and anterior axes, each up to about 25 degrees. Large bright things that have no partner (heart
+    and aorta with contrast medium) are suppressed by a high-pass filter.
+
+    Args:
+        image_hu: the scan in HU, shape ``(H, W, D)``, RAS axes, any numeric dtype.
+        spacing_mm: voxel size along each axis in mm.
+
+    Returns:
+        the plane; the array's middle, with ``estimated=False``, when there is no body, or one under 100 mm across.
+
+    Raises:
+        ValueError: when the image has not three axes or the spacing is not three positive numbers.
+    """
+    spacing = _checked_spacing(image_hu, spacing_mm)
+    coarse, factors = _block_mean(image_hu, spacing, 4.0)
+    first_center = (factors - 1) * spacing / 2  # of the first block, which lies not at voxel (0, 0, 0)
+    middle = MidsagittalPlane(np.array([1.0, 0.0, 0.0]), (image_hu.shape[0] - 1) * spacing[0] / 2, False)
+    spacing = spacing * factors
+    body = _body_mask(coarse, spacing)
+    columns = np.flatnonzero(body.any(axis=(1, 2)))
+    if len(columns) == 0 or np.ptp(columns) * spacing[0] < 100.0:
+        return middle
+    feature = _symmetry_feature(coarse, body, spacing)
+    center = np.array(ndimage.center_of_mass(body)) * spacing
+    normal, offset = _best_mirror(feature, spacing, center)
+    return MidsagittalPlane(normal, float(offset + normal @ first_center), True)
+
+
+def _checked_spacing(image: NDArray, spacing_mm: ArrayLike) -> NDArray[np.float64]:
+    spacing = np.asarray(spacing_mm, dtype=np.float64)
+    if image.ndim != 3 or image.size == 0:
+        raise ValueError(f"image must have three axes (H, W, D) and at least one voxel, got shape {image.shape}.")
+    if spacing.shape != (3,) or not np.all(np.isfinite(spacing) & (spacing > 0)):
+        raise ValueError(f"spacing_mm must be three positive numbers, got {spacing_mm!r}.")
+    return spacing
+
+
+def _block_mean(
+    image: NDArray, spacing: NDArray[np.float64], target_mm: float
+) -> tuple[NDArray[np.float32], NDArray[np.int_]]:
+    """Average blocks of voxels of about ``target_mm`` a side; return the copy and the voxels a block has per axis."""
+    factors = np.maximum(1, np.round(target_mm / spacing)).astype(int)
+    shape = -(-np.array(image.shape) // factors)
+    padding = [(0, int(n * f - size)) for n, f, size in zip(shape[1:], factors[1:], image.shape[1:])]
+    coarse = np.empty(shape, dtype=np.float32)
+    for i in range(shape[0]):
+        # one slab at a time: no second copy of the whole scan
+        slab = image[i * factors[0] : (i + 1) * factors[0]].mean(axis=0, dtype=np.float32)
+        slab = np.pad(slab, padding, mode="edge")
+        coarse[i] = slab.reshape(shape[1], factors[1], shape[2], factors[2]).mean(axis=(1, 3))
+    return coarse, factors
+
+
+def _body_mask(image_hu: NDArray, spacing: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mark the patient: the largest piece that is left when table and clothes, thinner than 12 mm, are opened away."""
+    reach = np.maximum(1, np.round(6.0 / spacing)).astype(int)
+    tissue = ndimage.binary_opening(image_hu > BODY_HU, np.ones((2 * reach[0] + 1, 2 * reach[1] + 1, 1), dtype=bool))
+    pieces, count = ndimage.label(tissue)
+    if count == 0:
+        return tissue
+    body = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+    for k in range(body.shape[2]):
+        body[:, :, k] = ndimage.binary_fill_holes(body[:, :, k])
+    return body
+
+
+def _canal_score(image_hu: NDArray, body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray:
+    """Score every voxel as the canal's center, about 0.2 in a canal, below 0.05 elsewhere; -1 outside the body."""
+    # from 80 HU, the marrow of an old patient, to 330 HU, dense bone
+    bone = np.clip((image_hu - 80.0) / 250.0, 0.0, 1.0)
+    # 10 mm along the column reaches over a disk to the next vertebra's arch
+    bone = ndimage.gaussian_filter(bone, np.array([5.0, 5.0, 10.0]) / spacing, mode="constant", truncate=3.0)
+    steps = np.round(np.array(CANAL_WALLS_MM) / spacing[:2]).astype(int)
+    margin = int(np.abs(steps).max())
+    height, width, _ = bone.shape
+    padded = np.pad(bone, [(margin, margin), (margin, margin), (0, 0)])
+    walls = np.stack([padded[margin + i :, margin + j :][:height, :width] for i, j in steps])
+    score = walls.min(axis=0) + 0.25 * walls.mean(axis=0) - 1.25 * bone
+    return np.where(body, score, -1.0)
+
+
+def _place_prior(body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray:
+    """Penalize places far from the body's middle, and in front of it: 0.05 at 60 mm to the side or 15 mm in front."""
+    right = np.arange(body.shape[0])[:, None, None] * spacing[0]
+    anterior = np.arange(body.shape[1])[None, :, None] * spacing[1]
+    area = body.sum(axis=(0, 1))
+    filled = area > 0
+    middle = np.median((body.sum(axis=1) * right[:, :, 0]).sum(axis=0)[filled] / area[filled])
+    front = np.full(body.shape[2], np.inf)
+    front[filled] = (body.sum(axis=0) * anterior[0]).sum(axis=0)[filled] / area[filled]
+    return -0.05 * (((right - middle) / 60.0) ** 2 + (np.maximum(0.0, anterior - front) / 15.0) ** 2)
+
+
+def _best_path(score: NDArray, spacing: NDArray[np.float64]) -> NDArray[np.int_]:
+    """
+    Find the voxel per slice whose scores sum highest, less a cost for steps, by dynamic programming.
+
+    Returns:
+        in-plane voxel of the path per slice, shape ``(D, 2)``.
+    """
+    height, width, depth = score.shape
+    # a column leans 45 degrees at most
+    reach = max(1, int(np.ceil(spacing[2] / spacing[:2].min())))
+    steps = [(i, j) for i in range(-reach, reach + 1) for j in range(-reach, reach + 1)]
+    # half a canal's score, 0.1, for a step of 45 degrees over 15 mm
+    costs = [0.1 * ((i * spacing[0]) ** 2 + (j * spacing[1]) ** 2) / spacing[2] / 15.0 for i, j in steps]
+    total = score[:, :, 0]
+    chosen = np.zeros((depth, height, width), dtype=np.uint16)
+    for k in range(1, depth):
+        padded = np.pad(total, reach, constant_values=-np.inf)
+        moved = [padded[reach + i :, reach + j :][:height, :width] - cost for (i, j), cost in zip(steps, costs)]
+        options = np.stack(moved)
+        chosen[k] = options.argmax(axis=0)
+        total = options.max(axis=0) + score[:, :, k]
+    path = np.zeros((depth, 2), dtype=int)
+    path[-1] = np.unravel_index(total.argmax(), total.shape)
+    for k in range(depth - 1, 0, -1):
+        path[k - 1] = path[k] + steps[chosen[k][tuple(path[k])]]
+    return path
+
+
+def _column_around(path: NDArray, score: NDArray, image_hu: NDArray, spacing: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mark the bone within a vertebra's reach of the path, with what it encloses, where the path follows a canal."""
+    height, width, depth = score.shape
+    along = score[path[:, 0], path[:, 1], np.arange(depth)]
+    followed = ndimage.gaussian_filter1d(along, 10.0 / spacing[2], mode="nearest") > 0.02
+    right = np.arange(height)[:, None, None] * spacing[0] - path[:, 0] * spacing[0]
+    anterior = np.arange(width)[None, :, None] * spacing[1] - path[:, 1] * spacing[1]
+    right = np.abs(right)
+    reach = (right <= COLUMN_HALF_WIDTH_MM) & (anterior >= -COLUMN_POSTERIOR_MM) & (anterior <= COLUMN_ANTERIOR_MM)
+    reach |= (right <= SPINOUS_HALF_WIDTH_MM) & (anterior >= -SPINOUS_POSTERIOR_MM) & (anterior <= 0)
+    reach &= followed
+    bone = reach & (image_hu > 130.0)
+    radius = np.maximum(1, np.round(6.0 / spacing)).astype(int)
+    # padded, since closing erodes at the border
+    padded = np.pad(bone, [(r, r) for r in radius[:2]] + [(0, 0)])
+    closed = ndimage.binary_closing(padded, np.ones((2 * radius[0] + 1, 2 * radius[1] + 1, 1), dtype=bool))
+    mask = closed[radius[0] : radius[0] + height, radius[1] : radius[1] + width]
+    for k in np.flatnonzero(followed):
+        mask[:, :, k] = ndimage.binary_fill_holes(mask[:, :, k])
+    return mask & reach
+
+
+def _symmetry_feature(image_hu: NDArray, body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weigh thin bone, as far as it is brighter than its surroundings of 15 mm, and the body; values in [0, 1]."""
+    bone = np.clip((image_hu - 100.0) / 300.0, 0.0, 1.0) * body
+    fine = ndimage.gaussian_filter(bone, 4.0 / spacing, mode="constant")
+    thin = np.maximum(0.0, fine - ndimage.gaussian_filter(bone, 15.0 / spacing, mode="constant"))
+    # a tenth for the body: without it, ribs that meet the wrong ribs can agree best (seen on the sample CT)
+    outline = ndimage.gaussian_filter(body.astype(np.float64), 8.0 / spacing, mode="constant")
+    return thin + 0.1 * outline
+
+
+def _best_mirror(feature: NDArray, spacing: NDArray[np.float64], center: NDArray) -> tuple[NDArray, float]:
+    """Find unit normal and offset in mm of the plane across which the feature agrees best with its mirror image."""
+    rng = np.random.default_rng(0)
+    # 20 000 points with the feature as their density stand for all voxels
+    drawn = rng.choice(feature.size, size=20000, p=feature.ravel() / feature.sum())
+    voxels = np.stack(np.unravel_index(drawn, feature.shape), axis=1)
+    # off the grid, or planes that map grid to grid would agree best for being interpolated least
+    points = (voxels + rng.uniform(-0.5, 0.5, voxels.shape)) * spacing - center
+
+    def normal_of(yaw: float, roll: float) -> NDArray:
+        return np.array([np.cos(yaw) * np.cos(roll), np.sin(yaw) * np.cos(roll), np.sin(roll)])
+
+    def disagreement(plane: NDArray) -> float:
+        normal = normal_of(plane[1], plane[2])
+        mirrored = points - 2 * np.outer(points @ normal - plane[0], normal) + center
+        return -float(ndimage.map_coordinates(feature, (mirrored / spacing).T, order=1, mode="constant").mean())
+
+    starts = [np.array([o, y, 0.0]) for y in np.radians([-16, -8, 0, 8, 16]) for o in np.arange(-40.0, 41.0, 8.0)]
+    start = min(starts, key=disagreement)
+    simplex = start + np.array([[0, 0, 0], [6.0, 0, 0], [0, 0.1, 0], [0, 0, 0.1]])
+    options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-4 * abs(disagreement(start)), "maxfev": 150}
+    best = optimize.minimize(disagreement, start, method="Nelder-Mead", options=options).x
+    normal = normal_of(best[1], best[2])
+    return normal, float(best[0] + normal @ center)

@@ -1,0 +1,124 @@
+"""Transforms that know where the body's midline and the vertebral column are."""
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from numpy.typing import NDArray
+
+from scripts.anatomy import midsagittal_plane, spine_mask
+
+__all__ = ["MidsagittalPlaned", "RemoveSpined"]
+
+
+class MidsagittalPlaned(MapTransform):
+    """
+    Store the patient's mid-sagittal plane beside the scan, in world coordinates.
+
+    The stored tensor holds ``(nx, ny, nz, d)``, float64, shape ``(4,)``: the plane of all points ``x`` in mm with
+    ``n @ x == d``, in the world frame of the scan's affine (x to the patient's right, y anterior, z superior). ``n``
+    has length 1 and points to the right, so a point is on the patient's right where ``n @ x > d``, and
+    ``x - 2 * (n @ x - d) * n`` is its mirror image. It stays true when the scan is cropped, resampled or reoriented.
+    A scan without a body gets the middle of its array.
+
+    Args:
+        keys: key of the scan in HU, a ``MetaTensor`` with any affine, shape ``(1, H, W, D)``; one key.
+        plane_key: key to store the plane under.
+        allow_missing_keys: do nothing when the data lacks the scan.
+
+    Raises:
+        ValueError: when there is more than one key, or the scan is not a ``MetaTensor`` of that shape.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, plane_key: str = "midsagittal_plane", allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if len(self.keys) != 1:
+            raise ValueError(f"MidsagittalPlaned writes one plane and takes one key, got {self.keys}.")
+        self.plane_key = plane_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with the plane added."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            image = _checked_volume(d[key], key)
+            d[self.plane_key] = torch.from_numpy(_world_plane(image.array[0], image.affine.cpu().numpy()))
+        return d
+
+
+class RemoveSpined(MapTransform):
+    """
+    Set predicted probabilities to 0 on the vertebral column of the scan.
+
+    A network that knows ribs marks vertebrae too; the column is found by :py:func:`scripts.anatomy.spine_mask`. A scan
+    without a spine passes unchanged.
+
+    Args:
+        keys: keys of the predicted probabilities, shape ``(1, H, W, D)``.
+        image_key: key of the scan they were predicted from, a ``MetaTensor`` of the same shape with RAS axes
+            (``Orientationd(axcodes="RAS")``).
+        hu_range: the HU that the scan was clipped to and scaled linearly from, to [-1, 1].
+        allow_missing_keys: skip keys that the data lacks.
+
+    Raises:
+        ValueError: when the scan is no ``MetaTensor``, its axes are not RAS, or a prediction differs from it in shape.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: str = "image",
+        hu_range: tuple[float, float] = (-200.0, 1000.0),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.image_key = image_key
+        self.hu_range = hu_range
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with the predictions changed; the arrays given stay as they are."""
+        d = dict(data)
+        spine = self._spine(_checked_volume(d[self.image_key], self.image_key))
+        for key in self.key_iterator(d):
+            if d[key].shape != spine.shape:
+                raise ValueError(f"{key} has shape {tuple(d[key].shape)}, {self.image_key} has {tuple(spine.shape)}.")
+            d[key] = d[key].masked_fill(spine.to(d[key].device), 0)
+        return d
+
+    def _spine(self, image: MetaTensor) -> torch.Tensor:
+        axcodes = nib.aff2axcodes(image.affine.cpu().numpy())
+        if axcodes != ("R", "A", "S"):
+            raise ValueError(
+                f"{self.image_key} has axes {''.join(axcodes)}, RemoveSpined needs RAS: "
+                'put Orientationd(axcodes="RAS") before it.'
+            )
+        low, high = self.hu_range
+        image_hu = image.as_tensor()[0].float().mul((high - low) / 2).add_((high + low) / 2)
+        return torch.from_numpy(spine_mask(image_hu.cpu().numpy(), image.pixdim.cpu().numpy()))[None]
+
+
+def _checked_volume(image: Any, key: Hashable) -> MetaTensor:
+    if not isinstance(image, MetaTensor) or image.ndim != 4 or image.shape[0] != 1:
+        raise ValueError(
+            f"{key} must be a MetaTensor of shape (1, H, W, D), got {type(image).__name__} of shape "
+            f"{tuple(getattr(image, 'shape', ()))}: load it with LoadImaged and EnsureChannelFirstd."
+        )
+    return image
+
+
+def _world_plane(image_hu: NDArray, affine: NDArray) -> NDArray[np.float64]:
+    """Estimate the plane of an array of any orientation; return ``(nx, ny, nz, d)`` in the affine's world, mm."""
+    orientation = nib.io_orientation(affine)
+    to_world = affine @ nib.orientations.inv_ornt_aff(orientation, image_hu.shape)
+    spacing_mm = np.linalg.norm(to_world[:3, :3], axis=0)
+    plane = midsagittal_plane(nib.apply_orientation(image_hu, orientation), spacing_mm)
+    # with p = spacing * index and x = rotation @ p + origin, n @ p == d is (rotation^-T n) @ x == d + ...
+    normal = np.linalg.solve((to_world[:3, :3] / spacing_mm).T, plane.normal)
+    length = np.linalg.norm(normal)
+    return np.append(normal, plane.offset_mm + normal @ to_world[:3, 3]) / length
