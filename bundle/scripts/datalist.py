@@ -1,0 +1,419 @@
+"""Read a folder of scans, its annotations and its tables into MONAI's list of dictionaries."""
+
+import csv
+import json
+import os
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, cast
+
+import itk
+import nibabel as nib
+import numpy as np
+from monai.data import load_decathlon_datalist
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
+
+__all__ = ["SECTIONS", "load_datalist"]
+
+SECTIONS = ("training", "validation", "test")
+
+# Words in folder names that tell the section; Part1 and Part2 are what RibFrac's training images unpack to.
+_SECTION_OF_WORD = {
+    "train": "training",
+    "training": "training",
+    "part1": "training",
+    "part2": "training",
+    "val": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+# RibFrac's numbers, Zenodo records 3893508, 3893498, 3893496 and 3993380
+_SECTION_OF_NUMBER = {"training": range(1, 421), "validation": range(421, 501), "test": range(501, 661)}
+_VALIDATION_EVERY = 5
+_TABLE_COLUMNS = ["public_id", "label_id", "label_code"]
+_FRACTURE_CODES = (-1, 1, 2, 3, 4)
+# How far the grids of an image and its label may lie apart: far under a voxel, far over the rounding of a header
+_MAX_SHIFT_MM = 0.1
+_MAX_PROBLEMS_SHOWN = 10
+# What nibabel and gzip raise for a file that is cut short or is something else
+_UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error)
+
+
+@dataclass
+class _Scan:
+    """The files found under one name; more than one of a kind is a mistake of the folder."""
+
+    images: list[Path] = field(default_factory=list)
+    labels: list[Path] = field(default_factory=list)
+
+
+def load_datalist(dataset_dir: str | os.PathLike[str], section: str, labels: bool = True) -> list[dict[str, Any]]:
+    """
+    List the scans of one section of a data set, each with its annotation and its table of fracture types.
+
+    MONAI reads data lists from JSON files only. This reads them from the folders, and checks the headers of every
+    pair, so that a broken data set stops a run at its start and not after hours. ``dataset_dir`` is one of:
+
+    - a folder with ``X-image.nii.gz``, ``X-label.nii.gz`` and ``*info*.csv`` in it or in any folder below it: the
+      RibFrac archives as they unpack, or ``images/`` and ``labels/``. An image and a label are a pair when they share
+      ``X``. Tables are needed, except for images in a folder called ``images`` when there is no table at all;
+    - a MONAI data list ``.json``, or a folder that holds it as ``dataset.json``; its paths are relative to the file.
+      An item may have ``label_codes``, ``{"1": 3, ...}``;
+    - without labels, also any folder of NIfTI files and folders of DICOM slices (a folder is one scan, named by its
+      path below ``dataset_dir``), a single NIfTI file or a single folder of slices.
+
+    The section of a scan is told by the folders below ``dataset_dir`` with the word train, training, Part1, Part2,
+    val, validation or test in their name (as in ``ribfrac-val-images``), else by RibFrac's numbers (1-420 training,
+    421-500 validation, 501-660 test). Where that tells nothing for any scan, every fifth one, from the first on and in
+    natural order, is for validation and the others are for training. Without labels, and where no folder tells a
+    section, all scans are listed.
+
+    Args:
+        dataset_dir: the folder or file, as above.
+        section: ``"training"``, ``"validation"``, ``"test"``, or ``"all"``.
+        labels: whether scans have annotations; if not, labels and tables that are there are passed over.
+
+    Returns:
+        One item per scan in natural order (RibFrac2 before RibFrac10): ``scan``, its name, for RibFrac the public id;
+        ``image``, the path of a file or of a folder of DICOM slices; and with labels ``label``, a path, and, where
+        there is a table, ``label_codes``, ``{fracture id: code}`` with codes 1 displaced, 2 nondisplaced, 3 buckle,
+        4 segmental, -1 unknown.
+
+    Raises:
+        FileNotFoundError: when ``dataset_dir`` does not exist.
+        ValueError: when no scan is found, or files are missing, doubled, unreadable, or do not fit each other.
+
+    Example:
+        >>> load_datalist("data", "validation")[0]
+        {'scan': 'RibFrac421', 'image': 'data/ribfrac-val-images/RibFrac421-image.nii.gz',
+         'label': 'data/ribfrac-val-labels/RibFrac421-label.nii.gz', 'label_codes': {1: 2, 2: -1}}
+
+    References:
+        Jin et al. (2020), EBioMedicine, doi:10.1016/j.ebiom.2020.103106.
+    """
+    root = Path(dataset_dir).expanduser()
+    if section not in (*SECTIONS, "all"):
+        raise ValueError(f"section is '{section}': use one of {', '.join(SECTIONS)} or all.")
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist: set dataset_dir to the folder that holds the scans.")
+
+    data_list = root if root.suffix == ".json" else root / "dataset.json"
+    items = _items_of_json(data_list, section) if data_list.is_file() else _items_of_folder(root, section, labels)
+    if not labels:
+        items = [{"scan": item["scan"], "image": item["image"]} for item in items]
+    items.sort(key=lambda item: _natural(item["scan"]))
+    _raise_problems(root, chain.from_iterable(_problems_of_item(item, labels) for item in items))
+    return items
+
+
+def _items_of_json(data_list: Path, section: str) -> list[dict[str, Any]]:
+    """Read the items of a MONAI data list."""
+    try:
+        content = json.loads(data_list.read_text())
+    except ValueError as error:
+        raise ValueError(f"{data_list} is not JSON: {error}.") from error
+    present = [key for key in SECTIONS if isinstance(content, dict) and content.get(key)]
+    if section != "all" and section not in present:
+        raise ValueError(
+            f"{data_list} lists no scans under '{section}', but under {present}: add them, or ask for all."
+        )
+
+    items = []
+    scans: dict[str, _Scan] = defaultdict(_Scan)
+    for key in present if section == "all" else [section]:
+        try:
+            entries = load_decathlon_datalist(data_list, data_list_key=key)
+        except TypeError as error:
+            raise ValueError(f"{data_list}: '{key}' is no list of items with image and label: {error}") from error
+        for number, entry in enumerate(entries):
+            if not isinstance(entry.get("image"), str) or not isinstance(entry.get("label", ""), str):
+                raise ValueError(f"{data_list}: item {number} of '{key}' needs one path as image, and one as label.")
+            item = {"scan": _scan_name(Path(entry["image"])), **{k: entry[k] for k in ("image", "label") if k in entry}}
+            if "label_codes" in entry:
+                item["label_codes"] = {int(i): int(code) for i, code in entry["label_codes"].items()}
+            items.append(item)
+            scans[item["scan"]].images.append(Path(item["image"]))
+    _raise_problems(data_list, _doubles(scans))
+    return items
+
+
+def _items_of_folder(root: Path, section: str, labels: bool) -> list[dict[str, Any]]:
+    """Find the scans of a folder, or take the folder or file itself for one, and join them to labels and tables."""
+    files = sorted(_files_below(root))
+    scans = _find_pairs(files) if labels else _find_images(root, files)
+    if not scans:
+        wanted = "X-image.nii.gz and X-label.nii.gz" if labels else "NIfTI files or folders of DICOM slices"
+        raise ValueError(f"{root} holds no scan: looked in it and below it for {wanted}, and for dataset.json.")
+    chosen = _choose(root, scans, section, labels)
+    if not labels:
+        _raise_problems(root, _doubles(chosen))
+        return [{"scan": scan, "image": str(found.images[0])} for scan, found in chosen.items()]
+
+    _raise_problems(root, chain(_doubles(chosen), _singles(chosen)))
+    table_files = [path for path in files if re.search(r"info.*\.csv$", path.name, re.IGNORECASE)]
+    tables = _read_tables(root, table_files)
+    items: list[dict[str, Any]] = []
+    for scan, found in chosen.items():
+        image = found.images[0]
+        items.append({"scan": scan, "image": str(image), "label": str(found.labels[0])})
+        if scan in tables:
+            items[-1]["label_codes"] = tables[scan]
+        elif table_files:
+            raise ValueError(f"{image}: {scan} is in none of the tables {', '.join(map(str, table_files))}.")
+        elif image.parent.name != "images":
+            raise ValueError(f"{root} holds no table of fracture types (*info*.csv): put RibFrac's tables there.")
+    return items
+
+
+def _files_below(root: Path) -> list[Path]:
+    """List the files in a folder and below it, through links too, without hidden ones."""
+    if root.is_file():
+        return [root]
+    found = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    return found
+
+
+def _find_pairs(files: list[Path]) -> dict[str, _Scan]:
+    """Collect the files called ``X-image.nii.gz`` and ``X-label.nii.gz`` under their ``X``."""
+    scans: dict[str, _Scan] = defaultdict(_Scan)
+    for path in files:
+        if _is_nifti(path) and _stem(path).endswith("-image"):
+            scans[_scan_name(path)].images.append(path)
+        elif _is_label(path):
+            scans[_stem(path).removesuffix("-label")].labels.append(path)
+    return scans
+
+
+def _find_images(root: Path, files: list[Path]) -> dict[str, _Scan]:
+    """Collect every NIfTI file that is no label, and every folder with DICOM slices."""
+    scans: dict[str, _Scan] = defaultdict(_Scan)
+    for path in files:
+        if _is_nifti(path) and not _is_label(path):
+            scans[_scan_name(path)].images.append(path)
+    for folder in sorted({path.parent for path in files if not _is_nifti(path) and path != root}):
+        if _dicom_series(folder):
+            name = "-".join(folder.relative_to(root).parts) or folder.resolve().name
+            scans[name].images.append(folder)
+    return scans
+
+
+def _choose(root: Path, scans: dict[str, _Scan], section: str, labels: bool) -> dict[str, _Scan]:
+    """Keep the scans of one section, by folder, else by RibFrac's number, else every fifth for validation."""
+    if section == "all":
+        return scans
+    by_folder = {scan: _sections_of_folders(root, [*found.images, *found.labels]) for scan, found in scans.items()}
+    _raise_problems(
+        root,
+        (
+            f"{[*scans[scan].images, *scans[scan].labels][0]}: the folders of {scan} say both {' and '.join(said)}."
+            for scan, said in by_folder.items()
+            if len(said) > 1
+        ),
+    )
+    if not labels and not any(by_folder.values()):
+        return scans
+    section_of = {scan: said[0] if said else _section_of_number(scan) for scan, said in by_folder.items()}
+    if not any(section_of.values()):
+        in_order = sorted(scans, key=_natural)
+        section_of = {s: "training" if i % _VALIDATION_EVERY else "validation" for i, s in enumerate(in_order)}
+    _raise_problems(
+        root,
+        (
+            f"{[*scans[scan].images, *scans[scan].labels][0]}: no folder tells whether {scan} is for training, "
+            "validation or test, as for other scans: move it to such a folder, or ask for the section 'all'."
+            for scan, its_section in section_of.items()
+            if its_section is None
+        ),
+    )
+    chosen = {scan: scans[scan] for scan in scans if section_of[scan] == section}
+    if not chosen:
+        others = ", ".join(sorted({str(other) for other in section_of.values()}))
+        raise ValueError(
+            f"{root} holds no scan of the section '{section}', but of: {others}. Ask for those or for 'all'."
+        )
+    return chosen
+
+
+def _sections_of_folders(root: Path, paths: list[Path]) -> list[str]:
+    """Tell the sections that the folders between the root and the files name."""
+    folders = chain.from_iterable((p if p.is_dir() else p.parent).relative_to(root).parts for p in paths if p != root)
+    words = {word for folder in folders for word in re.split(r"[^a-z0-9]+", folder.lower())}
+    return sorted({_SECTION_OF_WORD[word] for word in words if word in _SECTION_OF_WORD})
+
+
+def _section_of_number(scan: str) -> str | None:
+    """Tell the section of a RibFrac public id."""
+    match = re.fullmatch(r"RibFrac(\d+)", scan)
+    return next((s for s, numbers in _SECTION_OF_NUMBER.items() if match and int(match[1]) in numbers), None)
+
+
+def _read_tables(root: Path, paths: list[Path]) -> dict[str, dict[int, int]]:
+    """Read the tables ``public_id,label_id,label_code`` into one dictionary per scan, without the background rows."""
+    tables: dict[str, dict[int, int]] = defaultdict(dict)
+    problems = []
+    for path in paths:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            if not set(_TABLE_COLUMNS) <= set(reader.fieldnames or []):
+                problems.append(f"{path}: has the columns {reader.fieldnames}, needs {','.join(_TABLE_COLUMNS)}.")
+                continue
+            for row in reader:
+                where = f"{path}, line {reader.line_num}"
+                try:
+                    scan, label_id, code = row["public_id"], int(row["label_id"]), int(row["label_code"])
+                except (TypeError, ValueError):
+                    problems.append(f"{where}: label_id and label_code must be whole numbers.")
+                    continue
+                if label_id < 0 or code not in (_FRACTURE_CODES if label_id else (0,)):
+                    problems.append(f"{where}: id {label_id} with code {code}; fractures have -1, 1, 2, 3 or 4.")
+                elif label_id in tables[scan]:
+                    problems.append(f"{where}: {scan} has the id {label_id} twice.")
+                tables[scan][label_id] = code
+    _raise_problems(root, problems)
+    return {scan: {i: code for i, code in codes.items() if i} for scan, codes in tables.items()}
+
+
+def _doubles(scans: dict[str, _Scan]) -> list[str]:
+    """Tell which names more than one file claims: predictions are named after the scan."""
+    kinds = chain.from_iterable(((scan, found.images), (scan, found.labels)) for scan, found in scans.items())
+    return [
+        f"{paths[1]}: {scan} is already at {paths[0]}: rename or remove one." for scan, paths in kinds if len(paths) > 1
+    ]
+
+
+def _singles(scans: dict[str, _Scan]) -> list[str]:
+    """Tell which images lack a label, and which labels an image."""
+    return [
+        (
+            f"{found.images[0]}: has no label {scan}-label.nii.gz; to list images only, set labels to false."
+            if found.images
+            else f"{found.labels[0]}: has no image {scan}-image.nii.gz."
+        )
+        for scan, found in scans.items()
+        if not (found.images and found.labels)
+    ]
+
+
+def _problems_of_item(item: dict[str, Any], labels: bool) -> list[str]:
+    """Check the headers of a scan and of its label, and that they share one grid."""
+    if labels and "label" not in item:
+        return [f"{item['image']}: has no label; to list images only, set labels to false."]
+    if Path(item["image"]).is_dir():
+        if labels:
+            return [f"{item['image']}: a folder of DICOM slices cannot have a label here: convert it to NIfTI."]
+        return _problems_of_dicom(Path(item["image"]))
+    try:
+        shape, affine = _read_header(item["image"])
+        if not labels:
+            return []
+        label_shape, label_affine = _read_header(item["label"])
+    except ValueError as error:
+        return [str(error)]
+    if shape != label_shape:
+        return [f"{item['label']}: has the shape {label_shape}, its image {shape}."]
+    shift_mm = float((np.abs(affine - label_affine)[:3] @ [*shape, 1]).max())
+    if shift_mm > _MAX_SHIFT_MM:
+        return [f"{item['label']}: its affine puts it up to {shift_mm:.1f} mm away from its image."]
+    return []
+
+
+def _read_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
+    """Read the shape and the affine of a NIfTI file; ``ValueError`` when it holds no volume."""
+    try:
+        image = cast(SpatialImage, nib.load(path))
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: does not exist.") from error
+    except (
+        nib.filebasedimages.ImageFileError,
+        nib.spatialimages.HeaderDataError,
+        OSError,
+        EOFError,
+        zlib.error,
+    ) as error:
+        raise ValueError(f"{path}: is no readable NIfTI file ({error}): copy it again.") from error
+    if len(image.shape) != 3:
+        raise ValueError(f"{path}: has {len(image.shape)} axes {image.shape}, a CT scan has 3.")
+    if not np.isfinite(image.affine).all() or np.linalg.det(image.affine) == 0:
+        raise ValueError(f"{path}: its affine has no inverse, so the size and place of its voxels are unknown.")
+    return image.shape, image.affine
+
+
+def _problems_of_dicom(folder: Path) -> list[str]:
+    """Check that a folder of DICOM slices holds one evenly spaced CT series; ``ITKReader`` takes it for that."""
+    series = _dicom_series(folder)
+    if len(series) != 1:
+        return [f"{folder}: holds {len(series)} DICOM series, must hold one: move each to a folder of its own."]
+    headers = []
+    for name in series[0]:
+        header = itk.GDCMImageIO.New(FileName=name)
+        header.ReadImageInformation()
+        headers.append(header)
+    tags = headers[0].GetMetaDataDictionary()
+    modality = tags["0008|0060"].strip() if tags.HasKey("0008|0060") else None
+    if modality != "CT":
+        return [f"{folder}: holds DICOM of the modality {modality}, not CT: move it out of the data set."]
+    if len(headers) * headers[0].GetDimensions(2) < 2:
+        return [f"{folder}: holds a single DICOM slice, which is no volume: move it out of the data set."]
+    steps_mm = np.diff([[header.GetOrigin(axis) for axis in range(3)] for header in headers], axis=0)
+    if len(steps_mm) and np.abs(steps_mm - np.median(steps_mm, axis=0)).max() > _MAX_SHIFT_MM:
+        uneven = int(np.abs(steps_mm - np.median(steps_mm, axis=0)).max(axis=1).argmax())
+        return [f"{folder}: slices are missing or doubled near {Path(series[0][uneven]).name}: their steps differ."]
+    normal = np.array(headers[0].GetDirection(2))
+    if len(steps_mm) and np.linalg.norm(np.cross(steps_mm.mean(axis=0), normal)) * len(steps_mm) > _MAX_SHIFT_MM:
+        return [f"{folder}: the slices are sheared (tilted gantry): resample them to an upright grid as NIfTI."]
+    return []
+
+
+def _dicom_series(folder: Path) -> list[list[str]]:
+    """List the files of each DICOM series in a folder, grouped and ordered as MONAI's ``ITKReader`` does."""
+    names = itk.GDCMSeriesFileNames.New()
+    warns = names.GetGlobalWarningDisplay()
+    names.SetGlobalWarningDisplay(False)  # it warns of every folder without DICOM
+    names.SetUseSeriesDetails(True)
+    names.AddSeriesRestriction("0008|0021")
+    names.SetDirectory(str(folder))
+    series = [list(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()]
+    names.SetGlobalWarningDisplay(warns)
+    return series
+
+
+def _raise_problems(root: Path, problems: Iterable[str]) -> None:
+    """Raise one error for all problems, with the first of them."""
+    found = list(problems)
+    if len(found) == 1:
+        raise ValueError(found[0])
+    if found:
+        shown = "\n".join(found[:_MAX_PROBLEMS_SHOWN])
+        raise ValueError(
+            f"{root}: {len(found)} problems, here the first {min(len(found), _MAX_PROBLEMS_SHOWN)}:\n{shown}"
+        )
+
+
+def _is_nifti(path: Path) -> bool:
+    return path.name.endswith((".nii", ".nii.gz"))
+
+
+def _is_label(path: Path) -> bool:
+    return _is_nifti(path) and _stem(path).endswith("-label")
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _scan_name(path: Path) -> str:
+    return _stem(path).removesuffix("-image")
+
+
+def _natural(name: str) -> list[str | int]:
+    """Sort numbers in names by value: RibFrac2 before RibFrac10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

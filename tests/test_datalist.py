@@ -1,0 +1,461 @@
+"""Data lists from every layout, and the one error that each broken layout gives."""
+
+import gzip
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
+
+from scripts.datalist import load_datalist
+
+# voxel axes to L, P, S, as in most of RibFrac; 0.7, 0.8 and 1.25 mm
+LPS_AFFINE = np.array([[-0.7, 0, 0, 90.0], [0, -0.8, 0, 80.0], [0, 0, 1.25, -700.0], [0, 0, 0, 1]])
+SHAPE = (6, 5, 4)
+TABLE_HEAD = "public_id,label_id,label_code\n"
+
+
+def write_volume(path: Path, array: np.ndarray | None = None, affine: np.ndarray = LPS_AFFINE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.int16) if array is None else array, affine), path)
+    return path
+
+
+def write_pair(images: Path, labels: Path, scan: str) -> None:
+    write_volume(images / f"{scan}-image.nii.gz")
+    write_volume(labels / f"{scan}-label.nii.gz")
+
+
+def write_text(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def write_slices(
+    folder: Path,
+    volume: np.ndarray,
+    z_mm: list[float],
+    series: str = "1.2.3.4",
+    modality: str = "CT",
+    y_step_mm: float = 0.0,
+) -> None:
+    """Write DICOM slices of 0.7 x 0.8 mm pixels with the corner at L -20, P -30; volume is (z, y, x) in HU."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (pixels, z) in enumerate(zip(volume, z_mm)):
+        image = itk.image_from_array(pixels[None].astype(np.int16))
+        image.SetSpacing((0.7, 0.8, 2.5))
+        image.SetOrigin((-20.0, -30.0 + number * y_step_mm, z))
+        tags = itk.MetaDataDictionary()
+        tags["0008|0016"] = "1.2.840.10008.5.1.4.1.1.2"
+        tags["0008|0018"] = f"{series}.{number + 1}"
+        tags["0008|0060"] = modality
+        tags["0020|000d"] = "1.2.3"
+        tags["0020|000e"] = series
+        tags["0028|1052"] = "-1024"
+        tags["0028|1053"] = "1"
+        image.SetMetaDataDictionary(tags)
+        io = itk.GDCMImageIO.New(KeepOriginalUID=True)
+        # named against the order along z, which the reader must not go by
+        itk.imwrite(image, str(folder / f"IM{99 - number}-{series}"), imageio=io)
+
+
+def scans_of(items: list[dict]) -> list[str]:
+    return [item["scan"] for item in items]
+
+
+@pytest.fixture
+def ribfrac(tmp_path: Path) -> Path:
+    """The archives as they unpack: 2 and 10 in Part1, 301 in Part2, 421 for validation, 501 without a label."""
+    write_pair(tmp_path / "ribfrac-train-images-1/Part1", tmp_path / "ribfrac-train-labels-1/Part1", "RibFrac10")
+    write_pair(tmp_path / "ribfrac-train-images-1/Part1", tmp_path / "ribfrac-train-labels-1/Part1", "RibFrac2")
+    write_pair(tmp_path / "Part2", tmp_path / "ribfrac-train-labels-2", "RibFrac301")
+    write_pair(tmp_path / "ribfrac-val-images", tmp_path / "ribfrac-val-labels", "RibFrac421")
+    write_volume(tmp_path / "ribfrac-test-images/RibFrac501-image.nii.gz")
+    write_text(tmp_path / "ribfrac-train-info-1.csv", TABLE_HEAD + "RibFrac2,0,0\nRibFrac2,1,3\nRibFrac2,2,-1\n")
+    write_text(tmp_path / "tables/ribfrac-train-info-2.csv", TABLE_HEAD + "RibFrac301,0,0\nRibFrac10,0,0\n")
+    write_text(tmp_path / "ribfrac-val-info.csv", "\ufeff" + TABLE_HEAD + "RibFrac421,0,0\nRibFrac421,1,4\n")
+    return tmp_path
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Six pairs in images/ and labels/ whose names tell no section."""
+    for number in (1, 2, 3, 9, 10, 11):
+        write_pair(tmp_path / "images", tmp_path / "labels", f"case{number}")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "section, labels, scans",
+    [
+        pytest.param("training", True, ["RibFrac2", "RibFrac10", "RibFrac301"], id="both parts, in natural order"),
+        pytest.param("validation", True, ["RibFrac421"], id="validation"),
+        pytest.param("test", False, ["RibFrac501"], id="test, which has no labels"),
+        pytest.param(
+            "all", False, ["RibFrac2", "RibFrac10", "RibFrac301", "RibFrac421", "RibFrac501"], id="all images"
+        ),
+    ],
+)
+def test_ribfrac_folders(ribfrac: Path, section: str, labels: bool, scans: list[str]) -> None:
+    assert scans_of(load_datalist(ribfrac, section, labels)) == scans
+
+
+def test_item_joins_image_label_and_table(ribfrac: Path) -> None:
+    assert load_datalist(ribfrac, "training")[0] == {
+        "scan": "RibFrac2",
+        "image": str(ribfrac / "ribfrac-train-images-1/Part1/RibFrac2-image.nii.gz"),
+        "label": str(ribfrac / "ribfrac-train-labels-1/Part1/RibFrac2-label.nii.gz"),
+        "label_codes": {1: 3, 2: -1},
+    }
+
+
+def test_scan_with_the_background_row_alone_has_an_empty_table(ribfrac: Path) -> None:
+    assert load_datalist(ribfrac, "training")[1]["label_codes"] == {}
+
+
+def test_byte_order_mark_of_a_table_is_passed_over(ribfrac: Path) -> None:
+    assert load_datalist(ribfrac, "validation")[0]["label_codes"] == {1: 4}
+
+
+def test_items_without_labels_hold_the_image_alone(ribfrac: Path) -> None:
+    image = str(ribfrac / "ribfrac-val-images/RibFrac421-image.nii.gz")
+    assert load_datalist(ribfrac, "validation", labels=False) == [{"scan": "RibFrac421", "image": image}]
+
+
+def test_numbers_tell_the_section_where_folders_do_not(tmp_path: Path) -> None:
+    for number in (420, 421, 500, 501):
+        write_pair(tmp_path / "images", tmp_path / "labels", f"RibFrac{number}")
+    sections = {section: scans_of(load_datalist(tmp_path, section)) for section in ("training", "validation", "test")}
+    assert sections == {
+        "training": ["RibFrac420"],
+        "validation": ["RibFrac421", "RibFrac500"],
+        "test": ["RibFrac501"],
+    }
+
+
+def test_folder_outranks_the_number(tmp_path: Path) -> None:
+    write_pair(tmp_path / "test/images", tmp_path / "test/labels", "RibFrac1")
+    assert scans_of(load_datalist(tmp_path, "test")) == ["RibFrac1"]
+
+
+def test_name_of_the_folder_itself_tells_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "test"
+    write_pair(root / "images", root / "labels", "RibFrac1")
+    assert scans_of(load_datalist(root, "training")) == ["RibFrac1"]
+
+
+@pytest.mark.parametrize(
+    "section, scans",
+    [
+        pytest.param("validation", ["case1", "case11"], id="the first and the sixth of six"),
+        pytest.param("training", ["case2", "case3", "case9", "case10"], id="the others"),
+        pytest.param("all", ["case1", "case2", "case3", "case9", "case10", "case11"], id="all"),
+    ],
+)
+def test_every_fifth_pair_is_for_validation(pairs: Path, section: str, scans: list[str]) -> None:
+    items = load_datalist(pairs, section)
+    assert scans_of(items) == scans
+    assert not any("label_codes" in item for item in items)
+
+
+def test_table_beside_pairs_is_read(pairs: Path) -> None:
+    rows = "".join(f"case{number},0,0\ncase{number},1,2\n" for number in (1, 2, 3, 9, 10, 11))
+    write_text(pairs / "info.csv", TABLE_HEAD + rows)
+    assert [item["label_codes"] for item in load_datalist(pairs, "validation")] == [{1: 2}, {1: 2}]
+
+
+def test_hidden_files_are_passed_over(pairs: Path) -> None:
+    write_text(pairs / "images/._case1-image.nii.gz", "made by a Mac")
+    write_text(pairs / "__MACOSX/images/case1-image.nii.gz", "made by a Mac")
+    assert len(load_datalist(pairs, "all")) == 6
+
+
+def test_linked_folders_are_followed(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.mktemp("linked")
+    (root / "scans").symlink_to(pairs)
+    assert len(load_datalist(root, "all")) == 6
+
+
+@pytest.mark.parametrize(
+    "section, sections_named",
+    [
+        pytest.param("test", "training, validation", id="nothing for the test"),
+        pytest.param("tset", "training, validation, test or all", id="misspelled section"),
+    ],
+)
+def test_section_without_scans_names_those_there_are(pairs: Path, section: str, sections_named: str) -> None:
+    with pytest.raises(ValueError, match=sections_named):
+        load_datalist(pairs, section)
+
+
+# ---- errors: each breaks the RibFrac folders in one way ----
+
+
+def image_of(root: Path) -> Path:
+    return root / "ribfrac-val-images/RibFrac421-image.nii.gz"
+
+
+def label_of(root: Path) -> Path:
+    return root / "ribfrac-val-labels/RibFrac421-label.nii.gz"
+
+
+SHIFTED = LPS_AFFINE + np.array([[0, 0, 0, 0.2], [0] * 4, [0] * 4, [0] * 4])
+# over the four slices, 0.04 mm a slice shift the last corner by 0.16 mm
+STRETCHED = LPS_AFFINE + np.array([[0] * 4, [0] * 4, [0, 0, 0.04, 0], [0] * 4])
+
+
+def write_flat(path: Path) -> None:
+    """Write a volume whose affine gives the slices no thickness."""
+    image = nib.Nifti1Image(np.zeros(SHAPE, np.int16), None)
+    image.header.set_sform(LPS_AFFINE * np.array([1, 1, 0, 1]), code=1)
+    nib.save(image, path)
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        pytest.param(lambda r: label_of(r).unlink(), "421-image.nii.gz: has no label", id="label missing"),
+        pytest.param(lambda r: image_of(r).unlink(), "421-label.nii.gz: has no image", id="image missing"),
+        pytest.param(
+            lambda r: write_volume(label_of(r), np.zeros((6, 5, 3), np.int16)),
+            r"421-label.nii.gz: has the shape \(6, 5, 3\), its image \(6, 5, 4\)",
+            id="shapes differ",
+        ),
+        pytest.param(lambda r: write_volume(label_of(r), affine=SHIFTED), "up to 0.2 mm away", id="origin differs"),
+        pytest.param(lambda r: write_volume(label_of(r), affine=STRETCHED), "up to 0.2 mm away", id="spacing differs"),
+        pytest.param(
+            lambda r: write_volume(image_of(r), np.zeros((6, 5), np.int16)),
+            "421-image.nii.gz: has 2 axes",
+            id="a slice",
+        ),
+        pytest.param(lambda r: write_flat(label_of(r)), "421-label.nii.gz: its affine", id="no thickness"),
+        pytest.param(lambda r: write_text(image_of(r), "text"), "421-image.nii.gz: is no readable", id="is no gzip"),
+        pytest.param(
+            lambda r: image_of(r).write_bytes(gzip.compress(b"0" * 400)[:20]), "is no readable", id="file cut short"
+        ),
+        pytest.param(
+            lambda r: write_volume(r / "more/val/RibFrac421-image.nii.gz"),
+            "421-image.nii.gz: RibFrac421 is already at",
+            id="scan twice",
+        ),
+        pytest.param(
+            lambda r: label_of(r).rename(r / "ribfrac-train-labels-2/RibFrac421-label.nii.gz"),
+            "the folders of RibFrac421 say both training and validation",
+            id="image and label in two sections",
+        ),
+        pytest.param(
+            lambda r: write_pair(r / "images", r / "labels", "patient7"),
+            "patient7-image.nii.gz: no folder tells whether patient7",
+            id="one scan without a section",
+        ),
+        pytest.param(
+            lambda r: write_text(r / "ribfrac-val-info.csv", TABLE_HEAD),
+            "RibFrac421 is in none of the tables",
+            id="table without the scan",
+        ),
+        pytest.param(
+            lambda r: [path.unlink() for path in r.rglob("*.csv")], "holds no table of fracture types", id="no table"
+        ),
+        pytest.param(
+            lambda r: write_text(r / "ribfrac-val-info.csv", "id,code\nRibFrac421,0\n"),
+            "ribfrac-val-info.csv: has the columns .*needs public_id,label_id,label_code",
+            id="other columns",
+        ),
+        pytest.param(
+            lambda r: write_text(r / "ribfrac-val-info.csv", ""),
+            "ribfrac-val-info.csv: has the columns",
+            id="empty table",
+        ),
+        pytest.param(
+            lambda r: write_text(r / "ribfrac-val-info.csv", TABLE_HEAD + "RibFrac421,0,0\nRibFrac421,one,1\n"),
+            "line 3: label_id and label_code must be whole numbers",
+            id="id is no number",
+        ),
+        pytest.param(
+            lambda r: write_text(r / "ribfrac-val-info.csv", TABLE_HEAD + "RibFrac421,1\n"),
+            "line 2: label_id and label_code must be whole numbers",
+            id="row cut short",
+        ),
+        pytest.param(
+            lambda r: write_text(r / "ribfrac-val-info.csv", TABLE_HEAD + "RibFrac421,1,5\n"),
+            "line 2: id 1 with code 5",
+            id="unknown code",
+        ),
+        pytest.param(
+            lambda r: write_text(r / "ribfrac-val-info.csv", TABLE_HEAD + "RibFrac421,1,1\nRibFrac421,1,2\n"),
+            "line 3: RibFrac421 has the id 1 twice",
+            id="id twice",
+        ),
+    ],
+)
+def test_broken_data_set_gives_one_error(ribfrac: Path, spoil: Callable[[Path], object], message: str) -> None:
+    assert scans_of(load_datalist(ribfrac, "validation")) == ["RibFrac421"]
+    spoil(ribfrac)
+    with pytest.raises(ValueError, match=message):
+        load_datalist(ribfrac, "validation")
+
+
+def test_grids_within_a_tenth_of_a_millimeter_are_one(ribfrac: Path) -> None:
+    affine = LPS_AFFINE.copy()
+    affine[0, 3] += 0.05
+    write_volume(label_of(ribfrac), affine=affine)
+    assert len(load_datalist(ribfrac, "validation")) == 1
+
+
+def test_problems_are_told_together_up_to_ten(tmp_path: Path) -> None:
+    for number in range(12):
+        write_volume(tmp_path / f"images/case{number}-image.nii.gz")
+    with pytest.raises(ValueError) as error:
+        load_datalist(tmp_path, "all")
+    lines = str(error.value).splitlines()
+    assert "12 problems" in lines[0]
+    assert len(lines) == 1 + 10
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist: set dataset_dir"):
+        load_datalist(tmp_path / "nowhere", "all")
+
+
+@pytest.mark.parametrize(
+    "labels, wanted", [pytest.param(True, "X-image.nii.gz", id="pairs"), pytest.param(False, "DICOM", id="scans")]
+)
+def test_empty_folder_says_what_was_looked_for(tmp_path: Path, labels: bool, wanted: str) -> None:
+    with pytest.raises(ValueError, match=f"holds no scan: .*{wanted}"):
+        load_datalist(tmp_path, "all", labels)
+
+
+# ---- MONAI data list ----
+
+
+@pytest.fixture
+def json_list(tmp_path: Path) -> Path:
+    write_pair(tmp_path / "a", tmp_path / "b", "one")
+    write_volume(tmp_path / "a/two.nii.gz")
+    content = {
+        "training": [{"image": "a/one-image.nii.gz", "label": "b/one-label.nii.gz", "label_codes": {"1": 2}}],
+        "test": ["a/two.nii.gz"],
+    }
+    return write_text(tmp_path / "dataset.json", json.dumps(content))
+
+
+@pytest.mark.parametrize("of_file", [pytest.param(True, id="the file"), pytest.param(False, id="its folder")])
+def test_json_paths_are_relative_to_the_file(json_list: Path, of_file: bool) -> None:
+    folder = json_list.parent
+    assert load_datalist(json_list if of_file else folder, "training") == [
+        {
+            "scan": "one",
+            "image": str(folder / "a/one-image.nii.gz"),
+            "label": str(folder / "b/one-label.nii.gz"),
+            "label_codes": {1: 2},
+        }
+    ]
+
+
+def test_json_without_labels(json_list: Path) -> None:
+    assert scans_of(load_datalist(json_list, "all", labels=False)) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "text, section, message",
+    [
+        pytest.param("{", "all", "dataset.json is not JSON", id="not JSON"),
+        pytest.param("[]", "training", "lists no scans under 'training'", id="a bare list"),
+        pytest.param('{"training": ["a/one-image.nii.gz"]}', "training", "no list of items", id="paths only"),
+        pytest.param(
+            '{"training": [{"label": "b/one-label.nii.gz"}]}', "training", "item 0 of 'training'", id="no image"
+        ),
+        pytest.param('{"training": [{"image": ["a", "b"]}]}', "training", "item 0 of 'training'", id="two channels"),
+        pytest.param('{"training": [{"image": "a/one-image.nii.gz"}]}', "training", "has no label", id="no label"),
+        pytest.param(
+            '{"training": [{"image": "x.nii.gz", "label": "x"}]}', "training", "x.nii.gz: does not", id="no file"
+        ),
+        pytest.param('{"training": [{"image": "b", "label": "x"}]}', "training", "cannot have a label", id="DICOM"),
+        pytest.param(
+            '{"training": [{"image": "a/x.nii"}, {"image": "b/x.nii"}]}', "all", "x is already at", id="twice"
+        ),
+    ],
+)
+def test_broken_json_gives_one_error(json_list: Path, text: str, section: str, message: str) -> None:
+    json_list.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_datalist(json_list, section)
+
+
+# ---- scans without labels ----
+
+
+def test_folder_of_nifti_and_dicom(tmp_path: Path) -> None:
+    write_volume(tmp_path / "b/patient10.nii.gz")
+    write_volume(tmp_path / "patient9.nii")
+    write_volume(tmp_path / "patient9-label.nii.gz")
+    write_text(tmp_path / "notes/readme.txt", "no scan")
+    write_slices(tmp_path / "patient11/CT thorax", np.zeros((3, 5, 6)), [10.0, 12.5, 15.0])
+    items = load_datalist(tmp_path, "test", labels=False)
+    assert items == [
+        {"scan": "patient9", "image": str(tmp_path / "patient9.nii")},
+        {"scan": "patient10", "image": str(tmp_path / "b/patient10.nii.gz")},
+        {"scan": "patient11-CT thorax", "image": str(tmp_path / "patient11/CT thorax")},
+    ]
+
+
+def test_single_nifti_file(tmp_path: Path) -> None:
+    path = write_volume(tmp_path / "RibFrac7-image.nii.gz")
+    assert load_datalist(path, "test", labels=False) == [{"scan": "RibFrac7", "image": str(path)}]
+
+
+def test_single_dicom_folder_and_its_geometry(tmp_path: Path) -> None:
+    hu = np.arange(3 * 5 * 6).reshape(3, 5, 6) - 1000  # (z, y, x)
+    write_slices(tmp_path / "series", hu, [10.0, 12.5, 15.0])
+    items = load_datalist(tmp_path / "series", "all", labels=False)
+    assert scans_of(items) == ["series"]
+
+    chain = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", axcodes="RAS")])
+    image = chain(items[0])["image"]
+    # DICOM's x runs to the left and y to the back, so in RAS both axes turn: (x, y, z) of the end comes first
+    np.testing.assert_array_equal(image.numpy()[0], hu.transpose(2, 1, 0)[::-1, ::-1])
+    # the last of 6 columns is at L -20 + 5 * 0.7 = -16.5, so R +16.5; of 5 rows at P -30 + 4 * 0.8 = -26.8
+    expected = np.array([[0.7, 0, 0, 16.5], [0, 0.8, 0, 26.8], [0, 0, 2.5, 10.0], [0, 0, 0, 1]])
+    np.testing.assert_allclose(image.affine.numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "z_mm, modality, message",
+    [
+        pytest.param([10.0, 12.5, 17.5, 20.0], "CT", "missing or doubled near IM98", id="a slice is missing"),
+        pytest.param([10.0], "CT", "single DICOM slice", id="one slice"),
+        pytest.param([10.0, 12.5], "MR", "modality MR, not CT", id="another modality"),
+    ],
+)
+def test_dicom_that_is_no_even_ct_series(tmp_path: Path, z_mm: list[float], modality: str, message: str) -> None:
+    write_slices(tmp_path / "series", np.zeros((len(z_mm), 5, 6)), z_mm, modality=modality)
+    with pytest.raises(ValueError, match=f"series: .*{message}"):
+        load_datalist(tmp_path, "all", labels=False)
+
+
+def test_two_dicom_series_in_a_folder(tmp_path: Path) -> None:
+    write_slices(tmp_path / "series", np.zeros((2, 5, 6)), [10.0, 12.5], series="1.2.3.4")
+    write_slices(tmp_path / "series", np.zeros((2, 5, 6)), [10.0, 12.5], series="1.2.3.5")
+    with pytest.raises(ValueError, match="series: holds 2 DICOM series, must hold one: move each"):
+        load_datalist(tmp_path, "all", labels=False)
+
+
+def test_tilted_gantry(tmp_path: Path) -> None:
+    write_slices(tmp_path / "series", np.zeros((3, 5, 6)), [10.0, 12.5, 15.0], y_step_mm=0.5)
+    with pytest.raises(ValueError, match="series: the slices are sheared"):
+        load_datalist(tmp_path, "all", labels=False)
+
+
+def test_nifti_scale_and_offset_give_hu(tmp_path: Path) -> None:
+    path = write_volume(tmp_path / "scan.nii", np.full(SHAPE, 538, np.int16))
+    with open(path, "r+b") as file:
+        file.seek(112)  # scl_slope and scl_inter of the NIfTI-1 header
+        file.write(struct.pack("<ff", 2.0, -1024.0))
+    (item,) = load_datalist(path, "all", labels=False)
+    np.testing.assert_array_equal(LoadImaged("image")(item)["image"].numpy(), 2 * 538 - 1024)
