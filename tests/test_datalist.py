@@ -144,6 +144,15 @@ def test_folder_outranks_the_number(tmp_path: Path) -> None:
     assert scans_of(load_datalist(tmp_path, "test")) == ["RibFrac1"]
 
 
+def test_section_folders_of_pairs(pairs: Path) -> None:
+    (pairs / "training").mkdir()
+    for kind in ("images", "labels"):
+        (pairs / kind).rename(pairs / "training" / kind)
+    write_pair(pairs / "validation/images", pairs / "validation/labels", "case4")
+    assert len(load_datalist(pairs, "training")) == 6
+    assert scans_of(load_datalist(pairs, "validation")) == ["case4"]
+
+
 def test_name_of_the_folder_itself_tells_nothing(tmp_path: Path) -> None:
     root = tmp_path / "test"
     write_pair(root / "images", root / "labels", "RibFrac1")
@@ -371,6 +380,12 @@ def test_json_without_labels(json_list: Path) -> None:
         pytest.param(
             '{"training": [{"label": "b/one-label.nii.gz"}]}', "training", "item 0 of 'training'", id="no image"
         ),
+        pytest.param(
+            '{"training": [{"image": "a/one-image.nii.gz", "label": "b/one-label.nii.gz", "label_codes": {"1": "x"}}]}',
+            "training",
+            "label_codes of item 0 of 'training' needs numbers",
+            id="code is no number",
+        ),
         pytest.param('{"training": [{"image": ["a", "b"]}]}', "training", "item 0 of 'training'", id="two channels"),
         pytest.param('{"training": [{"image": "a/one-image.nii.gz"}]}', "training", "has no label", id="no label"),
         pytest.param(
@@ -395,7 +410,8 @@ def test_folder_of_nifti_and_dicom(tmp_path: Path) -> None:
     write_volume(tmp_path / "b/patient10.nii.gz")
     write_volume(tmp_path / "patient9.nii")
     write_volume(tmp_path / "patient9-label.nii.gz")
-    write_text(tmp_path / "notes/readme.txt", "no scan")
+    write_text(tmp_path / "readme.txt", "no scan")
+    write_text(tmp_path / "notes/LICENSE", "no scan")
     write_slices(tmp_path / "patient11/CT thorax", np.zeros((3, 5, 6)), [10.0, 12.5, 15.0])
     items = load_datalist(tmp_path, "test", labels=False)
     assert items == [

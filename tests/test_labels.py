@@ -52,6 +52,7 @@ def test_ids_become_the_smallest_integer_type(values: list, dtype: torch.dtype) 
         pytest.param([0.0, float("inf")], {}, "not whole numbers", id="infinite"),
         pytest.param([0.0, 1e10], {}, "not whole numbers", id="beyond 32 bits"),
         pytest.param([1.0, -1.0], {1: 2}, "negative value -1", id="negative"),
+        pytest.param([1.0, float("-inf")], {1: 2}, "negative value -inf", id="infinitely negative"),
         pytest.param([1.0, 2.0, 4.0], {1: 3}, r"ids \[2, 4\] have no row", id="ids without a row"),
         pytest.param([1.0, 2.0], {}, r"ids \[1, 2\] have no row", id="table of a scan without fractures"),
         pytest.param(

@@ -19,9 +19,9 @@ from monai.data import load_decathlon_datalist
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
-__all__ = ["SECTIONS", "load_datalist"]
+__all__ = ["load_datalist"]
 
-SECTIONS = ("training", "validation", "test")
+_SECTIONS = ("training", "validation", "test")
 
 # Words in folder names that tell the section; Part1 and Part2 are what RibFrac's training images unpack to.
 _SECTION_OF_WORD = {
@@ -36,6 +36,8 @@ _SECTION_OF_WORD = {
 # RibFrac's numbers, Zenodo records 3893508, 3893498, 3893496 and 3993380
 _SECTION_OF_NUMBER = {"training": range(1, 421), "validation": range(421, 501), "test": range(501, 661)}
 _VALIDATION_EVERY = 5
+# Files beside scans that are not worth the seconds in which ITK gets ready to look for DICOM
+_NO_SCAN_SUFFIXES = (".csv", ".json", ".md", ".txt")
 _TABLE_COLUMNS = ["public_id", "label_id", "label_code"]
 _FRACTURE_CODES = (-1, 1, 2, 3, 4)
 # How far the grids of an image and its label may lie apart: far under a voxel, far over the rounding of a header
@@ -64,15 +66,15 @@ def load_datalist(dataset_dir: str | os.PathLike[str], section: str, labels: boo
       RibFrac archives as they unpack, or ``images/`` and ``labels/``. An image and a label are a pair when they share
       ``X``. Tables are needed, except for images in a folder called ``images`` when there is no table at all;
     - a MONAI data list ``.json``, or a folder that holds it as ``dataset.json``; its paths are relative to the file.
-      An item may have ``label_codes``, ``{"1": 3, ...}``;
+      An item may hold its table as ``label_codes``, ``{"1": 3, ...}``;
     - without labels, also any folder of NIfTI files and folders of DICOM slices (a folder is one scan, named by its
       path below ``dataset_dir``), a single NIfTI file or a single folder of slices.
 
     The section of a scan is told by the folders below ``dataset_dir`` with the word train, training, Part1, Part2,
     val, validation or test in their name (as in ``ribfrac-val-images``), else by RibFrac's numbers (1-420 training,
     421-500 validation, 501-660 test). Where that tells nothing for any scan, every fifth one, from the first on and in
-    natural order, is for validation and the others are for training. Without labels, and where no folder tells a
-    section, all scans are listed.
+    natural order, is for validation, the others are for training, and none is for the test (ask for all to score a
+    folder). Without labels, and where no folder tells a section, all scans are listed.
 
     Args:
         dataset_dir: the folder or file, as above.
@@ -98,8 +100,8 @@ def load_datalist(dataset_dir: str | os.PathLike[str], section: str, labels: boo
         Jin et al. (2020), EBioMedicine, doi:10.1016/j.ebiom.2020.103106.
     """
     root = Path(dataset_dir).expanduser()
-    if section not in (*SECTIONS, "all"):
-        raise ValueError(f"section is '{section}': use one of {', '.join(SECTIONS)} or all.")
+    if section not in (*_SECTIONS, "all"):
+        raise ValueError(f"section is '{section}': use one of {', '.join(_SECTIONS)} or all.")
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist: set dataset_dir to the folder that holds the scans.")
 
@@ -118,7 +120,7 @@ def _items_of_json(data_list: Path, section: str) -> list[dict[str, Any]]:
         content = json.loads(data_list.read_text())
     except ValueError as error:
         raise ValueError(f"{data_list} is not JSON: {error}.") from error
-    present = [key for key in SECTIONS if isinstance(content, dict) and content.get(key)]
+    present = [key for key in _SECTIONS if isinstance(content, dict) and content.get(key)]
     if section != "all" and section not in present:
         raise ValueError(
             f"{data_list} lists no scans under '{section}', but under {present}: add them, or ask for all."
@@ -136,7 +138,10 @@ def _items_of_json(data_list: Path, section: str) -> list[dict[str, Any]]:
                 raise ValueError(f"{data_list}: item {number} of '{key}' needs one path as image, and one as label.")
             item = {"scan": _scan_name(Path(entry["image"])), **{k: entry[k] for k in ("image", "label") if k in entry}}
             if "label_codes" in entry:
-                item["label_codes"] = {int(i): int(code) for i, code in entry["label_codes"].items()}
+                try:
+                    item["label_codes"] = {int(i): int(code) for i, code in entry["label_codes"].items()}
+                except (AttributeError, ValueError) as error:
+                    raise ValueError(f"{data_list}: label_codes of item {number} of '{key}' needs numbers.") from error
             items.append(item)
             scans[item["scan"]].images.append(Path(item["image"]))
     _raise_problems(data_list, _doubles(scans))
@@ -148,7 +153,8 @@ def _items_of_folder(root: Path, section: str, labels: bool) -> list[dict[str, A
     files = sorted(_files_below(root))
     scans = _find_pairs(files) if labels else _find_images(root, files)
     if not scans:
-        wanted = "X-image.nii.gz and X-label.nii.gz" if labels else "NIfTI files or folders of DICOM slices"
+        pairs = "X-image.nii.gz and X-label.nii.gz (for scans without annotations, set labels to false)"
+        wanted = pairs if labels else "NIfTI files and folders of DICOM slices"
         raise ValueError(f"{root} holds no scan: looked in it and below it for {wanted}, and for dataset.json.")
     chosen = _choose(root, scans, section, labels)
     if not labels:
@@ -199,7 +205,8 @@ def _find_images(root: Path, files: list[Path]) -> dict[str, _Scan]:
     for path in files:
         if _is_nifti(path) and not _is_label(path):
             scans[_scan_name(path)].images.append(path)
-    for folder in sorted({path.parent for path in files if not _is_nifti(path) and path != root}):
+    others = (path for path in files if not _is_nifti(path) and path.suffix not in _NO_SCAN_SUFFIXES and path != root)
+    for folder in sorted({path.parent for path in others}):
         if _dicom_series(folder):
             name = "-".join(folder.relative_to(root).parts) or folder.resolve().name
             scans[name].images.append(folder)
@@ -261,7 +268,7 @@ def _read_tables(root: Path, paths: list[Path]) -> dict[str, dict[int, int]]:
     tables: dict[str, dict[int, int]] = defaultdict(dict)
     problems = []
     for path in paths:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             if not set(_TABLE_COLUMNS) <= set(reader.fieldnames or []):
                 problems.append(f"{path}: has the columns {reader.fieldnames}, needs {','.join(_TABLE_COLUMNS)}.")
