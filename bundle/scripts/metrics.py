@@ -19,11 +19,11 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cc3d
 import nibabel as nib
@@ -50,6 +50,7 @@ __all__ = [
     "froc_curve",
     "instance_overlaps",
     "main",
+    "metrics_table",
     "recall_at",
     "score_folders",
     "score_scan",
@@ -123,7 +124,7 @@ class ScanResult:
 
 def _foreground(volume: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return the coordinates of the voxels that are not 0, found in the order in which memory holds them."""
-    order = "F" if volume.flags.f_contiguous else "C"
+    order: Literal["F", "C"] = "F" if volume.flags.f_contiguous else "C"
     return np.unravel_index(np.flatnonzero(volume.ravel(order=order) != 0), volume.shape, order=order)
 
 
@@ -131,7 +132,8 @@ def _pieces(coordinates: tuple[np.ndarray, ...]) -> np.ndarray:
     """Return for each voxel of a mask, given by its coordinates, the number of its connected piece, from 1."""
     lower = [axis.min() for axis in coordinates]
     inside = tuple(axis - low for axis, low in zip(coordinates, lower))
-    mask = np.zeros([axis.max() + 1 for axis in inside], dtype=bool)
+    # One empty voxel more at each end: cc3d reserves a label per 8 voxels, too few in a thin mask without it.
+    mask = np.zeros([axis.max() + 2 for axis in inside], dtype=bool)
     mask[inside] = True
     return cc3d.connected_components(mask, connectivity=26)[inside].astype(np.int64)
 
@@ -415,8 +417,9 @@ def bootstrap_intervals(results: Sequence[ScanResult], draws: int = 1000, seed: 
         seed: seed of the draws.
 
     Returns:
-        ``draws``, ``seed``, ``[lower, upper]`` of ``average_recall`` and ``max_recall``, such a pair for each number in
-        ``key_recall``, and ``curve``: ``fp`` with ``recall_lower`` and ``recall_upper``. None when nothing is annotated.
+        ``draws``, ``seed``, ``[lower, upper]`` of ``average_recall`` and ``max_recall``, such a pair for each number
+        in ``key_recall``, and ``curve``: ``fp`` with ``recall_lower`` and ``recall_upper``. None when nothing is
+        annotated.
 
     References:
         Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
@@ -451,7 +454,7 @@ def challenge_scores(
 
     Args:
         results: one per scan.
-        exact_thresholds: add the curve with every score as a threshold, so that no recall is lost between steps of 0.01.
+        exact_thresholds: add the curve with every score as a threshold: nothing is lost between steps of 0.01.
         bootstrap: number of draws for the 95 % interval; 0 leaves it out.
         seed: seed of the draws.
 
@@ -647,7 +650,7 @@ def _volumes(paths: Sequence[Path]) -> dict[str, Path]:
 def _load_instances(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read a volume of ids, integer, shape ``(H, W, D)``, and its affine."""
     try:
-        image = nib.load(path)
+        image = nib.Nifti1Image.from_filename(path)
         volume = np.asanyarray(image.dataobj)
     except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as NIfTI ({error}): write it again") from error
@@ -718,7 +721,8 @@ def score_folders(gt_dir: str | Path, pred_dir: str | Path, workers: int = 1) ->
     Score the predictions in one folder against the annotations in another.
 
     Args:
-        gt_dir: holds ``*-label.nii.gz`` and tables ``*info*.csv`` (``public_id,label_id,label_code``), at any depth.
+        gt_dir: holds ``*-label.nii.gz`` and tables ``*info*.csv`` (``public_id,label_id,label_code``), at any depth;
+            the tables may also lie beside the folder.
         pred_dir: holds ``NAME.nii.gz`` or ``NAME-label.nii.gz`` per scan and tables ``*pred*.csv``
             (``public_id,label_id,confidence`` and, where candidates have a class, ``label_code``). Each scan has at
             least one row, id 0 for the background.
@@ -737,7 +741,9 @@ def score_folders(gt_dir: str | Path, pred_dir: str | Path, workers: int = 1) ->
             raise FileNotFoundError(f"{folder} is not a folder")
     labels = _volumes([*gt_dir.rglob("*-label.nii.gz"), *gt_dir.rglob("*-label.nii")])
     predictions = _volumes([*pred_dir.glob("*.nii.gz"), *pred_dir.glob("*.nii")])
-    gt_tables, pred_tables = list(gt_dir.rglob("*info*.csv")), list(pred_dir.glob("*pred*.csv"))
+    # RibFrac's tables lie beside the folders of labels.
+    gt_tables = list(gt_dir.rglob("*info*.csv")) or list(gt_dir.resolve().parent.glob("*info*.csv"))
+    pred_tables = list(pred_dir.glob("*pred*.csv"))
     for what, found, folder in (
         ("*-label.nii.gz", labels, gt_dir),
         ("*info*.csv", gt_tables, gt_dir),
@@ -757,10 +763,13 @@ def score_folders(gt_dir: str | Path, pred_dir: str | Path, workers: int = 1) ->
                 raise ValueError(f"{names}: no row of scan {scan}; add at least its background row, label_id 0")
 
     scans = sorted(labels)
-    arguments = zip(*((scan, labels[scan], predictions[scan], gt[scan], pred[scan]) for scan in scans))
-    # Threads: reading releases Python's lock while it decompresses, and nothing large is copied between processes.
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        return list(tqdm(pool.map(_score_files, *arguments), total=len(scans), desc="score scans", unit="scan"))
+    columns = ([found[scan] for scan in scans] for found in (labels, predictions, gt, pred))
+    progress = partial(tqdm, total=len(scans), desc="score scans", unit="scan")
+    if workers == 1:
+        return list(progress(map(_score_files, scans, *columns)))
+    # Processes, not threads: much of the work holds Python's lock, and results are small to hand back.
+    with ProcessPoolExecutor(max_workers=workers) as pool:
+        return list(progress(pool.map(_score_files, scans, *columns)))
 
 
 def write_metrics(details: dict[str, Any], output_dir: str | Path, name: str = "metrics.json") -> None:
@@ -789,10 +798,11 @@ def write_metrics(details: dict[str, Any], output_dir: str | Path, name: str = "
     froc_picture(details, output_dir / "froc.png")
 
 
-def _table(details: dict[str, Any]) -> str:
+def metrics_table(details: dict[str, Any]) -> str:
     """Return the scores as text for people."""
     detection, intervals = details["detection"], details.get("bootstrap")
     counts, matrix = details["counts"], details["classification"]["confusion_matrix"]
+    rows: list[tuple[str, str, int | None]]
     rows = [(f"recall at {key:g} FP", "key_recall", i) for i, key in enumerate(KEY_FALSE_POSITIVES)]
     rows += [("average recall", "average_recall", None), ("maximum recall", "max_recall", None)]
     exact = details.get("detection_exact_thresholds")
@@ -843,7 +853,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     details = challenge_scores(results, options.exact_thresholds, options.bootstrap, options.seed)
     output = Path(options.output)
     write_metrics(details, output.parent, output.name)
-    print(_table(details))
+    print(metrics_table(details))
 
 
 if __name__ == "__main__":

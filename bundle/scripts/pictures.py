@@ -2,7 +2,7 @@
 Pictures for people: a FROC curve, a scan with its fractures and candidates, the curves of a training.
 
 All are drawn by matplotlib's object-oriented interface, which keeps no state and needs no display. Colors are those
-of Okabe and Ito (jfly.uni-koeln.de/color), which color-blind readers can tell apart; line styles differ as well.
+of Okabe and Ito (jfly.uni-koeln.de/color), which color-blind readers can tell apart; letters (F, C) tell the same.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import nibabel as nib
 import numpy as np
@@ -23,7 +23,7 @@ from skimage.measure import find_contours
 __all__ = ["curves_picture", "froc_picture", "scan_picture"]
 
 BLACK, ORANGE, SKY_BLUE, GREEN, BLUE, VERMILION = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"
-FRACTURE, CANDIDATE = {"color": ORANGE, "linestyle": "-"}, {"color": SKY_BLUE, "linestyle": "--"}
+FRACTURE_COLOR, CANDIDATE_COLOR = ORANGE, SKY_BLUE
 # Center 400 HU, width 1800 HU: the usual bone window.
 BONE_WINDOW_HU = (-500.0, 1300.0)
 # A maximum over the whole body is brighter: soft tissue goes dark, cortex stays below white.
@@ -32,6 +32,8 @@ SKIN_HU = -300.0
 # More texts than this on one projection hide each other.
 MAX_NAMED_CANDIDATES = 20
 DOTS_PER_INCH = 130
+
+_Box = tuple[slice, slice, slice]
 
 
 def froc_picture(details: Mapping[str, Any], path: str | Path) -> None:
@@ -52,13 +54,14 @@ def froc_picture(details: Mapping[str, Any], path: str | Path) -> None:
         )
         axes.fill_between([], [], color=SKY_BLUE, alpha=0.3, label="95 % interval (bootstrap over scans)")
     exact = details.get("detection_exact_thresholds")
-    for scores, style, label in (
-        (exact, {"color": GREEN, "linestyle": "-", "linewidth": 1}, "every score as threshold"),
-        (detection, {"color": BLUE, "linestyle": "-", "linewidth": 2}, "thresholds 0, 0.01 … 0.99"),
+    for scores, color, linewidth, label in (
+        (exact, GREEN, 1, "every score as threshold"),
+        (detection, BLUE, 2, "thresholds 0, 0.01 … 0.99"),
     ):
         if scores:
-            order = np.lexsort((scores["recall"], scores["fp"]))
-            axes.plot(np.array(scores["fp"])[order], np.array(scores["recall"])[order], label=label, **style)
+            fp, recall = np.array(scores["fp"]), np.array(scores["recall"])
+            order = np.lexsort((recall, fp))
+            axes.plot(fp[order], recall[order], color=color, linewidth=linewidth, label=label)
     key_fp = (0.5, 1, 2, 4, 8)
     last_fp = detection["average_fp_at_max_recall"]
     if last_fp < key_fp[-1]:
@@ -70,19 +73,29 @@ def froc_picture(details: Mapping[str, Any], path: str | Path) -> None:
             label="beyond the lowest threshold: maximum recall",
         )
     axes.plot(
-        key_fp, detection["key_recall"], "o", color=VERMILION, label="the challenge's five points", clip_on=False, zorder=3
+        key_fp,
+        detection["key_recall"],
+        "o",
+        color=VERMILION,
+        label="the challenge's five points",
+        clip_on=False,
+        zorder=3,
     )
-    for fp, recall in zip(key_fp, detection["key_recall"]):
-        below = recall > 0.9
+    for at, found in zip(key_fp, detection["key_recall"]):
+        is_high, is_last = found > 0.9, at == key_fp[-1]
         axes.annotate(
-            f"{recall:.3f}",
-            (fp, recall),
-            xytext=(5, -7 if below else 7),
+            f"{found:.3f}",
+            (at, found),
+            xytext=(0 if is_last else 4, -7 if is_high else 7),
             textcoords="offset points",
-            va="top" if below else "bottom",
+            ha="right" if is_last else "left",
+            va="top" if is_high else "bottom",
             fontsize=9,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
         )
-    axes.set(xlim=(0, 8.4), ylim=(0, 1.02), xlabel="false positives per scan", ylabel="recall (share of fractures found)")
+    axes.set(
+        xlim=(0, 8.4), ylim=(0, 1.02), xlabel="false positives per scan", ylabel="recall (share of fractures found)"
+    )
     axes.set_xticks([0, *key_fp], ["0", "0.5", "1", "2", "4", "8"])
     axes.set_title(
         f"FROC: average recall {detection['average_recall']:.3f}, maximum {detection['max_recall']:.3f}\n"
@@ -105,7 +118,10 @@ def curves_picture(history: Mapping[str, Sequence[tuple[int, float]]], path: str
     """
     figure = Figure(figsize=(7.5, 5.6), layout="constrained")
     losses, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    styles = {"training_loss": {"color": BLUE, "linestyle": "-"}, "validation_loss": {"color": VERMILION, "linestyle": "--"}}
+    styles = {
+        "training_loss": {"color": BLUE, "linestyle": "-"},
+        "validation_loss": {"color": VERMILION, "linestyle": "--"},
+    }
     others = iter((GREEN, ORANGE, SKY_BLUE, BLACK) * len(history))
     for name, pairs in history.items():
         if not pairs:
@@ -193,10 +209,10 @@ def scan_picture(
     by_score = sorted(candidates, key=lambda i: -float(label_scores[i - 1]))
     candidates = {i: candidates[i] if i in by_score[:MAX_NAMED_CANDIDATES] else "" for i in by_score}
 
-    sides: list[tuple[str, np.ndarray, dict[int, str], dict[str, str]]] = []
+    sides: list[tuple[str, np.ndarray, dict[int, str], str]] = []
     if scan.label is not None:
-        sides.append((f"annotated: {_count(fractures, 'fracture')}", scan.label, fractures, FRACTURE))
-    sides.append((f"predicted: {_count(candidates, 'candidate')} (id, score)", scan.pred, candidates, CANDIDATE))
+        sides.append((f"annotated: {_count(fractures, 'fracture')}", scan.label, fractures, FRACTURE_COLOR))
+    sides.append((f"predicted: {_count(candidates, 'candidate')} (id, score)", scan.pred, candidates, CANDIDATE_COLOR))
     if fractures and scan.label is not None:
         slices = _slices_through(scan.label, list(fractures), max_slices)
     else:
@@ -204,37 +220,39 @@ def scan_picture(
 
     body = _body_box(scan.image_hu)
     extent_mm = np.array([part.stop - part.start for part in body]) * scan.spacing_mm
-    per_row = 1 if len(slices) == 1 else 2
+    per_row = min(len(slices), 2 if len(sides) == 2 else 3)
     columns = per_row * len(sides)
     rows = -(-len(slices) // per_row)
     # Rows are as high as their panels are wide times the scan's own proportions, kept within a readable range.
-    panel_inches = 3.1 if len(sides) == 2 else 4.2
-    wide_inches = columns * panel_inches / len(sides)
+    panel_inches = 3.3
+    wide_inches = min(columns * panel_inches / len(sides), 2 * panel_inches)
     heights = [float(np.clip(wide_inches * extent_mm[2] / extent_mm[0], 2.2, 7.5))]
     heights += [float(np.clip(panel_inches * extent_mm[1] / extent_mm[0], 1.6, 5)) + 0.3] * rows
     figure = Figure(figsize=(columns * panel_inches, sum(heights) + 1.2), layout="constrained", facecolor="white")
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
     span = columns // len(sides)
-    for side, (text, ids, names, style) in enumerate(sides):
+    for side, (text, ids, names, color) in enumerate(sides):
         axes = figure.add_subplot(grid[0, side * span : (side + 1) * span])
-        _draw_projection(axes, scan, ids, names, style, body)
+        _draw_projection(axes, scan, ids, names, color, body)
         axes.set_title(text, fontsize=11)
     for place, index in enumerate(slices):
-        for side, (_, ids, names, style) in enumerate(sides):
+        for side, (_, ids, names, color) in enumerate(sides):
             column = place % per_row * len(sides) + side
             axes = figure.add_subplot(grid[1 + place // per_row, column])
-            _draw_slice(axes, scan, ids, names, style, body, index)
+            _draw_slice(axes, scan, ids, names, color, body, index)
             what = "annotated" if ids is scan.label else "predicted"
             axes.set_title(f"S {scan.superior_mm(index):+.1f} mm, {what}".replace("-", "\N{MINUS SIGN}"), fontsize=9)
-    figure.suptitle(" ".join(filter(None, (title, "coronal maximum projection and axial slices"))), fontsize=12)
+    low_hu, high_hu = (f"{value:.0f}".replace("-", "\N{MINUS SIGN}") for value in BONE_WINDOW_HU)
+    heading = f"coronal maximum projection; axial slices, {low_hu} to {high_hu} HU"
+    figure.suptitle(f"{title}\n{heading}" if title else heading, fontsize=11)
     handles = [
-        Line2D([], [], label=what, linewidth=2, **style)
-        for what, style in (("fracture (annotated)", FRACTURE), ("candidate (predicted)", CANDIDATE))
-        if scan.label is not None or style is CANDIDATE
+        Line2D([], [], label=what, linewidth=2, color=color)
+        for what, color in (("F: fracture (annotated)", FRACTURE_COLOR), ("C: candidate (predicted)", CANDIDATE_COLOR))
+        if scan.label is not None or color is CANDIDATE_COLOR
     ]
-    legend = figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9, facecolor="#404040")
-    for text_artist in legend.get_texts():
-        text_artist.set_color("white")
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=2, fontsize=9, facecolor="#404040", labelcolor="white"
+    )
     _save(figure, path)
 
 
@@ -246,11 +264,15 @@ def _to_lps(image_hu: np.ndarray, affine: np.ndarray, pred: np.ndarray, label: n
     """Turn the axes of a scan, without resampling, to those closest to left, posterior, superior."""
     wanted = nib.orientations.axcodes2ornt("LPS")
     turn = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), wanted)
-    turned = [v if v is None else nib.orientations.apply_orientation(v, turn) for v in (image_hu, label, pred)]
-    return _Scan(*turned, affine @ nib.orientations.inv_ornt_aff(turn, image_hu.shape))
+    return _Scan(
+        image_hu=nib.orientations.apply_orientation(image_hu, turn),
+        label=None if label is None else nib.orientations.apply_orientation(label, turn),
+        pred=nib.orientations.apply_orientation(pred, turn),
+        affine=affine @ nib.orientations.inv_ornt_aff(turn, image_hu.shape),
+    )
 
 
-def _body_box(image_hu: np.ndarray) -> tuple[slice, ...]:
+def _body_box(image_hu: np.ndarray) -> _Box:
     """Return the box of everything denser than air, with the full height; the whole scan when there is nothing."""
     # Every fourth voxel finds it well enough, at 1/64 of the time.
     inside = image_hu[::4, ::4, ::4] > SKIN_HU
@@ -259,7 +281,7 @@ def _body_box(image_hu: np.ndarray) -> tuple[slice, ...]:
         found = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
         size = image_hu.shape[axis]
         box.append(slice(max(found[0] * 4 - 8, 0), min(found[-1] * 4 + 12, size)) if found.size else slice(0, size))
-    return (*box, slice(0, image_hu.shape[2]))
+    return box[0], box[1], slice(0, image_hu.shape[2])
 
 
 def _slices_through(ids: np.ndarray, wanted: Sequence[int], max_slices: int) -> list[int]:
@@ -269,7 +291,9 @@ def _slices_through(ids: np.ndarray, wanted: Sequence[int], max_slices: int) -> 
     Each step takes the slice with the most instances not yet seen, at the largest area of theirs among equals. The
     middle slice stands in where there is no instance.
     """
-    area = np.array([(ids == instance).sum(axis=(0, 1)) for instance in wanted[: 4 * max_slices]])
+    at = np.nonzero(ids)
+    values, height = ids[at], ids.shape[2]
+    area = np.array([np.bincount(at[2][values == instance], minlength=height) for instance in wanted[: 4 * max_slices]])
     chosen: list[int] = []
     while area.size and len(chosen) < max_slices:
         # A slice through the rim of an instance does not show it.
@@ -281,38 +305,37 @@ def _slices_through(ids: np.ndarray, wanted: Sequence[int], max_slices: int) -> 
 
 
 def _draw_projection(
-    axes: Axes, scan: _Scan, ids: np.ndarray, names: Mapping[int, str], style: dict[str, str], body: tuple[slice, ...]
+    axes: Axes, scan: _Scan, ids: np.ndarray, names: Mapping[int, str], color: str, body: _Box
 ) -> None:
     """Draw a coronal maximum projection with the outline of each instance."""
-    projection = scan.image_hu[body].max(axis=1)
-    _show(axes, projection, scan.spacing_mm[[0, 2]], PROJECTION_WINDOW_HU, "lower")
+    projection, spacing_mm = scan.image_hu[body].max(axis=1), scan.spacing_mm[[0, 2]]
+    _show(axes, projection, spacing_mm, PROJECTION_WINDOW_HU, "lower")
     at = np.nonzero(ids[body])
     values = ids[body][at]
-    for instance, name in names.items():
-        mask = np.zeros(projection.shape, dtype=bool)
+    masks = {}
+    for instance in names:
         own = values == instance
-        mask[at[0][own], at[2][own]] = True
-        _outline(axes, mask, name, style, spacing_mm=scan.spacing_mm[[0, 2]])
+        masks[instance] = np.zeros(projection.shape, dtype=bool)
+        masks[instance][at[0][own], at[2][own]] = True
+    _outline(axes, masks, names, color, spacing_mm, text_share=0.03)
 
 
 def _draw_slice(
-    axes: Axes,
-    scan: _Scan,
-    ids: np.ndarray,
-    names: Mapping[int, str],
-    style: dict[str, str],
-    body: tuple[slice, ...],
-    index: int,
+    axes: Axes, scan: _Scan, ids: np.ndarray, names: Mapping[int, str], color: str, body: _Box, index: int
 ) -> None:
     """Draw an axial slice with the outline of each instance in it."""
     plane = (*body[:2], index)
     _show(axes, scan.image_hu[plane], scan.spacing_mm[:2], BONE_WINDOW_HU, "upper")
-    for instance, name in names.items():
-        _outline(axes, ids[plane] == instance, name, style, spacing_mm=scan.spacing_mm[:2])
+    masks = {instance: ids[plane] == instance for instance in names}
+    _outline(axes, masks, names, color, scan.spacing_mm[:2], text_share=0.06)
 
 
 def _show(
-    axes: Axes, image_hu: np.ndarray, spacing_mm: np.ndarray, window_hu: tuple[float, float], origin: str
+    axes: Axes,
+    image_hu: np.ndarray,
+    spacing_mm: np.ndarray,
+    window_hu: tuple[float, float],
+    origin: Literal["upper", "lower"],
 ) -> None:
     """Show an image whose first axis runs to the right of the picture, in mm, between the letters R and L."""
     width, height = (float(n * s) for n, s in zip(image_hu.shape, spacing_mm))
@@ -345,30 +368,44 @@ def _show(
     axes.set(xlim=extent[:2], ylim=extent[2:])
 
 
-def _outline(axes: Axes, mask: np.ndarray, name: str, style: dict[str, str], spacing_mm: np.ndarray) -> None:
-    """Draw the outline of a mask and write its name beside it."""
-    at = np.argwhere(mask)
-    if len(at) == 0:
-        return
-    low, high = at.min(axis=0), at.max(axis=0) + 1
-    # One voxel of margin closes the outline at the border, also of a mask of a single voxel.
-    inside = np.pad(mask[low[0] : high[0], low[1] : high[1]].astype(float), 1)
-    for line in find_contours(inside, 0.5):
-        points = (line - 1 + low) * spacing_mm
-        axes.plot(points[:, 0], points[:, 1], linewidth=1.3, **style)
-    x, y = (high[0] * spacing_mm[0], (low + high)[1] / 2 * spacing_mm[1])
-    is_far_right = x > 0.85 * mask.shape[0] * spacing_mm[0]
-    axes.annotate(
-        name,
-        (low[0] * spacing_mm[0] if is_far_right else x, y),
-        xytext=(-3 if is_far_right else 3, 0),
-        textcoords="offset points",
-        ha="right" if is_far_right else "left",
-        va="center",
-        color=style["color"],
-        fontsize=8,
-        path_effects=[withStroke(linewidth=2, foreground="black")],
-    )
+def _outline(
+    axes: Axes,
+    masks: Mapping[int, np.ndarray],
+    names: Mapping[int, str],
+    color: str,
+    spacing_mm: np.ndarray,
+    text_share: float,
+) -> None:
+    """Draw the outline of each mask and its name beside it; a name takes ``text_share`` of the panel's height."""
+    named: list[tuple[float, float]] = []
+    for instance, mask in masks.items():
+        at = np.argwhere(mask)
+        if len(at) == 0:
+            continue
+        low, high = at.min(axis=0), at.max(axis=0) + 1
+        # One voxel of margin closes the outline at the border, also of a mask of a single voxel.
+        inside = np.pad(mask[low[0] : high[0], low[1] : high[1]].astype(float), 1)
+        for line in find_contours(inside, 0.5):
+            points = (line - 1 + low) * spacing_mm
+            axes.plot(points[:, 0], points[:, 1], linewidth=1.3, color=color)
+        width_mm, height_mm = np.array(mask.shape) * spacing_mm
+        (left, _), (right, _) = (low - 1) * spacing_mm, high * spacing_mm
+        is_far_right = right > 0.8 * width_mm
+        x, y = left if is_far_right else right, (low + high - 1)[1] / 2 * spacing_mm[1]
+        while any(abs(x - a) < 0.2 * width_mm and abs(y - b) < text_share * height_mm for a, b in named):
+            y -= text_share * height_mm
+        named.append((x, y))
+        axes.annotate(
+            names[instance],
+            (x, y),
+            xytext=(-2 if is_far_right else 2, 0),
+            textcoords="offset points",
+            ha="right" if is_far_right else "left",
+            va="center",
+            color=color,
+            fontsize=8,
+            path_effects=[withStroke(linewidth=2, foreground="black")],
+        )
 
 
 def _save(figure: Figure, path: str | Path) -> None:
