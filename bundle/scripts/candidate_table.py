@@ -1,0 +1,119 @@
+"""The tables of a prediction: what was found where, and what the challenge takes."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cc3d
+import numpy as np
+import torch
+from monai.config import PathLike
+from monai.data import MetaTensor
+
+__all__ = ["CHALLENGE_COLUMNS", "FRACTURE_COLUMNS", "candidate_rows", "write_candidate_tables"]
+
+FRACTURE_COLUMNS = (
+    "scan",
+    "id",
+    "score",
+    "volume_mm3",
+    "side",
+    "center_x_mm",
+    "center_y_mm",
+    "center_z_mm",
+    "center_i",
+    "center_j",
+    "center_k",
+    "first_i",
+    "first_j",
+    "first_k",
+    "last_i",
+    "last_j",
+    "last_k",
+)
+CHALLENGE_COLUMNS = ("public_id", "label_id", "confidence", "label_code")
+_BACKGROUND_CODE = 0
+# The network tells no types. -1 is RibFrac's code of a fracture of unknown type.
+_UNKNOWN_TYPE_CODE = -1
+
+
+def candidate_rows(
+    pred: MetaTensor, label_scores: Sequence[float] | torch.Tensor, midsagittal_plane: torch.Tensor | None = None
+) -> list[dict[str, Any]]:
+    """
+    Describe the candidates of one scan, one row each, by the columns of ``fractures.csv`` but ``scan``.
+
+    Args:
+        pred: ids 1..n on the scan's own grid, integers, shape ``(1, H, W, D)``, with the scan's affine (RAS mm).
+        label_scores: scores in [0, 1] of the candidates 1..n.
+        midsagittal_plane: the plane n·x = d in RAS mm as ``(nx, ny, nz, d)``, n to the patient's right; without
+            it the side stays empty.
+
+    Returns:
+        For each candidate its id and score; ``volume_mm3``; ``side`` (right or left of the patient); the center of
+        mass ``center_*_mm`` in patient coordinates as DICOM has them (LPS, mm) and ``center_ijk`` in voxels of the
+        scan, from 0; ``first_ijk`` and ``last_ijk``, the first and last voxel of its bounding box.
+    """
+    affine = np.asarray(pred.affine, dtype=float)
+    voxel_mm3 = abs(np.linalg.det(affine[:3, :3]))
+    statistics = cc3d.statistics(pred[0].cpu().numpy().astype(np.uint32))
+    rows = []
+    for candidate, score in enumerate(label_scores, start=1):
+        center = statistics["centroids"][candidate]
+        x_ras, y_ras, z_ras = affine[:3, :3] @ center + affine[:3, 3]
+        side = ""
+        if midsagittal_plane is not None:
+            *normal, offset = np.asarray(midsagittal_plane, dtype=float)
+            side = "right" if np.dot(normal, (x_ras, y_ras, z_ras)) > offset else "left"
+        row = {
+            "id": candidate,
+            "score": f"{float(score):.6f}",
+            "volume_mm3": f"{statistics['voxel_counts'][candidate] * voxel_mm3:.1f}",
+            "side": side,
+            "center_x_mm": f"{-x_ras:.2f}",
+            "center_y_mm": f"{-y_ras:.2f}",
+            "center_z_mm": f"{z_ras:.2f}",
+        }
+        for axis, center_voxel, box in zip("ijk", center, statistics["bounding_boxes"][candidate]):
+            row[f"center_{axis}"] = f"{center_voxel:.1f}"
+            row[f"first_{axis}"] = box.start
+            row[f"last_{axis}"] = box.stop - 1
+        rows.append(row)
+    return rows
+
+
+def write_candidate_tables(
+    rows: Mapping[str, Sequence[Mapping[str, Any]]], fractures_csv: PathLike, challenge_csv: PathLike
+) -> None:
+    """
+    Write the candidates of a run as a table for people and as the table that the challenge takes.
+
+    Args:
+        rows: rows of each scan, as :func:`candidate_rows` gives them, by the scan's name; may be empty.
+        fractures_csv: table with a row for each candidate; a scan without any has one row, with its name alone.
+        challenge_csv: ``public_id,label_id,confidence,label_code``, with a row 0 for the background of each scan.
+    """
+    people, challenge = [], []
+    for scan, candidates in rows.items():
+        people += [{"scan": scan, **row} for row in candidates] or [{"scan": scan}]
+        challenge.append((scan, 0, "0.0", _BACKGROUND_CODE))
+        challenge += [(scan, row["id"], row["score"], _UNKNOWN_TYPE_CODE) for row in candidates]
+    _write_csv(
+        fractures_csv, FRACTURE_COLUMNS, ([row.get(column, "") for column in FRACTURE_COLUMNS] for row in people)
+    )
+    _write_csv(challenge_csv, CHALLENGE_COLUMNS, challenge)
+
+
+def _write_csv(filename: PathLike, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    path = Path(filename)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
+    with unfinished.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+    unfinished.replace(path)

@@ -1,0 +1,384 @@
+"""Handlers that MONAI lacks: resuming, early stop, curves, and what a prediction writes."""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ignite.engine import Events
+from ignite.handlers import DiskSaver
+from monai.config import PathLike
+from monai.data import MetaTensor
+from monai.transforms import Orientation
+from torch import nn
+
+from scripts.candidate_table import candidate_rows, write_candidate_tables
+from scripts.metrics import RibFracFROCMetric, metrics_table, write_metrics
+from scripts.pictures import curves_picture, scan_picture
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+    from monai.engines import Evaluator
+
+__all__ = [
+    "CandidateTablesHandler",
+    "CurvesHandler",
+    "EarlyStopOnBestEpochHandler",
+    "FROCReportHandler",
+    "ResumableCheckpointHandler",
+    "ScanPictureHandler",
+]
+
+
+class ResumableCheckpointHandler:
+    """
+    Keep the best model and everything that a killed training needs to go on.
+
+    MONAI's ``CheckpointSaver`` forgets the best score when training is resumed, unless it is stored in a nested
+    checkpoint that ``monai.bundle.load`` cannot read; and it stores no random state. This writes two files after
+    each epoch: ``model.pt``, the network's plain state dictionary, when the evaluator found its best score in this
+    epoch, and ``last.pt`` with all the rest. Both are written to a temporary name first, so that a kill at any moment
+    leaves a whole file.
+
+    Attach to:
+        the trainer, behind the ``ValidationHandler`` and before handlers that use what it restores.
+
+    Runs at:
+        ``Events.STARTED`` (resuming) and ``Events.EPOCH_COMPLETED`` (saving).
+
+    Reads:
+        ``best_metric`` and ``best_metric_epoch`` of the evaluator's state.
+
+    Writes:
+        ``model.pt`` and ``last.pt`` in ``save_dir``; ``epoch`` and ``iteration`` of the trainer's state and the two
+        above of the evaluator's when it resumes.
+
+    Args:
+        save_dir: folder of both files, made if it is missing.
+        network: the network that is trained.
+        evaluator: the engine that validates; its key metric decides which model is best.
+        stateful: other things to store and restore by name: anything with ``state_dict`` and ``load_state_dict``.
+        resume: start where ``last.pt`` ended; without such a file training starts at the first epoch.
+    """
+
+    model_name = "model.pt"
+    last_name = "last.pt"
+
+    def __init__(
+        self,
+        save_dir: PathLike,
+        network: nn.Module,
+        evaluator: Evaluator,
+        stateful: Mapping[str, Any],
+        resume: bool = False,
+    ) -> None:
+        self.save_dir = Path(save_dir)
+        self.network = network
+        self.evaluator = evaluator
+        self.stateful = stateful
+        self.resume = resume
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.restore)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def restore(self, engine: Engine) -> None:
+        """Restore the state of ``last.pt``, when asked to and when there is one."""
+        path = self.save_dir / self.last_name
+        if not self.resume or not path.is_file():
+            engine.logger.info("Training starts at the first epoch%s.", f": no {path}" if self.resume else "")
+            return
+        last = torch.load(path, map_location="cpu", weights_only=True)
+        self.network.load_state_dict(last["network"])
+        for name, item in self.stateful.items():
+            item.load_state_dict(last[name])
+        self.evaluator.state.best_metric = last["best_metric"]
+        self.evaluator.state.best_metric_epoch = last["best_metric_epoch"]
+        engine.state.epoch = last["epoch"]
+        engine.state.iteration = last["epoch"] * engine.state.epoch_length
+        _set_random_state(last["random"])
+        engine.logger.info("Resumed from %s, at the end of epoch %d.", path, last["epoch"])
+
+    def save(self, engine: Engine) -> None:
+        """Write ``last.pt``, and ``model.pt`` when this epoch is the best."""
+        state = self.evaluator.state
+        saver = DiskSaver(str(self.save_dir), atomic=True, create_dir=True, require_empty=False)
+        if state.best_metric_epoch == engine.state.epoch:
+            saver(self.network.state_dict(), self.model_name)
+        last = {name: item.state_dict() for name, item in self.stateful.items()}
+        last.update(
+            network=self.network.state_dict(),
+            best_metric=float(state.best_metric),
+            best_metric_epoch=state.best_metric_epoch,
+            epoch=engine.state.epoch,
+            random=_random_state(),
+        )
+        saver(last, self.last_name)
+
+
+class EarlyStopOnBestEpochHandler:
+    """
+    Stop training when the best epoch lies too far back.
+
+    MONAI's ``EarlyStopHandler`` counts for itself and starts at zero when training is resumed. The evaluator knows
+    its best epoch, and ``ResumableCheckpointHandler`` restores it, so there is nothing to count.
+
+    Attach to:
+        the trainer, behind the ``ValidationHandler``.
+
+    Runs at:
+        ``Events.EPOCH_COMPLETED``.
+
+    Reads:
+        ``best_metric_epoch`` of the evaluator's state.
+
+    Args:
+        evaluator: the engine that validates.
+        patience: epochs without a better score after which training stops.
+    """
+
+    def __init__(self, evaluator: Evaluator, patience: int) -> None:
+        self.evaluator = evaluator
+        self.patience = patience
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        best_epoch = self.evaluator.state.best_metric_epoch
+        if best_epoch > 0 and engine.state.epoch - best_epoch >= self.patience:
+            engine.logger.info("No better score for %d epochs, since epoch %d: stop.", self.patience, best_epoch)
+            engine.terminate()
+
+
+class CurvesHandler:
+    """
+    Write the curves of a training as a table and as a picture.
+
+    TensorBoard shows the same to those who start it. The curves go on when training is resumed: name this handler
+    among the ``stateful`` of ``ResumableCheckpointHandler``, and attach it before that one.
+
+    Attach to:
+        the trainer, behind the ``ValidationHandler``.
+
+    Runs at:
+        ``Events.ITERATION_COMPLETED``, ``Events.EPOCH_COMPLETED`` and ``Events.COMPLETED``.
+
+    Reads:
+        ``output["loss"]`` of the trainer's state, ``metrics`` of the evaluator's, the optimizer's learning rate.
+
+    Writes:
+        ``curves.csv`` after each epoch and ``curves.png`` at the end, in ``output_dir``.
+
+    Args:
+        output_dir: folder of both files, made if it is missing.
+        evaluator: the engine that validates.
+        optimizer: the optimizer whose learning rate is shown.
+    """
+
+    def __init__(self, output_dir: PathLike, evaluator: Evaluator, optimizer: torch.optim.Optimizer) -> None:
+        self.output_dir = Path(output_dir)
+        self.evaluator = evaluator
+        self.optimizer = optimizer
+        self.history: dict[str, list[tuple[int, float]]] = {}
+        self._losses: list[float] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.history = {name: [(int(e), float(v)) for e, v in points] for name, points in state["history"].items()}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        engine.add_event_handler(Events.COMPLETED, self._draw)
+
+    def _collect(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        self._losses.append(float(output["loss"].detach()))
+
+    def _end_epoch(self, engine: Engine) -> None:
+        epoch = engine.state.epoch
+        values = {"train_loss": float(np.mean(self._losses)), "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        if self.evaluator.state.epoch == epoch:
+            values.update({name: float(value) for name, value in self.evaluator.state.metrics.items()})
+        self._losses = []
+        for name, value in values.items():
+            self.history.setdefault(name, []).append((epoch, value))
+        self._write()
+
+    def _write(self) -> None:
+        by_epoch: dict[int, dict[str, float]] = {}
+        for name, points in self.history.items():
+            for epoch, value in points:
+                by_epoch.setdefault(epoch, {})[name] = value
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        unfinished = self.output_dir / ".curves.csv"
+        with unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["epoch", *self.history])
+            writer.writeheader()
+            writer.writerows({"epoch": epoch, **values} for epoch, values in sorted(by_epoch.items()))
+        unfinished.replace(self.output_dir / "curves.csv")
+
+    def _draw(self, engine: Engine) -> None:
+        if self.history:
+            curves_picture(self.history, self.output_dir / "curves.png")
+
+
+class CandidateTablesHandler:
+    """
+    Write the tables of a prediction: one for people, one for the challenge.
+
+    Attach to:
+        the evaluator; its post-processing ends with candidates on the scan's own grid.
+
+    Runs at:
+        ``Events.ITERATION_COMPLETED`` and ``Events.COMPLETED``.
+
+    Reads:
+        ``pred`` (its metadata tell the scan's name) and ``label_scores`` of the evaluator's decollated output and,
+        where present, ``midsagittal_plane`` of its batch, to tell a candidate's side.
+
+    Writes:
+        ``fractures.csv`` in ``output_dir`` and ``ribfrac-pred.csv`` in ``predictions_dir``; see
+        ``scripts.candidate_table``.
+
+    Args:
+        output_dir: folder of ``fractures.csv``.
+        predictions_dir: folder of the masks, where the challenge wants its table.
+    """
+
+    def __init__(self, output_dir: PathLike, predictions_dir: PathLike) -> None:
+        self.output_dir = Path(output_dir)
+        self.predictions_dir = Path(predictions_dir)
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self.rows = {}
+
+    def _collect(self, engine: Engine) -> None:
+        batches: Any = engine.state.batch
+        outputs: Any = engine.state.output
+        for batch, output in zip(batches, outputs):
+            self.rows[output["pred"].meta["scan"]] = candidate_rows(
+                output["pred"], output["label_scores"], midsagittal_plane=batch.get("midsagittal_plane")
+            )
+
+    def _write(self, engine: Engine) -> None:
+        write_candidate_tables(self.rows, self.output_dir / "fractures.csv", self.predictions_dir / "ribfrac-pred.csv")
+
+
+class ScanPictureHandler:
+    """
+    Draw a picture of each scan: candidates, and where there is one the annotation beside them.
+
+    Attach to:
+        the evaluator; its post-processing ends with candidates on the scan's own grid.
+
+    Runs at:
+        ``Events.ITERATION_COMPLETED``.
+
+    Reads:
+        ``image`` (in RAS orientation, scaled from ``hu_range`` to [-1, 1]), ``pred``, ``label_scores`` and, where
+        present, ``label`` of the decollated output.
+
+    Writes:
+        ``<scan>.png`` in ``output_dir``.
+
+    Args:
+        output_dir: folder of the pictures.
+        hu_range: HU that were scaled to -1 and 1.
+    """
+
+    def __init__(self, output_dir: PathLike, hu_range: Sequence[float]) -> None:
+        self.output_dir = Path(output_dir)
+        self.hu_range = hu_range
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        low_hu, high_hu = self.hu_range
+        outputs: Any = engine.state.output
+        for output in outputs:
+            image, pred, label = output["image"], output["pred"], output.get("label")
+            image_hu = (image[0].cpu().numpy() + 1) / 2 * (high_hu - low_hu) + low_hu
+            scan_picture(
+                image_hu,
+                np.asarray(image.affine),
+                _on_grid_of(image, pred),
+                output["label_scores"].cpu().numpy(),
+                self.output_dir / f"{pred.meta['scan']}.png",
+                label=None if label is None else _on_grid_of(image, label),
+            )
+
+
+class FROCReportHandler:
+    """
+    Write the challenge's figures of an evaluation.
+
+    Attach to:
+        the evaluator that has ``metric`` as a metric.
+
+    Runs at:
+        ``Events.COMPLETED``.
+
+    Reads:
+        the details that the metric has gathered.
+
+    Writes:
+        ``metrics.json``, ``froc.csv`` and ``froc.png`` in ``output_dir``.
+
+    Args:
+        metric: the metric that scored the scans.
+        output_dir: folder of the three files.
+    """
+
+    def __init__(self, metric: RibFracFROCMetric, output_dir: PathLike) -> None:
+        self.metric = metric
+        self.output_dir = Path(output_dir)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        details = self.metric.details()
+        write_metrics(details, self.output_dir)
+        for line in metrics_table(details).splitlines():
+            engine.logger.info(line)
+
+
+def _on_grid_of(image: MetaTensor, mask: MetaTensor) -> np.ndarray:
+    """Bring a mask of shape ``(1, H, W, D)`` on the scan's own grid to the RAS orientation of the image."""
+    return Orientation(axcodes="RAS", labels=None)(mask)[0].cpu().numpy()
+
+
+def _random_state() -> dict[str, Any]:
+    """Return the states of Python's, NumPy's and PyTorch's generators, as tensors and plain values alone."""
+    numpy_state: Any = np.random.get_state(legacy=True)
+    name, keys, position, has_gauss, gauss = numpy_state
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+    }
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    """Restore what :func:`_random_state` returned."""
+    name, keys, position, has_gauss, gauss = state["numpy"]
+    random.setstate(state["python"])
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"])

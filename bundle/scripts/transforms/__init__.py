@@ -1,0 +1,20 @@
+"""Transforms that MONAI lacks, on arrays in RAS orientation."""
+
+from .anatomy import MidsagittalPlaned, RemoveSpined
+from .candidates import CandidateScore, FilterCandidatesd, LabelCandidatesd
+from .labels import CheckLabeld, CropLabelSlicesd
+from .naming import NameScand, scan_name_formatter
+from .sampling import SymmetricROISamplerd
+
+__all__ = [
+    "CandidateScore",
+    "CheckLabeld",
+    "CropLabelSlicesd",
+    "FilterCandidatesd",
+    "LabelCandidatesd",
+    "MidsagittalPlaned",
+    "NameScand",
+    "RemoveSpined",
+    "SymmetricROISamplerd",
+    "scan_name_formatter",
+]

@@ -1,0 +1,187 @@
+"""The report's sampling of regions of interest (ROIs)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.transforms import BorderPad, MapTransform, Randomizable, SpatialCrop
+from monai.utils import ensure_tuple_rep
+
+__all__ = ["SymmetricROISamplerd"]
+
+
+class SymmetricROISamplerd(Randomizable, MapTransform):
+    """
+    Cut ROIs around each fracture, at the mirrored places on the other side, and at random.
+
+    Ribs are symmetric and fractures seldom are, so the mirrored place shows the same anatomy without a fracture.
+    MONAI's samplers know neither instances nor the body's symmetry. The ROIs of a scan are drawn from
+
+    - a *positive* ROI for each fracture: each instance id, even where two fractures touch or one has several
+      pieces, at the middle of its bounding box, moved by up to ``max_shift_voxels`` along each axis;
+    - its *mirrored* ROI, at the place mirrored about the mid-sagittal plane; left out where any fracture lies in it;
+    - as many *random* ROIs as positive ones, at least ``border_voxels`` from the border (at the middle of an axis
+      that is too short for that); they may hold a fracture.
+
+    ``num_samples`` of them are taken without repetition; where there are fewer, the rest are positives and random
+    ROIs drawn anew. A scan without fractures gives random ROIs alone. What lies outside the scan is filled with
+    ``fill_values``, so sample before the image is scaled and let the fill be the value of air.
+
+    Args:
+        keys: keys of the volumes to cut, shape ``(C, H, W, D)``, all of one shape, in RAS orientation.
+        label_key: key of the instance ids (integers, 0 is background), shape ``(1, H, W, D)``.
+        roi_size: size of the ROIs in voxels.
+        num_samples: number of ROIs a scan.
+        positive_share: share of positive ROIs in [0, 1], as far as there are fractures; ``None`` draws from all
+            ROIs alike, as the report does.
+        mirrored: whether there are mirrored ROIs.
+        plane_key: key of the mid-sagittal plane, as ``MidsagittalPlaned`` stores it; ``None`` mirrors about the
+            middle of the array, as the report does.
+        border_voxels: least distance of a random ROI's center from the border of the volume.
+        max_shift_voxels: greatest shift of a positive ROI from its fracture, along each axis.
+        fill_values: what lies outside the scan, for each of ``keys``: air in HU for an image, 0 for a label.
+        seed: with a seed, each scan always gives the same ROIs, whatever was sampled before; for validation.
+        scan_key: key of the scan's name, which tells the scans apart under ``seed``.
+        allow_missing_keys: skip keys that the data lacks.
+
+    Returns:
+        A list of ``num_samples`` dictionaries. Each has a new key ``"roi_kind"``: ``"positive"``, ``"mirrored"`` or
+        ``"random"``.
+
+    Raises:
+        ValueError: when ``positive_share`` is not in [0, 1], or the volumes differ in shape.
+
+    References:
+        Report of 2021, section 3.2.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        label_key: str = "label",
+        roi_size: Sequence[int] | int = 64,
+        num_samples: int = 16,
+        positive_share: float | None = None,
+        mirrored: bool = True,
+        plane_key: str | None = "midsagittal_plane",
+        border_voxels: int = 32,
+        max_shift_voxels: int = 0,
+        fill_values: Sequence[float] | float = (-1024.0, 0.0),
+        seed: int | None = None,
+        scan_key: str = "scan",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        if positive_share is not None and not 0 <= positive_share <= 1:
+            raise ValueError(f"positive_share must be in [0, 1] or null, but is {positive_share}.")
+        self.label_key = label_key
+        self.roi_size = np.array(ensure_tuple_rep(roi_size, 3))
+        self.num_samples = num_samples
+        self.positive_share = positive_share
+        self.mirrored = mirrored
+        self.plane_key = plane_key
+        self.border_voxels = border_voxels
+        self.max_shift_voxels = max_shift_voxels
+        self.fill_values = ensure_tuple_rep(fill_values, len(self.keys))
+        self.seed = seed
+        self.scan_key = scan_key
+        self.centers: list[tuple[str, np.ndarray]] = []
+
+    def randomize(self, data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+        """
+        Draw the kinds and centers of the ROIs of one scan.
+
+        Args:
+            data: centers of the fractures in voxels, shape ``(N, 3)``; centers of the mirrored ROIs that hold no
+                fracture, shape ``(M, 3)``; and the shape of the scan in voxels.
+        """
+        fractures, mirrors, shape = data
+        positives = [("positive", center) for center in fractures]
+        negatives = [("mirrored", center) for center in mirrors]
+        negatives += [("random", None)] * len(fractures)
+        if self.positive_share is None:
+            pool = positives + negatives
+            chosen = [pool[i] for i in self.R.permutation(len(pool))[: self.num_samples]]
+        else:
+            wanted = round(self.positive_share * self.num_samples) if positives else 0
+            chosen = [positives[i] for i in self.R.permutation(len(positives))[:wanted]]
+            chosen += [positives[self.R.randint(len(positives))] for _ in range(wanted - len(chosen))]
+            room = self.num_samples - wanted
+            chosen += [negatives[i] for i in self.R.permutation(len(negatives))[:room]]
+        while len(chosen) < self.num_samples:
+            repeat = self.positive_share is None and positives and self.R.rand() < 0.5
+            chosen.append(positives[self.R.randint(len(positives))] if repeat else ("random", None))
+        self.centers = [(kind, self._placed(kind, center, shape)) for kind, center in chosen]
+
+    def _placed(self, kind: str, center: np.ndarray | None, shape: np.ndarray) -> np.ndarray:
+        if center is None:
+            low = np.minimum(self.border_voxels, shape // 2)
+            high = np.maximum(shape - self.border_voxels, low + 1)
+            return self.R.randint(low, high)
+        if kind == "positive" and self.max_shift_voxels:
+            return center + self.R.randint(-self.max_shift_voxels, self.max_shift_voxels + 1, size=3)
+        return center
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
+        label = data[self.label_key]
+        shape = np.array(label.shape[1:])
+        for key in self.key_iterator(data):
+            if data[key].shape[1:] != label.shape[1:]:
+                raise ValueError(
+                    f"{data.get(self.scan_key, 'scan')}: '{key}' has shape {tuple(data[key].shape[1:])}, "
+                    f"but '{self.label_key}' has {tuple(shape)}."
+                )
+        voxels = torch.nonzero(label[0] > 0).cpu().numpy()
+        ids = label[0][tuple(voxels.T)].cpu().numpy()
+        fractures = np.array([_middle(voxels[ids == i]) for i in np.unique(ids)], dtype=int).reshape(-1, 3)
+        mirrors = self._mirrored_centers(data, fractures, voxels, shape) if self.mirrored else fractures[:0]
+        if self.seed is not None:
+            self.set_random_state((self.seed + zlib.crc32(str(data.get(self.scan_key)).encode())) % 2**32)
+        self.randomize((fractures, mirrors, shape))
+        return [self._cut(data, kind, center) for kind, center in self.centers]
+
+    def _mirrored_centers(
+        self, data: Mapping[Hashable, Any], fractures: np.ndarray, voxels: np.ndarray, shape: np.ndarray
+    ) -> np.ndarray:
+        """Mirror the fractures' centers, in voxels, and keep those whose ROI lies in the scan and holds no fracture."""
+        if self.plane_key is None:
+            mirrors = fractures.copy()
+            mirrors[:, 0] = shape[0] - 1 - fractures[:, 0]
+        else:
+            affine = np.asarray(data[self.label_key].affine, dtype=float)
+            *normal, offset = np.asarray(data[self.plane_key], dtype=float)
+            world = fractures @ affine[:3, :3].T + affine[:3, 3]
+            world -= 2 * (world @ normal - offset)[:, None] * np.array(normal)
+            mirrors = np.rint((world - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T).astype(int)
+        kept = [
+            center for center in mirrors if np.all((center >= 0) & (center < shape)) and not self._holds(voxels, center)
+        ]
+        return np.array(kept, dtype=int).reshape(-1, 3)
+
+    def _holds(self, voxels: np.ndarray, center: np.ndarray) -> bool:
+        start = center - self.roi_size // 2
+        return bool(np.any(np.all((voxels >= start) & (voxels < start + self.roi_size), axis=1)))
+
+    def _cut(self, data: Mapping[Hashable, Any], kind: str, center: np.ndarray) -> dict[Hashable, Any]:
+        start = center - self.roi_size // 2
+        end = start + self.roi_size
+        roi = {key: value for key, value in data.items() if key not in self.keys}
+        for key, fill in self.key_iterator(data, self.fill_values):
+            shape = np.array(data[key].shape[1:])
+            cut = SpatialCrop(roi_start=start.clip(0, shape), roi_end=end.clip(0, shape))(data[key])
+            outside = np.stack([(-start).clip(0), (end - shape).clip(0)], axis=1)
+            if outside.any():
+                cut = BorderPad(outside.ravel().tolist(), mode="constant", value=fill)(cut)
+            roi[key] = cut.clone()
+        roi["roi_kind"] = kind
+        return roi
+
+
+def _middle(voxels: np.ndarray) -> np.ndarray:
+    """Return the middle of the bounding box of voxels of shape ``(N, 3)``."""
+    return (voxels.min(axis=0) + voxels.max(axis=0) + 1) // 2

@@ -1,0 +1,32 @@
+# Sourced by demo.sh and runtests.sh: makes the Python environment of this clone in .venv, once.
+# Needs Python 3.11 or newer with its venv module, and a package index that pip can reach.
+
+find_python() {
+  local candidate
+  for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  echo "No Python 3.11 or newer with its venv module was found: install one (on Debian: python3-venv) and start again." >&2
+  return 1
+}
+
+# use_environment NAME: NAME is what to install, "." to run the bundle, ".[dev]" to test it as well.
+use_environment() {
+  local wanted=$1 stamp state python
+  stamp=".venv/installed-${wanted//[^a-z]/}"
+  state=$(cat setup.cfg constraints.txt | cksum)
+  if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
+    echo "Setting up the Python environment in .venv (some minutes when packages must be downloaded) ..."
+    python=$(find_python)
+    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    # torch first, at the tested version, so that no other package brings in another build of it
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$wanted"
+    rm -rf build rib_fracture_ct_segmentation.egg-info
+    echo "$state" >"$stamp"
+  fi
+  PATH="$PWD/.venv/bin:$PATH"
+}

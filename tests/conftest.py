@@ -1,0 +1,64 @@
+"""Small made-up scans in RibFrac's layout: unequal spacing, an affine that is not the identity, 32 voxels wide."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+BUNDLE_ROOT = Path(__file__).resolve().parents[1] / "bundle"
+SPACING_MM = (0.75, 0.75, 1.25)
+
+
+def lps_affine(spacing_mm: Sequence[float] = SPACING_MM, origin_mm: Sequence[float] = (12.0, -7.0, 30.0)) -> np.ndarray:
+    """Affine (RAS mm) of a scan whose axes run to the left, to the back and up, as RibFrac's mostly do."""
+    affine = np.diag([-spacing_mm[0], -spacing_mm[1], spacing_mm[2], 1.0])
+    affine[:3, 3] = origin_mm
+    return affine
+
+
+def write_scan(
+    folder: Path, section: str, number: int, fractures: int, shape: Sequence[int] = (32, 28, 24), seed: int = 0
+) -> None:
+    """Write one scan of the section ("train", "val" or "test") with cubes of 4³ voxels as fractures, and its table."""
+    rng = np.random.default_rng([seed, number])
+    image = rng.normal(40, 10, shape)
+    image[[0, -1]] = -1000
+    label = np.zeros(shape, np.uint8)
+    for fracture in range(1, fractures + 1):
+        start = np.array([4 + 12 * (fracture % 2), 6, 3 + 6 * (fracture - 1)]) % (np.array(shape) - 5)
+        block = tuple(slice(a, a + 4) for a in start)
+        label[block], image[block] = fracture, 800
+    affine = lps_affine()
+    for kind, volume in (("image", image.astype(np.int16)), ("label", label)):
+        path = folder / f"ribfrac-{section}-{kind}s" / f"RibFrac{number}-{kind}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(volume, affine), path)
+    table = folder / f"ribfrac-{section}-info.csv"
+    is_new = not table.exists()
+    with table.open("a", newline="") as file:
+        writer = csv.writer(file)
+        if is_new:
+            writer.writerow(["public_id", "label_id", "label_code"])
+        writer.writerow([f"RibFrac{number}", 0, 0])
+        writer.writerows([f"RibFrac{number}", i, 1 + i % 4] for i in range(1, fractures + 1))
+
+
+@pytest.fixture(scope="session")
+def ribfrac_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of two training, two validation and two test scans; the last test scan has no fracture."""
+    folder = tmp_path_factory.mktemp("ribfrac")
+    for section, number, fractures in (
+        ("train", 1, 2),
+        ("train", 2, 0),
+        ("val", 421, 1),
+        ("val", 422, 2),
+        ("test", 501, 2),
+        ("test", 502, 0),
+    ):
+        write_scan(folder, section, number, fractures)
+    return folder
