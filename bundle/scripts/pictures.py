@@ -286,19 +286,19 @@ def _body_box(image_hu: np.ndarray) -> _Box:
 
 def _slices_through(ids: np.ndarray, wanted: Sequence[int], max_slices: int) -> list[int]:
     """
-    Choose axial slices that pass through as many instances as possible, from head to foot.
+    Choose axial slices that pass through the wanted instances, and return them from head to foot.
 
-    Each step takes the slice with the most instances not yet seen, at the largest area of theirs among equals. The
-    middle slice stands in where there is no instance.
+    Each step takes, of the slices through the first instance not yet seen, the one that shows the most others, at the
+    largest area of theirs among equals. The middle slice stands in where there is no instance.
     """
     at = np.nonzero(ids)
     values, height = ids[at], ids.shape[2]
-    area = np.array([np.bincount(at[2][values == instance], minlength=height) for instance in wanted[: 4 * max_slices]])
+    area = np.array([np.bincount(at[2][values == instance], minlength=height) for instance in wanted])
     chosen: list[int] = []
     while area.size and len(chosen) < max_slices:
         # A slice through the rim of an instance does not show it.
         shown = area > 0.5 * area.max(axis=1, keepdims=True)
-        best = int(np.lexsort(((area * shown).sum(axis=0), shown.sum(axis=0)))[-1])
+        best = int(np.lexsort(((area * shown).sum(axis=0), shown.sum(axis=0), shown[0]))[-1])
         chosen.append(best)
         area = area[~shown[:, best]]
     return sorted(chosen, reverse=True) or [ids.shape[2] // 2]
