@@ -451,6 +451,20 @@ def test_metric_gives_back_what_each_scan_added() -> None:
 
 
 @pytest.mark.parametrize(
+    "codes, row",
+    [
+        pytest.param({}, [0, 0, 0, 0, 0, 1], id="unknown without codes"),
+        pytest.param({"label_codes": {1: 2}}, [0, 0, 1, 0, 0, 0], id="the data list's own key"),
+        pytest.param({"fracture_codes": {1: 3}}, [1, 0, 0, 0, 0, 0], id="the key that an engine's output has"),
+    ],
+)
+def test_metric_reads_the_fractures_classes(codes: dict[str, Any], row: list[int]) -> None:
+    metric = RibFracFROCMetric(bootstrap=0)
+    metric([{"pred": tensors("000"), "label_scores": []}], [{"label": tensors("011"), **codes}])
+    assert metric.details()["classification"]["confusion_matrix"]["values"][4] == row
+
+
+@pytest.mark.parametrize(
     "y_pred, message",
     [
         pytest.param([], "0 predicted and 1 annotated", id="lists of different length"),

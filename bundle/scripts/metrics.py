@@ -303,7 +303,8 @@ def recall_at(fp: np.ndarray, recall: np.ndarray, key_fp: Sequence[float] | np.n
     """
     Read recall off a FROC curve at given numbers of false positives, by linear interpolation.
 
-    Points of one false positive rate are ordered by recall. The evaluator leaves their order to an unstable sort.
+    Points of one false positive rate are ordered by recall. The evaluator leaves their order to an unstable sort, so
+    that its own recall differs between processors where such points lie beside or on ``key_fp``.
 
     Args:
         fp: mean false positives per scan, shape ``(points,)``, in any order.
@@ -526,6 +527,8 @@ class RibFracFROCMetric(Cumulative):
                 have a class, ``pred_codes``, likewise, 1 to 4, -1 or 0 for none.
             y: per scan ``label``, ids of the fractures, integer, shape ``(1, H, W, D)``; and, where known,
                 ``label_codes``, the class code of each id, 1 to 4 or -1. An entry for id 0 (background) is ignored.
+                MONAI's engines leave such an item of the batch out of their output unless it was copied to another
+                key: ``fracture_codes`` is read as well, and first.
 
         Raises:
             ValueError: when the lists differ in length, or a scan's volumes, scores and codes do not fit each other.
@@ -534,7 +537,7 @@ class RibFracFROCMetric(Cumulative):
             raise ValueError(f"{len(y_pred)} predicted and {len(y)} annotated scans: give one of each per scan")
         for predicted, annotated in zip(y_pred, y):
             pred, label = (_channel(scan, key) for scan, key in ((predicted, "pred"), (annotated, "label")))
-            codes = annotated.get("label_codes")
+            codes = annotated.get("fracture_codes", annotated.get("label_codes"))
             result = score_scan(
                 pred,
                 label,
