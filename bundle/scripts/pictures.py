@@ -243,7 +243,7 @@ def scan_picture(
             what = "annotated" if ids is scan.label else "predicted"
             axes.set_title(f"S {scan.superior_mm(index):+.1f} mm, {what}".replace("-", "\N{MINUS SIGN}"), fontsize=9)
     low_hu, high_hu = (f"{value:.0f}".replace("-", "\N{MINUS SIGN}") for value in BONE_WINDOW_HU)
-    heading = f"coronal maximum projection; axial slices, {low_hu} to {high_hu} HU"
+    heading = f"coronal maximum projection; axial slices, bone window ({low_hu} to {high_hu} HU)"
     figure.suptitle(f"{title}\n{heading}" if title else heading, fontsize=11)
     handles = [
         Line2D([], [], label=what, linewidth=2, color=color)
@@ -402,6 +402,7 @@ def _outline(
             textcoords="offset points",
             ha="right" if is_far_right else "left",
             va="center",
+            annotation_clip=False,
             color=color,
             fontsize=8,
             path_effects=[withStroke(linewidth=2, foreground="black")],
