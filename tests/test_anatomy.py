@@ -90,7 +90,7 @@ def rotation(axis: int, degrees: float) -> np.ndarray:
     return turn
 
 
-def far_from(part: np.ndarray, spacing_mm: tuple, distance_mm: float = 30.0) -> np.ndarray:
+def far_from(part: np.ndarray, spacing_mm: tuple | np.ndarray, distance_mm: float = 30.0) -> np.ndarray:
     """True farther than the distance from the part."""
     return ndimage.distance_transform_edt(~part, sampling=spacing_mm) > distance_mm
 

@@ -3,7 +3,7 @@ Find the vertebral column and the mid-sagittal plane of a chest CT by plain imag
 
 Both work on a coarse copy of the scan and take no trained weights. Arrays are ``(H, W, D)`` with axes toward the
 patient's right, anterior and superior (RAS), so left and right mean the patient's. Values are HU; a scan that was
-clipped to [-200, 1000] HU gives the same result, since no threshold here lies below ``BODY_HU``.
+clipped to [-200, 1000] HU gives nearly the same result, since no threshold here lies below ``BODY_HU``.
 """
 
 from collections.abc import Callable
@@ -37,10 +37,10 @@ def spine_mask(image_hu: NDArray, spacing_mm: ArrayLike) -> NDArray[np.bool_]:
     """
     Mark the vertebral column: vertebral bodies, canal and processes, but no rib beyond its head.
 
-    The vertebral canal is found first, as soft tissue with bone on all four sides. It is followed through the slices
-    by dynamic programming (the path of highest total score whose neighbors are close), which no other bright thing
-    looks like: a contrast-filled aorta is bright in the middle, the table and the arms have no such ring. Bone around
-    the path is marked within the reach of a vertebra.
+    The vertebral canal is found first: soft tissue with bone on all four sides, as nothing else in the chest has it (an
+    aorta with contrast medium is bright in the middle, table and arms have no such ring). It is followed through the
+    slices by dynamic programming, as the path of highest total score whose steps are short. Bone around the path is
+    marked as far as a vertebra reaches.
 
     Args:
         image_hu: the scan in HU, shape ``(H, W, D)``, RAS axes, any numeric dtype.
@@ -90,7 +90,7 @@ def midsagittal_plane(image_hu: NDArray, spacing_mm: ArrayLike) -> MidsagittalPl
 
     The agreement of the scan with its mirror image is maximized over the plane's offset and its rotations about the
     patient's superior and anterior axes, each up to about 25 degrees. Large bright things that have no partner (heart
-    and aorta with contrast medium) are suppressed by a high-pass filter.
+    and aorta with contrast medium) are left out by a top-hat filter. The scan must not be scaled.
 
     Args:
         image_hu: the scan in HU, shape ``(H, W, D)``, RAS axes, any numeric dtype.
