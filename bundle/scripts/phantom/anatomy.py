@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from scripts.phantom.geometry import Curve, Grid, coverage, paint_segment, rotation, tube_coordinates
 
-__all__ = ["Patient", "paint_soft_parts", "paint_lung_vessels", "paint_table"]
+__all__ = ["Patient", "paint_lung_vessels", "paint_soft_parts", "paint_table"]
 
-# An adult thorax by hand, in mm: x to the right, y anterior, z superior; T1 at z = 125. Rows: z, half width and
-# anterior and posterior edge of the surface on which the ribs' axes lie, then the same of the skin.
+# An adult thorax, shaped by eye after real CT, in mm: x to the right, y anterior, z superior; T1 at z = 125.
+# Rows: z; half width and anterior and posterior edge of the surface on which the ribs' axes lie; the same of the skin.
 _Z = np.array([-190, -130, -90, -50, -10, 20, 50, 80, 105, 125, 155], dtype=float)
 _CAGE_HALF_WIDTH = np.array([126, 134, 138, 137, 132, 125, 113, 93, 67, 46, 36], dtype=float)
 _CAGE_BACK = np.array([-74, -80, -85, -89, -91, -89, -83, -71, -56, -40, -24], dtype=float)
@@ -22,6 +21,7 @@ _SKIN_BACK = np.array([-104, -108, -112, -117, -120, -120, -118, -110, -98, -84,
 _SKIN_FRONT = np.array([104, 110, 113, 113, 108, 103, 95, 84, 68, 53, 42], dtype=float)
 _CAGE_EXPONENT = 2.15
 _SKIN_EXPONENT = 2.35
+_VESSEL_ENDS = 420  # of the tree of vessels of a lung
 SPINE_BEHIND_MM = 38.0  # from the posterior edge of the cage to the axis of the vertebral bodies
 
 
@@ -71,7 +71,7 @@ class Patient:
             blood_hu=rng.uniform(150, 330) if contrast else rng.uniform(35, 50),
             liver_hu=rng.uniform(90, 120) if contrast else rng.uniform(45, 65),
             lung_hu=rng.uniform(-890, -800),
-            bone_scale=rng.uniform(0.65, 1.1),
+            bone_scale=rng.uniform(0.6, 1.05),
         )
 
     def table(self, z: np.ndarray | float, values: np.ndarray, axis: int) -> np.ndarray:
@@ -216,7 +216,7 @@ class _Organs:
         width = np.interp(z / patient.scale[2], [-50, 20, 80, 105, 150], [38, 36, 34, 30, 34])
         center = (patient.front_y(z) + patient.spine_y(z)) / 2
         wall = 7 + (width - 7) * np.exp(-(((y - center) / 42) ** 2)) - np.abs(x)
-        spine = 25 * patient.scale[0] - np.hypot(x, y - patient.spine_y(z) + 4)
+        spine = 30 - 30 * np.hypot(x / (34 * patient.scale[0]), (y - patient.spine_y(z) + 13) / 30)
         return np.maximum(wall, spine)
 
     def _abdomen(
@@ -239,7 +239,8 @@ class _Organs:
         _mix(hu, coverage(stomach, voxel_mm), 15 + 10 * noise)
         _mix(hu, coverage(np.maximum(stomach + 4, 45 - y), voxel_mm), self.gas_hu)
         spine = 34 - np.hypot(x, y - self.patient.spine_y(z))
-        left_edge = 8 * np.logaddexp((-38 - x) / 8, (-165 - z - 0.8 * x) / 8)
+        # the left lobe reaches over the midline in front; the lower edge rises to the left
+        left_edge = 8 * np.logaddexp((-22 - x - 0.8 * y) / 8, (-165 - z - 0.8 * x) / 8)
         liver = np.maximum(np.maximum(below + 1, spine), left_edge)
         _mix(hu, coverage(liver, voxel_mm), self.patient.liver_hu + 4 * noise)
 
@@ -273,7 +274,7 @@ def _paint_great_vessels(grid: Grid, patient: Patient) -> None:
         grid.paint(tube.index, coverage(distance, grid.voxel_mm), hu)
 
 
-def paint_lung_vessels(grid: Grid, patient: Patient, rng: np.random.Generator, ends_per_lung: int = 420) -> None:
+def paint_lung_vessels(grid: Grid, patient: Patient, rng: np.random.Generator) -> None:
     """
     Paint a tree of vessels into each lung.
 
@@ -284,11 +285,10 @@ def paint_lung_vessels(grid: Grid, patient: Patient, rng: np.random.Generator, e
         grid: the scan, with the lungs painted.
         patient: the patient.
         rng: source of the ends.
-        ends_per_lung: number of ends.
     """
     for side in (1, -1):
         hilum = np.array([side * 40, -8, 18]) * patient.scale
-        ends = _points_in_lung(grid, patient, rng, side, ends_per_lung)
+        ends = _points_in_lung(grid, patient, rng, side, _VESSEL_ENDS)
         if len(ends) == 0:
             continue
         nodes, parents = _grow_tree(hilum, ends, rng)
@@ -306,30 +306,28 @@ def _points_in_lung(grid: Grid, patient: Patient, rng: np.random.Generator, side
     low = np.array([20 if side > 0 else -135, -85, -150]) * patient.scale
     high = np.array([135 if side > 0 else -20, 85, 130]) * patient.scale
     candidates = rng.uniform(low, high, size=(4 * count, 3))
-    # the neighbors outwards must be lung as well, so that no vessel reaches the ribs
-    outwards = candidates * np.array([1.08, 1.08, 1.0])
-    keep = np.ones(len(candidates), dtype=bool)
-    for points in (candidates, outwards):
-        voxels = np.round((points @ patient.turn.T - grid.origin_mm) / grid.spacing_mm).astype(int)
-        known = ((voxels >= 0) & (voxels < grid.shape)).all(axis=1)
-        hu = np.zeros(len(points))
-        hu[known] = grid.image[tuple(voxels[known].T)]
-        keep &= hu < -600
-    return candidates[keep][:count]
+    voxels = np.round((candidates @ patient.turn.T - grid.origin_mm) / grid.spacing_mm).astype(int)
+    known = ((voxels >= 0) & (voxels < grid.shape)).all(axis=1)
+    hu = np.zeros(len(candidates))
+    hu[known] = grid.image[tuple(voxels[known].T)]
+    # no vessel reaches the pleura
+    deep = patient.cage_distance(*candidates.T) < -14
+    return candidates[deep & (hu < -600)][:count]
 
 
 def _grow_tree(root: np.ndarray, ends: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:
     """Join the ends to a tree; returns its nodes, shape ``(n, 3)``, and the parent of each, which comes before it."""
     order = np.argsort(np.linalg.norm(ends - root, axis=1))
-    nodes, parents = [root], [0]
+    nodes, parents = np.empty((1 + 2 * len(ends), 3)), [0]
+    nodes[0] = root
     for end in ends[order]:
-        tree = cKDTree(np.array(nodes))
-        near = int(tree.query(end)[1])
+        count = len(parents)
+        near = int(np.argmin(((nodes[:count] - end) ** 2).sum(axis=1)))
         # a bend halfway makes the branch less straight
-        bend = (nodes[near] + end) / 2 + rng.normal(0, 1.5, 3)
-        nodes += [bend, end]
-        parents += [near, len(nodes) - 2]
-    return np.array(nodes), parents
+        nodes[count] = (nodes[near] + end) / 2 + rng.normal(0, 1.5, 3)
+        nodes[count + 1] = end
+        parents += [near, count]
+    return nodes, parents
 
 
 def paint_table(grid: Grid, patient: Patient, rng: np.random.Generator) -> None:

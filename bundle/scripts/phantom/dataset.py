@@ -69,6 +69,8 @@ def generate_phantoms(
             raise ValueError(f"{section} is {count}; ids leave room for 0 to {SECTIONS[section][2]} scans.")
     if size not in SIZES:
         raise ValueError(f"size is {size!r}; choose one of {', '.join(SIZES)}.")
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers is {workers}; give 1 or more.")
     folder = Path(output_dir)
     settings = {
         "description": "made-up data, no patient",

@@ -203,7 +203,7 @@ def _draw_fracture(rib: Rib, index: int, code: int, s_mm: float, rng: np.random.
         breaks = [one]
     elif code == 2:
         one = _draw_break(s_mm, rng.uniform(0.5, 1.5), rng)
-        one.depth = 2.0 if rng.random() < 0.55 else float(rng.choice([-1, 1]) * rng.uniform(0.2, 0.9))
+        one.depth = 2.0 if rng.random() < 0.55 else float(rng.choice([-1, 1]) * rng.uniform(0.4, 0.9))
         if one.depth == 2.0:
             one.after_mm, one.ease_mm = rng.uniform(0, 0.8) * away, rng.uniform(15, 25)
         breaks = [one]
@@ -221,7 +221,7 @@ def _draw_fracture(rib: Rib, index: int, code: int, s_mm: float, rng: np.random.
         breaks=breaks,
         bump_mm=float(rng.choice([1, -1]) * rng.uniform(1.5, 3)) if code == 3 else 0.0,
         bump_length_mm=rng.uniform(6, 10),
-        half_length_mm={1: rng.uniform(10, 17), 2: rng.uniform(8.5, 14), 3: rng.uniform(7, 12), 4: 7.0}[code],
+        half_length_mm={1: rng.uniform(9, 15.5), 2: rng.uniform(8, 13.5), 3: rng.uniform(7, 12), 4: 6.5}[code],
         margin_mm=(rng.uniform(1.5, 3.5), rng.uniform(1, 2.5)) if code != 4 else (1.5, 1.0),
         swelling=rng.uniform(0.4, 0.9) if rng.random() < 0.45 else 0.0,
     )
@@ -344,6 +344,7 @@ def _material(
 ) -> tuple[np.ndarray, np.ndarray]:
     """HU of the marrow and thickness of the cortex in mm at voxels."""
     marrow, cortex = rib.along(rib.marrow_hu, tube.s), rib.along(rib.cortex_mm, tube.s)
+    cortex = cortex * (1 + 0.25 * np.tanh(tube.u / 3))  # the outer table is thicker
     for _, fracture in fractures:
         if fracture.bump_mm != 0:  # crushed trabeculae are denser
             marrow = marrow + 130 * _bell(tube.s, fracture.s_mm, fracture.bump_length_mm)

@@ -213,7 +213,9 @@ def tube_coordinates(
         empty = np.zeros(0, dtype=np.float32)
         return TubeCoordinates(np.zeros(0, dtype=np.int64), empty, empty, empty)
     index, s, u, v = (np.concatenate(column) for column in zip(*parts))
-    return TubeCoordinates(index, s, u, v)
+    # where two chunks meet, rounding can give a voxel to both
+    index, first = np.unique(index, return_index=True)
+    return TubeCoordinates(index, s[first], u[first], v[first])
 
 
 def _chunks(grid: Grid, curve: Curve, reach_mm: float, start: float, stop: float) -> Iterator[tuple[np.ndarray, ...]]:
@@ -236,26 +238,23 @@ def _chunks(grid: Grid, curve: Curve, reach_mm: float, start: float, stop: float
         s = (low + high) / 2 + ahead[i, j, k]
         for _ in range(2):
             on_curve, tangent, _ = _frame(curve, s)
-            s = s + ((p - on_curve) * tangent).sum(axis=1)
+            s = s + np.einsum("ij,ij->i", p - on_curve, tangent)
         mine = (s >= low) & (s < high)
-        p, s = p[mine], s[mine]
+        s = s[mine]
         on_curve, tangent, normal = _frame(curve, s)
-        offset = p - on_curve
+        offset = p[mine] - on_curve
         index = np.ravel_multi_index([n[mine] + part.start for n, part in zip((i, j, k), box)], grid.shape)
-        u = (offset * normal).sum(axis=1)
-        v = (offset * np.cross(tangent, normal)).sum(axis=1)
+        u = np.einsum("ij,ij->i", offset, normal)
+        v = np.einsum("ij,ij->i", offset, np.cross(tangent, normal))
         yield index, s.astype(np.float32), u.astype(np.float32), v.astype(np.float32)
 
 
 def _frame(curve: Curve, s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Interpolated position, tangent and normal at arc lengths; straight on beyond the ends."""
-    steps = s / STEP_MM
-    low = np.clip(np.floor(steps).astype(np.int64), 0, len(curve.points) - 2)
-    share = np.clip(steps - low, 0, 1)[:, None]
-    beyond = (steps - low)[:, None] - share
-    tangents = curve.tangents[low] + share * (curve.tangents[low + 1] - curve.tangents[low])
-    points = curve.points[low] + share * (curve.points[low + 1] - curve.points[low]) + beyond * STEP_MM * tangents
-    return points, tangents, curve.normals[low] + share * (curve.normals[low + 1] - curve.normals[low])
+    """Position, tangent and normal at arc lengths: those of the nearest sample, gone on from along its tangent."""
+    nearest = np.clip(np.rint(s / STEP_MM).astype(np.int64), 0, len(curve.points) - 1)
+    tangents = curve.tangents[nearest]
+    ahead = (s - STEP_MM * nearest)[:, None]
+    return curve.points[nearest] + ahead * tangents, tangents, curve.normals[nearest]
 
 
 def paint_segment(grid: Grid, start_mm: np.ndarray, end_mm: np.ndarray, radius_mm: float, hu: float) -> None:

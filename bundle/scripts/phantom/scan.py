@@ -19,7 +19,7 @@ from scripts.phantom.skeleton import (
     paint_spine,
 )
 
-__all__ = ["SIZES", "Phantom", "make_phantom"]
+__all__ = ["SIZES", "Phantom", "draw_axes", "draw_count", "draw_grid", "make_phantom"]
 
 SIZES = ("full", "slab")
 _LPS = (-1, -1, 1)
@@ -71,22 +71,27 @@ def make_phantom(
         seed: a number or numbers; the same ones give the same phantom.
         size: ``full``, the whole thorax (about 400×320×260 voxels), or ``slab``, 96 to 112 slices of it.
         shape: voxels along the patient's left-right, anterior-posterior and long axis instead, about the same center.
-        spacing: mm per voxel along the same axes instead; drawn from 0.68-0.94 in plane and 0.8-1.5 between slices.
+        spacing: mm per voxel along the same axes instead; drawn from 0.62-0.94 in plane and 0.8-1.5 between slices.
         fractures: number of fractures. Drawn where it is ``None``: 1 to 20, median 6 in a whole thorax, fewer where
             the scan shows less of it.
 
     Raises:
         ValueError: when ``size`` is unknown, or so many fractures do not fit into the scan.
+
+    References:
+        Jin et al. (2020), EBioMedicine, doi:10.1016/j.ebiom.2020.103106: types and number of fractures, spacing.
     """
     if size not in SIZES:
         raise ValueError(f"size is {size!r}; choose one of {', '.join(SIZES)}.")
+    if fractures is not None and not 0 <= fractures <= _MAX_FRACTURES:
+        raise ValueError(f"fractures is {fractures}; ask for 0 to {_MAX_FRACTURES}.")
     rng = np.random.default_rng(seed)
     patient = Patient.draw(rng)
-    grid = _draw_grid(patient, size, shape, spacing, rng)
+    grid = draw_grid(patient, size, shape, spacing, rng)
     ribs = draw_ribs(patient, rng)
     spine_z = VERTEBRAE_MM * patient.scale[2]
     spine = np.stack([patient.midline(spine_z), patient.spine_y(spine_z), spine_z], axis=1) @ patient.turn.T
-    wanted = _draw_count(grid, rng) if fractures is None else fractures
+    wanted = draw_count(grid, rng) if fractures is None else fractures
     found = draw_fractures(grid, ribs, spine, wanted, rng)
     if fractures is not None and len(found) < fractures:
         raise ValueError(
@@ -111,7 +116,7 @@ def make_phantom(
     paint_table(grid, patient, rng)
     image = _scanned(grid, rng)
 
-    axes = _LPS if rng.random() < 5 / 6 else _OTHER_AXES[int(rng.integers(len(_OTHER_AXES)))]
+    axes = draw_axes(rng)
     flips = tuple(slice(None, None, step) for step in axes)
     affine = np.diag([*(np.array(grid.spacing_mm) * axes), 1.0])
     last = np.array(grid.origin_mm) + (np.array(grid.shape) - 1) * grid.spacing_mm
@@ -129,14 +134,15 @@ def make_phantom(
     )
 
 
-def _draw_grid(
+def draw_grid(
     patient: Patient,
     size: str,
     shape: tuple[int, int, int] | None,
     spacing: tuple[float, float, float] | None,
     rng: np.random.Generator,
 ) -> Grid:
-    in_plane, between = float(rng.uniform(0.68, 0.94)), float(rng.uniform(0.8, 1.5))
+    """Draw spacing and field of view; the arguments are those of :py:func:`make_phantom`."""
+    in_plane, between = 0.62 + 0.32 * float(rng.beta(3, 1)), 0.8 + 0.7 * float(rng.beta(2, 1.2))
     slices, height = int(rng.integers(96, 113)), rng.uniform(-75, 55)
     spacing = spacing or (round(in_plane, 4), round(in_plane, 4), round(between, 3))
     top, bottom = 152 * patient.scale[2], -172 * patient.scale[2]
@@ -154,8 +160,13 @@ def _draw_grid(
     return Grid(shape, spacing, (float(origin[0]), float(origin[1]), float(origin[2])), rng)
 
 
-def _draw_count(grid: Grid, rng: np.random.Generator) -> int:
-    """Number of fractures: log-normal as RibFrac's, fewer where the scan is short."""
+def draw_axes(rng: np.random.Generator) -> tuple[int, int, int]:
+    """Draw the direction of the voxel axes in RAS: (-1, -1, 1), as L, P, S, five times in six."""
+    return _LPS if rng.random() < 5 / 6 else _OTHER_AXES[int(rng.integers(len(_OTHER_AXES)))]
+
+
+def draw_count(grid: Grid, rng: np.random.Generator) -> int:
+    """Draw the number of fractures: log-normal with median 6.5 as in RibFrac, fewer where the scan is short."""
     seen = min(1.0, grid.shape[2] * grid.spacing_mm[2] / 200)
     return int(np.clip(round(rng.lognormal(np.log(6.5), 0.65) * seen), 1, _MAX_FRACTURES))
 

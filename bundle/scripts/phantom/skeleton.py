@@ -57,7 +57,7 @@ class Rib:
 def draw_ribs(patient: Patient, rng: np.random.Generator) -> list[Rib]:
     """Draw 12 pairs of ribs, no two alike: slope, size, thickness of the cortex and density differ."""
     slope, thick, high = rng.uniform(0.88, 1.12), rng.uniform(0.9, 1.12), rng.uniform(0.9, 1.1)
-    cortex = rng.uniform(0.7, 1.3)
+    cortex = rng.uniform(0.55, 1.15)
     ribs = []
     for number in range(1, 13):
         pair = rng.normal(0, 1, 4)
@@ -78,8 +78,8 @@ def draw_ribs(patient: Patient, rng: np.random.Generator) -> list[Rib]:
                     half_thickness * (1 + 0.05 * own[2] + _waves(rng, curve, 0.035)),
                     half_height * (1 + 0.04 * own[3] + _waves(rng, curve, 0.03)),
                     np.clip(cortex * (1 + _waves(rng, curve, 0.18)) * (1 - 0.35 * t**4), 0.4, 2.2),
-                    (rng.uniform(60, 240) * patient.bone_scale) * (1 + _waves(rng, curve, 0.3)),
-                    float(rng.uniform(1150, 1500) * patient.bone_scale),
+                    (rng.uniform(60, 280) * patient.bone_scale) * (1 + _waves(rng, curve, 0.3)),
+                    float(rng.uniform(1000, 1400) * patient.bone_scale),
                 )
             )
     return ribs
