@@ -197,6 +197,11 @@ def test_wrong_share_is_refused():
         sampler(positive_share=1.5)
 
 
+def test_a_shift_out_of_the_roi_is_refused():
+    with pytest.raises(ValueError, match="would leave its ROI"):
+        sampler(max_shift_voxels=8)
+
+
 def test_unequal_shapes_are_refused():
     data = scan((30, 20, 25))
     with pytest.raises(ValueError, match="A: 'image' has shape"):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CandidateTablesHandler",
+    "CurveHistory",
     "CurvesHandler",
     "EarlyStopOnBestEpochHandler",
     "FROCReportHandler",
@@ -156,12 +157,32 @@ class EarlyStopOnBestEpochHandler:
             engine.terminate()
 
 
+class CurveHistory:
+    """
+    The points of a training's curves, which survive a resume: ``points`` is ``{name: [(epoch, value), ...]}``.
+
+    An object of its own, because MONAI reads ``train::handlers`` as a list of definitions, none of which another part
+    of the config can refer to by name.
+    """
+
+    def __init__(self) -> None:
+        self.points: dict[str, list[tuple[int, float]]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the points."""
+        return {"points": self.points}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over the points."""
+        self.points = {name: [(int(e), float(v)) for e, v in points] for name, points in state["points"].items()}
+
+
 class CurvesHandler:
     """
     Write the curves of a training as a table and as a picture.
 
-    TensorBoard shows the same to those who start it. The curves go on when training is resumed: name this handler
-    among the ``stateful`` of ``ResumableCheckpointHandler``, and attach it before that one.
+    TensorBoard shows the same to those who start it. The curves go on when training is resumed: name their history
+    among the ``stateful`` of ``ResumableCheckpointHandler``, and attach this handler before that one.
 
     Attach to:
         the trainer, behind the ``ValidationHandler``.
@@ -179,20 +200,17 @@ class CurvesHandler:
         output_dir: folder of both files, made if it is missing.
         evaluator: the engine that validates.
         optimizer: the optimizer whose learning rate is shown.
+        history: where the points are kept.
     """
 
-    def __init__(self, output_dir: PathLike, evaluator: Evaluator, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, output_dir: PathLike, evaluator: Evaluator, optimizer: torch.optim.Optimizer, history: CurveHistory
+    ) -> None:
         self.output_dir = Path(output_dir)
         self.evaluator = evaluator
         self.optimizer = optimizer
-        self.history: dict[str, list[tuple[int, float]]] = {}
+        self.history = history
         self._losses: list[float] = []
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.history = {name: [(int(e), float(v)) for e, v in points] for name, points in state["history"].items()}
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
@@ -205,30 +223,30 @@ class CurvesHandler:
 
     def _end_epoch(self, engine: Engine) -> None:
         epoch = engine.state.epoch
-        values = {"train_loss": float(np.mean(self._losses)), "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        values = {"training_loss": float(np.mean(self._losses)), "learning_rate": self.optimizer.param_groups[0]["lr"]}
         if self.evaluator.state.epoch == epoch:
             values.update({name: float(value) for name, value in self.evaluator.state.metrics.items()})
         self._losses = []
         for name, value in values.items():
-            self.history.setdefault(name, []).append((epoch, value))
+            self.history.points.setdefault(name, []).append((epoch, value))
         self._write()
 
     def _write(self) -> None:
         by_epoch: dict[int, dict[str, float]] = {}
-        for name, points in self.history.items():
+        for name, points in self.history.points.items():
             for epoch, value in points:
                 by_epoch.setdefault(epoch, {})[name] = value
         self.output_dir.mkdir(parents=True, exist_ok=True)
         unfinished = self.output_dir / ".curves.csv"
         with unfinished.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["epoch", *self.history])
+            writer = csv.DictWriter(file, ["epoch", *self.history.points])
             writer.writeheader()
             writer.writerows({"epoch": epoch, **values} for epoch, values in sorted(by_epoch.items()))
         unfinished.replace(self.output_dir / "curves.csv")
 
     def _draw(self, engine: Engine) -> None:
-        if self.history:
-            curves_picture(self.history, self.output_dir / "curves.png")
+        if self.history.points:
+            curves_picture(self.history.points, self.output_dir / "curves.png")
 
 
 class CandidateTablesHandler:

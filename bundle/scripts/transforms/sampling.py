@@ -54,7 +54,8 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         ``"random"``.
 
     Raises:
-        ValueError: when ``positive_share`` is not in [0, 1], or the volumes differ in shape.
+        ValueError: when ``positive_share`` is not in [0, 1], ``max_shift_voxels`` is not less than half the ROI, or
+            the volumes differ in shape.
 
     References:
         Report of 2021, section 3.2.
@@ -81,6 +82,11 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
             raise ValueError(f"positive_share must be in [0, 1] or null, but is {positive_share}.")
         self.label_key = label_key
         self.roi_size = np.array(ensure_tuple_rep(roi_size, 3))
+        if max_shift_voxels >= self.roi_size.min() // 2:
+            raise ValueError(
+                f"max_shift_voxels is {max_shift_voxels}: the middle of a fracture would leave its ROI of "
+                f"{tuple(self.roi_size.tolist())} voxels."
+            )
         self.num_samples = num_samples
         self.positive_share = positive_share
         self.mirrored = mirrored

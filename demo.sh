@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Shows the whole bundle at work: makes the environment (in .venv, on first use), generates made-up chest CTs, fetches
+# one real chest CT, predicts both, scores the made-up ones, and says what it wrote. Everything stays in this folder.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+. ./environment.sh
+use_environment "."
+
+results="$PWD/output/demo"
+phantoms="$PWD/data/demo_phantoms"
+sample="$PWD/data/sample_ct"
+# Windows that overlap by a quarter: a third of the usual number of windows
+windows=(--overlap 0.25)
+cd bundle
+
+echo "== 1 of 4: made-up scans with fractures (no patient's data)"
+python -m scripts.phantom --output_dir "$phantoms" --training 0 --validation 0 --test 3 --size slab --seed 2026
+
+echo "== 2 of 4: predict and score them"
+python -m monai.bundle run evaluating --config_file "['configs/inference.yaml','configs/evaluate.yaml']" \
+  --dataset_dir "$phantoms" --output_dir "$results/made_up" "${windows[@]}"
+
+echo "== 3 of 4: fetch a real chest CT"
+if python -m scripts.sample_ct --output_dir "$sample"; then
+  echo "== 4 of 4: predict it"
+  python -m monai.bundle run inference --config_file configs/inference.yaml \
+    --dataset_dir "$sample/images" --output_dir "$results/real_ct" "${windows[@]}"
+else
+  echo "== 4 of 4: left out, because the real chest CT could not be had (see above)" >&2
+fi
+
+cat <<MESSAGE
+
+Done. The weights were trained on made-up fractures only; for research, not for clinical use.
+  $results/made_up/pictures/     annotated and predicted fractures of the made-up scans, side by side
+  $results/made_up/metrics.json  their FROC score, as the RibFrac challenge counts; froc.png is the curve
+  $results/real_ct/pictures/     what was marked in the real CT (nobody has annotated a fracture in it)
+  .../fractures.csv              a row for each candidate: score, place in mm, volume, side
+  .../predictions/               a mask for each scan, one id for each candidate, in the challenge's layout
+Next:
+  . .venv/bin/activate && cd bundle
+  python -m monai.bundle run inference --config_file configs/inference.yaml --dataset_dir YOUR_SCANS
+  python -m monai.bundle run training --config_file configs/train.yaml --dataset_dir RIBFRAC
+and docs/get-started.md tells more.
+MESSAGE

@@ -1,0 +1,333 @@
+"""The configs as users run them: each by the command in its header, on small made-up scans and a small network."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import BUNDLE_ROOT, lps_affine, write_scan
+from monai.bundle import ConfigWorkflow
+
+from scripts.networks import ResUNet
+
+CHANNELS = [2, 3, 4, 5, 6]
+SMALL_TRAINING = {
+    "max_epochs": 1,
+    "rois_per_scan": 2,
+    "roi_size": [16, 16, 16],
+    "sampled_roi_size": [20, 20, 20],
+    "max_shift_voxels": 4,
+    "network_def::channels": CHANNELS,
+}
+# The network is not trained: nearly every voxel is one candidate
+SMALL_PREDICTION = {
+    "roi_size": [16, 16, 16],
+    "probability_threshold": 0.1,
+    "min_mean_probability": 0.0,
+    "postprocess": False,
+    "network_def::channels": CHANNELS,
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """An untrained network as model.pt; the second voxel of a pair is more probable, so that places differ."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    torch.save(ResUNet(channels=CHANNELS).state_dict(), path)
+    return path
+
+
+def command(config, **settings):
+    """The command in the header of a config, with settings."""
+    text = (BUNDLE_ROOT / "configs" / config).read_text()
+    line = re.search(r"^#   python (-m monai\.bundle run .*)$", text, re.MULTILINE).group(1)
+    overrides = [f"--{name.replace('::', '#')}={value}" for name, value in settings.items()]
+    return [sys.executable, *shlex.split(line), *overrides]
+
+
+def run(config, folder=BUNDLE_ROOT, **settings):
+    return subprocess.run(
+        command(config, **settings),
+        cwd=folder,
+        check=False,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def workflow(*configs, kind="infer", run_id="inference", **settings):
+    files = [str(BUNDLE_ROOT / "configs" / config) for config in configs]
+    return ConfigWorkflow(
+        files,
+        logging_file=False,
+        run_id=run_id,
+        workflow_type=kind,
+        **{"bundle_root": str(BUNDLE_ROOT), "num_workers": 0, **settings},
+    )
+
+
+def predict(dataset_dir, output_dir, model, **settings):
+    prediction = workflow(
+        "inference.yaml",
+        **SMALL_PREDICTION | {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir), "checkpoint": str(model)},
+        **settings,
+    )
+    prediction.initialize()
+    prediction.run()
+    return output_dir
+
+
+def files(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("config", ["train.yaml", "report.yaml"])
+def test_training_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
+    done = run(config, dataset_dir=ribfrac_dir, output_dir=tmp_path, **SMALL_TRAINING)
+    assert done.returncode == 0, done.stdout
+    assert {"curves.csv", "curves.png", "models/last.pt", "models/model.pt"} <= set(files(tmp_path))
+    assert any(name.startswith("tensorboard/") for name in files(tmp_path))
+    assert "Epoch: 1/1, Iter: 2/2" in done.stdout  # progress: 2 scans, one a step
+    network = ResUNet(channels=CHANNELS)
+    network.load_state_dict(torch.load(tmp_path / "models" / "model.pt", weights_only=True))
+
+
+@pytest.mark.parametrize("config", ["inference.yaml", "report_inference.yaml"])
+def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path, model):
+    done = run(config, dataset_dir=ribfrac_dir, output_dir=tmp_path, checkpoint=model, **SMALL_PREDICTION)
+    assert done.returncode == 0, done.stdout
+    assert files(tmp_path) == [
+        "fractures.csv",
+        "pictures/RibFrac501.png",
+        "pictures/RibFrac502.png",
+        "predictions/RibFrac501.nii.gz",
+        "predictions/RibFrac502.nii.gz",
+        "predictions/ribfrac-pred.csv",
+    ]
+    assert "100%" in done.stdout  # progress of the windows
+
+
+def test_evaluation_by_the_command_of_its_header(ribfrac_dir, tmp_path, model):
+    done = run("evaluate.yaml", dataset_dir=ribfrac_dir, output_dir=tmp_path, checkpoint=model, **SMALL_PREDICTION)
+    assert done.returncode == 0, done.stdout
+    assert {"froc.csv", "froc.png", "metrics.json", "pictures/RibFrac501.png"} <= set(files(tmp_path))
+    assert "recall at 0.5 FP" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "configs, kind, run_id",
+    [
+        pytest.param(["train.yaml"], "train", "training", id="train"),
+        pytest.param(["train.yaml", "report.yaml"], "train", "training", id="report"),
+        pytest.param(["inference.yaml"], "infer", "inference", id="inference"),
+        pytest.param(["inference.yaml", "report_inference.yaml"], "infer", "inference", id="report inference"),
+        pytest.param(["inference.yaml", "evaluate.yaml"], "infer", "evaluating", id="evaluate"),
+    ],
+)
+def test_properties(configs, kind, run_id, ribfrac_dir):
+    ready = workflow(*configs, kind=kind, run_id=run_id, dataset_dir=str(ribfrac_dir))
+    ready.initialize()
+    assert ready.check_properties() == []
+
+
+def test_from_another_folder(ribfrac_dir, tmp_path, model):
+    arguments = command(
+        "inference.yaml",
+        bundle_root=BUNDLE_ROOT,
+        dataset_dir=ribfrac_dir,
+        output_dir=tmp_path / "prediction",
+        checkpoint=model,
+        device="cpu",
+        **SMALL_PREDICTION,
+    )
+    arguments[arguments.index("configs/inference.yaml")] = str(BUNDLE_ROOT / "configs" / "inference.yaml")
+    done = subprocess.run(arguments, cwd=tmp_path, check=False, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert files(tmp_path / "prediction")[0] == "fractures.csv"
+    assert [path.name for path in tmp_path.iterdir()] == ["prediction"]
+
+
+@pytest.mark.parametrize(
+    "section, config, kind", [("test", "inference.yaml", "infer"), ("training", "train.yaml", "train")]
+)
+def test_a_missing_data_set_is_an_error_and_nothing_is_generated(section, config, kind, tmp_path):
+    missing = tmp_path / "no such folder"
+    broken = workflow(config, kind=kind, run_id="run", dataset_dir=str(missing))
+    broken.initialize()
+    with pytest.raises(Exception) as error:
+        broken.run()
+    causes = [error.value, error.value.__cause__, error.value.__context__]
+    assert any(isinstance(cause, FileNotFoundError) and str(missing) in str(cause) for cause in causes), causes
+    assert not missing.exists()
+
+
+def test_killed_and_resumed(ribfrac_dir, tmp_path):
+    """A training that is killed after its first epoch and started again ends with the curve of an undisturbed one."""
+    settings = SMALL_TRAINING | {"max_epochs": 3, "dataset_dir": ribfrac_dir}
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert run("train.yaml", output_dir=straight, **settings).returncode == 0
+    process = subprocess.Popen(
+        command("train.yaml", output_dir=killed, **settings),
+        cwd=BUNDLE_ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (killed / "models" / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "curves.png").exists()  # it was killed, not done
+    done = run("train.yaml", output_dir=killed, resume="true", **settings)
+    assert done.returncode == 0 and "Resumed from" in done.stdout, done.stdout
+    curves = [
+        [[float(value) for value in row.values()] for row in rows(folder / "curves.csv")]
+        for folder in (straight, killed)
+    ]
+    assert len(curves[0]) == 3
+    assert np.allclose(*curves, rtol=1e-3)
+
+
+def stored(path):
+    image = nib.load(path)
+    return np.asarray(image.dataobj), image.affine
+
+
+@pytest.mark.parametrize(
+    "axes, codes", [((1, 1, 1), "LPS"), ((-1, 1, 1), "RPS"), ((1, -1, -1), "LAI")], ids=["as it is", "LR", "AP and SI"]
+)
+def test_a_scan_stored_otherwise_gives_the_same_fractures(axes, codes, ribfrac_dir, tmp_path, model):
+    """Flipping the stored axes, with the affine that says so, changes nothing in patient coordinates."""
+    source = nib.load(ribfrac_dir / "ribfrac-test-images" / "RibFrac501-image.nii.gz")
+    start = nib.orientations.axcodes2ornt("LPS")
+    turned = source.as_reoriented(nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(tuple(codes))))
+    assert nib.aff2axcodes(turned.affine) == tuple(codes)
+    (tmp_path / "scans").mkdir()
+    nib.save(turned, tmp_path / "scans" / "turned.nii.gz")
+    predict(tmp_path / "scans", tmp_path / "turned", model)
+    reference = predict(ribfrac_dir, tmp_path / "reference", model)
+    mask, affine = stored(tmp_path / "turned" / "predictions" / "turned.nii.gz")
+    assert mask.shape == turned.shape and np.allclose(affine, turned.affine)
+    expected, _ = stored(reference / "predictions" / "RibFrac501.nii.gz")
+    assert np.array_equal(mask[:: axes[0], :: axes[1], :: axes[2]], expected) and expected.any()
+    places = ("center_x_mm", "center_y_mm", "center_z_mm", "score", "side", "volume_mm3")
+    same = [
+        [tuple(row[place] for place in places) for row in rows(folder / "fractures.csv") if row["scan"] == scan]
+        for folder, scan in ((tmp_path / "turned", "turned"), (reference, "RibFrac501"))
+    ]
+    assert same[0] == same[1]
+
+
+@pytest.mark.parametrize("shape", [(9, 40, 20), (16, 16, 16), (40, 7, 1)], ids=["thin", "one window", "one slice"])
+def test_any_size(shape, tmp_path, model):
+    (tmp_path / "scans").mkdir()
+    volume = np.random.default_rng(0).normal(0, 300, shape).astype(np.int16)
+    nib.save(nib.Nifti1Image(volume, lps_affine((0.6, 0.9, 2.0))), tmp_path / "scans" / "a scan.nii.gz")
+    predict(tmp_path / "scans", tmp_path / "out", model)
+    mask, affine = stored(tmp_path / "out" / "predictions" / "a scan.nii.gz")
+    assert mask.shape == shape and np.allclose(affine, lps_affine((0.6, 0.9, 2.0))) and mask.dtype == np.uint8
+
+
+def test_an_oblique_scan_returns_to_its_own_grid(tmp_path, model):
+    (tmp_path / "scans").mkdir()
+    angle = np.deg2rad(20)
+    turn = np.eye(4)
+    turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    affine = turn @ lps_affine()
+    volume = np.random.default_rng(0).normal(0, 300, (20, 18, 17)).astype(np.int16)
+    nib.save(nib.Nifti1Image(volume, affine), tmp_path / "scans" / "oblique.nii.gz")
+    predict(tmp_path / "scans", tmp_path / "out", model)
+    mask, written = stored(tmp_path / "out" / "predictions" / "oblique.nii.gz")
+    assert mask.shape == (20, 18, 17) and np.allclose(written, affine, atol=1e-5)
+
+
+def test_settings_arrive_as_text_from_the_command_line(ribfrac_dir, tmp_path, model):
+    predict(ribfrac_dir, tmp_path, model, save_pictures="false", save_probabilities="true")
+    assert not (tmp_path / "pictures").exists()
+    probability, affine = stored(tmp_path / "probabilities" / "RibFrac501.nii.gz")
+    assert probability.dtype == np.float32 and 0 < probability.min() <= probability.max() < 1
+    assert np.allclose(affine, lps_affine())
+
+
+def test_post_processing_is_switched_by_one_setting(ribfrac_dir, tmp_path, model):
+    settings = {"min_mean_probability": 0.999, "min_volume_mm3": 0}
+    base = SMALL_PREDICTION | {"dataset_dir": str(ribfrac_dir), "checkpoint": str(model)} | settings
+    found = {}
+    for postprocess in (True, False):
+        output_dir = tmp_path / str(postprocess)
+        ready = workflow("inference.yaml", **base | {"postprocess": postprocess, "output_dir": str(output_dir)})
+        ready.initialize()
+        ready.run()
+        found[postprocess] = [row["scan"] for row in rows(output_dir / "fractures.csv") if row["id"]]
+    assert found[True] == [] and set(found[False]) == {"RibFrac501", "RibFrac502"}
+
+
+def test_the_report_sets_only_what_exists():
+    """MONAI adds a misspelled setting as a new one, silently."""
+    for base, overlay in (("train.yaml", "report.yaml"), ("inference.yaml", "report_inference.yaml")):
+        known = set(workflow(base).parser.config)
+        assert set(workflow(base, overlay).parser.config) == known, overlay
+
+
+def test_labels_of_many_scans_in_a_batch(ribfrac_dir, tmp_path):
+    """Scans of one batch differ in shape, in their fractures and in their tables."""
+    write_scan(tmp_path / "data", "train", 3, fractures=3, shape=(40, 30, 36))
+    write_scan(tmp_path / "data", "train", 4, fractures=0)
+    write_scan(tmp_path / "data", "val", 423, fractures=1)
+    training = workflow(
+        "train.yaml",
+        kind="train",
+        run_id="training",
+        **SMALL_TRAINING
+        | {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "out"), "scans_per_batch": 2},
+    )
+    training.initialize()
+    batch = next(iter(training.parser.get_parsed_content("train::dataloader")))
+    assert batch["image"].shape == batch["label"].shape == (4, 1, 16, 16, 16)
+    assert batch["image"].min() >= -1 and batch["image"].max() <= 1
+    assert set(batch["label"].unique().tolist()) <= {0.0, 1.0}
+
+
+def test_validation_rois_are_the_same_in_every_epoch(ribfrac_dir):
+    ready = workflow("train.yaml", kind="train", dataset_dir=str(ribfrac_dir), **SMALL_TRAINING)
+    ready.initialize()
+    loader = ready.parser.get_parsed_content("validate::dataloader")
+    first, second = (torch.cat([batch["image"] for batch in loader]) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first[0], first[1])
+
+
+def test_default_data_set_is_generated_only_where_it_is_the_default(tmp_path, monkeypatch):
+    from scripts.phantom import default
+
+    generated = []
+    monkeypatch.setattr(default, "generate_phantoms", lambda folder, size: generated.append((folder, size)))
+    default.ensure_phantoms(tmp_path / "other", tmp_path / "phantoms", size="slab")
+    assert generated == []
+    default.ensure_phantoms(tmp_path / "x" / ".." / "phantoms", tmp_path / "phantoms", size="slab")
+    assert generated == [(tmp_path / "phantoms", "slab")]
+
+
+def test_paths_are_folders_of_the_bundle():
+    config = workflow("train.yaml").parser
+    for setting in ("phantom_dir", "output_dir", "ckpt_dir"):
+        assert Path(config.get_parsed_content(setting)).is_relative_to(BUNDLE_ROOT), setting

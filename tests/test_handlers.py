@@ -1,0 +1,229 @@
+"""Handlers on small engines: resuming, early stop, curves, tables, pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import lps_affine
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from monai.transforms import Orientation
+from torch import nn
+
+from scripts.handlers import (
+    CandidateTablesHandler,
+    CurveHistory,
+    CurvesHandler,
+    EarlyStopOnBestEpochHandler,
+    FROCReportHandler,
+    ResumableCheckpointHandler,
+    ScanPictureHandler,
+)
+from scripts.metrics import RibFracFROCMetric
+
+LOSSES = [0.9, 0.5, 0.7, 0.6, 0.4]  # of the validation after epochs 1 to 5
+
+
+class Validation:
+    """An evaluator that finds the scores of a list, the lower the better."""
+
+    def __init__(self, losses):
+        self.losses = losses
+        self.state = SimpleNamespace(epoch=0, best_metric=-1, best_metric_epoch=-1, metrics={})
+
+    def run(self, engine):
+        loss = self.losses[engine.state.epoch - 1]
+        self.state.epoch, self.state.metrics = engine.state.epoch, {"val_loss": loss}
+        if self.state.best_metric_epoch == -1 or loss < self.state.best_metric:
+            self.state.best_metric, self.state.best_metric_epoch = loss, engine.state.epoch
+
+
+def training(folder, resume=False, losses=LOSSES, patience=100):
+    """A trainer whose network's only weight is the number of steps, with the handlers of the config in its order."""
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(network.weight)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0, momentum=0.5)
+    evaluator = Validation(losses)
+    drawn = []
+
+    def step(engine, batch):
+        drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
+        network.weight.grad = -torch.ones_like(network.weight)
+        optimizer.step()
+        return {"loss": torch.tensor(float(engine.state.iteration))}
+
+    trainer = Engine(step)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, evaluator.run)
+    history = CurveHistory()
+    CurvesHandler(folder, evaluator, optimizer, history).attach(trainer)
+    ResumableCheckpointHandler(
+        folder / "models", network, evaluator, {"optimizer": optimizer, "history": history}, resume
+    ).attach(trainer)
+    EarlyStopOnBestEpochHandler(evaluator, patience).attach(trainer)
+    return SimpleNamespace(trainer=trainer, network=network, evaluator=evaluator, history=history, drawn=drawn)
+
+
+def run(folder, epochs, **arguments):
+    whole = training(folder, **arguments)
+    whole.trainer.run([0, 1], max_epochs=epochs)
+    return whole
+
+
+def seed(value):
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+
+
+def test_a_resumed_training_goes_on_where_it_was(tmp_path):
+    seed(1)
+    straight = run(tmp_path / "straight", 5)
+    seed(1)
+    first = run(tmp_path / "resumed", 3)
+    seed(99)
+    second = run(tmp_path / "resumed", 5, resume=True)
+    assert straight.drawn == first.drawn + second.drawn  # the random state too
+    assert torch.equal(second.network.weight, straight.network.weight)  # momentum too
+    assert second.trainer.state.iteration == 10 and second.trainer.state.epoch == 5
+    assert second.evaluator.state.best_metric_epoch == 5 and second.evaluator.state.best_metric == 0.4
+    assert second.history.points == straight.history.points
+    names = ["curves.csv", "models/model.pt", "models/last.pt"]
+    assert (tmp_path / "resumed" / names[0]).read_text() == (tmp_path / "straight" / names[0]).read_text()
+    for name in names[1:]:
+        assert (tmp_path / "resumed" / name).exists()
+
+
+def test_the_best_model_is_kept_also_across_a_resume(tmp_path):
+    run(tmp_path, 3)  # best after epoch 2
+    best = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    run(tmp_path, 4, resume=True)  # 0.6 is better than epoch 3, and worse than epoch 2
+    again = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    assert list(best) == ["weight"] and torch.equal(best["weight"], again["weight"])
+    run(tmp_path, 5, resume=True)
+    last = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
+    assert last["weight"] > best["weight"]
+
+
+def test_without_resume_it_starts_at_the_first_epoch(tmp_path):
+    run(tmp_path, 3)
+    assert len(run(tmp_path, 2).drawn) == 4
+
+
+def test_nothing_to_resume_from(tmp_path):
+    assert len(run(tmp_path, 2, resume=True).drawn) == 4
+
+
+def test_resuming_a_finished_training_does_nothing(tmp_path):
+    run(tmp_path, 3)
+    assert run(tmp_path, 3, resume=True).drawn == []
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    run(tmp_path, 1)
+    before = (tmp_path / "models" / "last.pt").read_bytes()
+
+    def cut(obj, file, **kwargs):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", cut)
+    with pytest.raises(OSError, match="disk full"):
+        run(tmp_path, 2, resume=True)
+    assert (tmp_path / "models" / "last.pt").read_bytes() == before
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["last.pt", "model.pt"]
+
+
+@pytest.mark.parametrize(
+    "patience, last",
+    [
+        pytest.param(1, 3, id="the epoch after the best"),
+        pytest.param(2, 4, id="two epochs after the best"),
+        pytest.param(3, 5, id="a better one comes in time"),
+    ],
+)
+def test_early_stop(tmp_path, patience, last):
+    assert run(tmp_path, 5, patience=patience).trainer.state.epoch == last
+
+
+def test_early_stop_counts_across_a_resume(tmp_path):
+    run(tmp_path, 3, patience=2)
+    assert run(tmp_path, 5, patience=2, resume=True).trainer.state.epoch == 4
+
+
+def test_curves(tmp_path):
+    run(tmp_path, 2)
+    with (tmp_path / "curves.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    # the loss of a step is its number: the means of 1, 2 and of 3, 4
+    assert rows == [
+        {"epoch": "1", "training_loss": "1.5", "learning_rate": "1.0", "val_loss": "0.9"},
+        {"epoch": "2", "training_loss": "3.5", "learning_rate": "1.0", "val_loss": "0.5"},
+    ]
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def predicted(name="RibFrac501", fracture=True):
+    """One scan as it leaves the post-processing: the image in RAS, candidates and fractures on its own grid."""
+    label = torch.zeros(1, 16, 14, 12, dtype=torch.int32)
+    label[0, 3:7, 3:7, 3:7] = int(fracture)
+    own = MetaTensor(label, affine=torch.as_tensor(lps_affine()), meta={"scan": name})
+    image = Orientation("RAS", labels=None)(MetaTensor(label.float(), affine=own.affine))
+    return {"image": image, "pred": own, "label_scores": torch.tensor([0.75] * int(fracture)), "label": own.clone()}
+
+
+def predict(*outputs, batches=None):
+    """An evaluator that has these outputs, one scan a step."""
+
+    def step(engine, number):
+        engine.state.batch = [(batches or [{}] * len(outputs))[number]]
+        return [outputs[number]]
+
+    return Engine(step)
+
+
+def test_tables_of_a_run(tmp_path):
+    plane = {"midsagittal_plane": torch.tensor([1.0, 0.0, 0.0, 0.0])}
+    evaluator = predict(predicted(), predicted("RibFrac502", fracture=False), batches=[plane, {}])
+    CandidateTablesHandler(tmp_path, tmp_path / "predictions").attach(evaluator)
+    evaluator.run([0, 1])
+    evaluator.run([0, 1])  # a second run starts anew
+    with (tmp_path / "fractures.csv").open(newline="") as file:
+        rows = [(row["scan"], row["id"], row["score"], row["side"]) for row in csv.DictReader(file)]
+    # the middle lies at x = 12 - 4.5 · 0.75 = 8.6 mm
+    assert rows == [("RibFrac501", "1", "0.750000", "right"), ("RibFrac502", "", "", "")]
+    assert len((tmp_path / "predictions" / "ribfrac-pred.csv").read_text().splitlines()) == 1 + 2 + 1
+
+
+def test_a_picture_of_each_scan(tmp_path, monkeypatch):
+    seen = []
+
+    def picture(image_hu, affine, pred, label_scores, path, label=None):
+        seen.append((image_hu, pred, label))
+        path.touch()
+
+    monkeypatch.setattr("scripts.handlers.scan_picture", picture)
+    evaluator = predict(predicted())
+    ScanPictureHandler(tmp_path / "pictures", (-200.0, 1000.0)).attach(evaluator)
+    evaluator.run([0])
+    image_hu, pred, label = seen[0]
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["RibFrac501.png"]
+    # scaled 0 is 400 HU, scaled 1 is 1000 HU; candidates and fractures lie where the image is bright
+    assert sorted(np.unique(image_hu)) == [400, 1000]
+    assert np.array_equal(image_hu == 1000, pred == 1) and np.array_equal(pred, label)
+
+
+def test_the_challenges_figures(tmp_path):
+    metric = RibFracFROCMetric(bootstrap=10)
+    scan = predicted()
+    metric([scan], [scan])
+    evaluator = predict(scan)
+    FROCReportHandler(metric, tmp_path).attach(evaluator)
+    evaluator.run([0])
+    assert json.loads((tmp_path / "metrics.json").read_text())["detection"]["max_recall"] == pytest.approx(1)
+    assert {"metrics.json", "froc.csv", "froc.png"} <= {path.name for path in tmp_path.iterdir()}
