@@ -18,7 +18,7 @@ _CODE_COUNTS = {1: 618, 2: 567, 3: 291, 4: 179}
 _REACH_MM = 16.0
 _OVERHANG_MM = 5.0
 _FROM_SPINE_MM = 45.0  # from the axis of the vertebral bodies: 25 mm from their edge
-_FROM_END_MM = 14.0
+_FROM_END_MM = 4.0  # from the edge of the mask to the front end of the rib
 _BETWEEN_MM = 45.0
 
 
@@ -173,7 +173,7 @@ def _fits(
     """Whether a fracture keeps its distance from spine, end of the rib, edge of the scan and other fractures."""
     curve = ribs[fracture.rib].curve
     reach = fracture.half_core_mm + fracture.half_length_mm
-    if fracture.s_mm + reach > curve.length_mm - _FROM_END_MM + 10:
+    if fracture.s_mm + reach > curve.length_mm - _FROM_END_MM:
         return False
     points = np.array([curve.at(fracture.s_mm + ahead) for ahead in (-reach, 0, reach)])
     if np.linalg.norm(points[:, None] - spine_mm[None], axis=2).min() < _FROM_SPINE_MM:

@@ -182,12 +182,8 @@ def _paint_metal(grid: Grid, patient: Patient, rng: np.random.Generator) -> None
     elif kind == "lead":
         x = np.linspace(rng.uniform(-90, 0), rng.uniform(10, 100), 25)
         z = np.linspace(rng.uniform(-110, 0), rng.uniform(10, 60), 25) + 6 * np.sin(x / 15)
-        y = (
-            patient.front_y(z) * np.sqrt(np.maximum(1 - (x / 150) ** 2, 0))
-            + 14
-            + patient.fat_mm
-            + patient.breast_mm / 2
-        )
+        depth = patient.skin_distance(x[:, None], np.arange(220.0)[None, :], z[:, None])
+        y = (depth < 0).sum(axis=1) + 0.5  # on the skin
         _paint_wire(grid, np.stack([x, y, z], axis=1) @ patient.turn.T, 0.6)
 
 
