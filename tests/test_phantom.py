@@ -488,7 +488,7 @@ def test_an_interrupted_generation_goes_on(generated: Path, tmp_path: Path, monk
         for row in (generated / "ribfrac-train-info.csv").read_text().splitlines()
         if row.split(",")[0] not in ("RibFrac5", "RibFrac6")
     ]
-    assert not any(path.name.startswith(".unfinished") for path in tmp_path.rglob("*"))
+    assert not any(path.name.startswith(".") for path in tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize(

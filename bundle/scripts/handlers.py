@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from torch import nn
 
+from scripts.atomic_write import whole_file
 from scripts.candidate_table import candidate_rows, write_candidate_tables
 from scripts.metrics import RibFracFROCMetric, metrics_table, write_metrics
 from scripts.pictures import curves_picture, scan_picture
@@ -236,13 +237,10 @@ class CurvesHandler:
         for name, points in self.history.points.items():
             for epoch, value in points:
                 by_epoch.setdefault(epoch, {})[name] = value
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        unfinished = self.output_dir / ".curves.csv"
-        with unfinished.open("w", newline="") as file:
+        with whole_file(self.output_dir / "curves.csv") as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["epoch", *self.history.points])
             writer.writeheader()
             writer.writerows({"epoch": epoch, **values} for epoch, values in sorted(by_epoch.items()))
-        unfinished.replace(self.output_dir / "curves.csv")
 
     def _draw(self, engine: Engine) -> None:
         if self.history.points:

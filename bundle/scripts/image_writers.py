@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from monai.config import PathLike
 from monai.data import NibabelWriter
 from monai.utils.type_conversion import get_equivalent_dtype
+
+from scripts.atomic_write import whole_file
 
 __all__ = ["AtomicNibabelWriter"]
 
@@ -50,10 +50,5 @@ class AtomicNibabelWriter(NibabelWriter):
             if lowest < 0:
                 raise ValueError(f"{filename}: ids must not be negative, but the lowest is {lowest}.")
             self.output_dtype = np.min_scalar_type(highest)
-        path = Path(filename)
-        unfinished = path.with_name(f".{os.getpid()}.{path.name}")
-        try:
-            super().write(unfinished, verbose=verbose, **obj_kwargs)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with whole_file(filename) as temporary:
+            super().write(temporary, verbose=verbose, **obj_kwargs)

@@ -7,7 +7,6 @@ of Okabe and Ito (jfly.uni-koeln.de/color), which color-blind readers can tell a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from skimage.measure import find_contours
+
+from scripts.atomic_write import whole_file
 
 __all__ = ["curves_picture", "froc_picture", "scan_picture"]
 
@@ -411,8 +412,5 @@ def _outline(
 
 def _save(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG, under its name only when it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)

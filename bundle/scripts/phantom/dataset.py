@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from scripts.atomic_write import whole_file
 from scripts.phantom.scan import SIZES, make_phantom
 
 __all__ = ["INFO_NAME", "SECTIONS", "generate_phantoms"]
@@ -144,18 +145,14 @@ def _write_scan(job: tuple[Path, str, int, dict[str, Any]]) -> tuple[str, list[t
 
 
 def _write_volume(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     image = nib.Nifti1Image(volume, affine)
     image.header.set_xyzt_units("mm", "sec")
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    nib.save(image, unfinished)
-    unfinished.replace(path)
+    with whole_file(path) as temporary:
+        nib.save(image, temporary)
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    unfinished.write_text(text)
-    unfinished.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text(text)
