@@ -1,0 +1,231 @@
+"""What the documentation says, held against the configs, the code and the files."""
+
+from __future__ import annotations
+
+import configparser
+import importlib
+import inspect
+import json
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import BUNDLE_ROOT
+from monai.bundle import ConfigComponent, ConfigParser
+
+ROOT = BUNDLE_ROOT.parent
+CONFIGS = BUNDLE_ROOT / "configs"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(BUNDLE_ROOT / "docs").glob("*.md")])
+# settings' config: (config below it, overlay that sets the report's values)
+SETTINGS = {
+    "train.yaml": (None, "report.yaml"),
+    "inference.yaml": (None, "report_inference.yaml"),
+    "evaluate.yaml": ("inference.yaml", None),
+}
+MODULE_COMMANDS = {"scripts.phantom": "scripts.phantom.__main__"}
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
+
+
+@cache
+def text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+@cache
+def parser(*names: str) -> ConfigParser:
+    """The merged configs, for a bundle in the working folder."""
+    config = ConfigParser()
+    config.read_config([CONFIGS / name for name in names])
+    return config
+
+
+def settings(name: str) -> dict[str, Any]:
+    """The values under "paths" and "settings" of a config."""
+    parts = re.split(r"^# ---- (.+) ----$", text(CONFIGS / name), flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2]))
+    return {k: v for part in ("paths", "settings") for k, v in (yaml.safe_load(sections.get(part, "")) or {}).items()}
+
+
+def default(names: tuple[str, ...], setting: str) -> Any:
+    """The value that a setting has when nobody sets it."""
+    value = parser(*names).config[setting]
+    if isinstance(value, str) and value[:1] in ("$", "@"):
+        value = parser(*names).get_parsed_content(setting)
+    return value if isinstance(value, int | float | list | None) else str(value)
+
+
+def rows(heading: str) -> dict[str, list[str]]:
+    """The table under a heading of the reference, by the code in its first column."""
+    part = text(ROOT / "docs" / "reference.md").split(f"\n{heading}\n", 1)
+    assert len(part) == 2, f"docs/reference.md has no heading '{heading}'"
+    table = re.split(r"^#+ ", part[1], maxsplit=1, flags=re.MULTILINE)[0]
+    cells = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines() if line[:3] == "| `"]
+    assert cells, heading
+    return {row[0].strip("`"): row for row in cells}
+
+
+def codes(cell: str) -> list[Any]:
+    """The values in a cell, as YAML reads them."""
+    return [yaml.safe_load(code) for code in re.findall(r"`([^`]*)`", cell)]
+
+
+def blocks(language: str) -> list[Any]:
+    """Every fenced block of a language, named by its page and line."""
+    found = []
+    for page in PAGES:
+        for match in re.finditer(rf"^```{language}\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL):
+            line = text(page)[: match.start()].count("\n") + 1
+            found.append(pytest.param(match[1], id=f"{page.relative_to(ROOT)}:{line}"))
+    return found
+
+
+def commands() -> list[Any]:
+    """Every Python command in the fenced blocks, without comments, continued lines joined."""
+    found = []
+    for block in blocks("bash"):
+        lines = block.values[0].replace("\\\n", " ").splitlines()
+        python = [line[line.index("python ") :] for line in lines if re.match(r"(\w+=\S+ )*python ", line.strip())]
+        found += [pytest.param(shlex.split(line, comments=True), id=f"{block.id}: {line[:60]}") for line in python]
+    return found
+
+
+@pytest.mark.parametrize("config", SETTINGS)
+def test_every_setting_stands_in_the_reference_with_its_default(config):
+    base, report = SETTINGS[config]
+    table = rows(f"### Settings of {config}")
+    assert list(table) == list(settings(config)), "the rows are the settings, in the config's order"
+    names = (base, config) if base else (config,)
+    wrong = {}
+    for setting, row in table.items():
+        value = default(names, setting)
+        if setting == "device":  # depends on the machine
+            assert value in codes(row[1]) and set(codes(row[1])) == {"cuda:0", "cpu"}
+        elif codes(row[1]) != [value]:
+            wrong[setting] = (row[1], value)
+    assert wrong == {}, "(reference, config)"
+    if report is None:
+        return
+    for setting, row in table.items():
+        stated = codes(row[2])
+        assert stated == ([default((config, report), setting)] if setting in settings(report) else []), setting
+
+
+@pytest.mark.parametrize("config", [path.name for path in sorted(CONFIGS.glob("*.yaml"))])
+def test_every_other_id_of_a_config_is_named_in_the_reference(config):
+    known = set(re.findall(r"`([^`\n]+)`", text(ROOT / "docs" / "reference.md")))
+    ids = {name.lstrip("+").split("::")[0] for name in yaml.safe_load(text(CONFIGS / config))}
+    assert sorted(ids - known) == []
+
+
+@every_page
+def test_links_and_pictures_lead_somewhere(page):
+    prose = re.sub(r"^```.*?^```$", "", text(page), flags=re.MULTILINE | re.DOTALL)
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if re.match(r"[a-z]+:", link):
+            continue
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("arguments", commands())
+def test_commands_name_what_exists(arguments, capsys):
+    if arguments[1] == "-c":
+        compile(arguments[2], "-c", "exec")
+    elif arguments[1] != "-m":
+        assert (ROOT / arguments[1]).is_file(), "a program's path starts at the root of the repository"
+    elif arguments[2] == "monai.bundle":
+        check_run(arguments[3:])
+    elif arguments[2].startswith("scripts."):
+        module = importlib.import_module(MODULE_COMMANDS.get(arguments[2], arguments[2]))
+        with pytest.raises(SystemExit):
+            module.main(["--help"])
+        known = set(re.findall(r"--\w+", capsys.readouterr().out))
+        assert {argument for argument in arguments[3:] if argument.startswith("--")} <= known
+
+
+def check_run(arguments: list[str]) -> None:
+    """Check run id, configs and settings of ``monai.bundle run``."""
+    assert arguments[0] == "run" and arguments[2] == "--config_file"
+    files = yaml.safe_load(arguments[3])
+    files = files if isinstance(files, list) else [files]
+    assert all((BUNDLE_ROOT / name).is_file() or is_users_own(name) for name in files), files
+    config = parser(*(Path(name).name for name in files if not is_users_own(name)))
+    assert arguments[1] in config.config
+    for argument in arguments[4:]:
+        if argument.startswith("--"):
+            name = argument[2:].partition("=")[0].replace("#", "::")
+            parent = name.rpartition("::")[0]
+            assert name in config or (parent in config and name != parent and "_target_" in config[parent]), argument
+
+
+def is_users_own(name: str) -> bool:
+    """Tell whether a config is one that the page tells the reader to write."""
+    return Path(name).name.startswith("my_")
+
+
+@pytest.mark.parametrize("block", blocks("yaml"))
+def test_examples_of_configs_name_what_exists(block):
+    config = ConfigParser(yaml.safe_load(block))
+    config.parse(reset=True)
+    components = [item for item in config.ref_resolver.items.values() if isinstance(item, ConfigComponent)]
+    for item in components:
+        target = item.resolve_module_name()
+        found = target if callable(target) else locate(str(target))
+        arguments = {k for k in item.get_config() if not (k.startswith("_") and k.endswith("_"))}
+        parameters = inspect.signature(found).parameters
+        takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+        assert takes_all or arguments <= set(parameters), item.get_config()
+
+
+def locate(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def test_every_dependency_has_a_row_with_its_reason():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = [line for line in config["options"]["install_requires"].splitlines() if line]
+    wanted = dict(re.fullmatch(r"([\w-]+)(.*)", line).groups() for line in lines)
+    table = rows("## Dependencies")
+    assert {name: row[1].strip("`") for name, row in table.items()} == wanted
+    assert all(row[2] for row in table.values())
+
+
+def test_one_version_everywhere():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    version = config["metadata"]["version"]
+    metadata = json.loads(text(CONFIGS / "metadata.json"))
+    assert metadata["version"] == version and version in metadata["changelog"]
+    assert re.findall(r"^## \[(.+?)\]", text(ROOT / "CHANGELOG.md"), re.MULTILINE)[0] == version
+    assert yaml.safe_load(text(ROOT / "CITATION.cff"))["version"] == version
+
+
+def test_hooks_are_the_style_checks_of_runtests():
+    checks = text(ROOT / "runtests.sh").split('echo "== style"\n')[1].split("\n\n")[0].splitlines()
+    hooks = yaml.safe_load(text(ROOT / ".pre-commit-config.yaml"))["repos"][0]["hooks"]
+    assert [hook["entry"] for hook in hooks] == checks
+
+
+@pytest.mark.parametrize("folder", [ROOT, BUNDLE_ROOT], ids=["repository", "bundle"])
+def test_the_license_is_whole(folder):
+    license_text = text(folder / "LICENSE")
+    assert license_text.lstrip().startswith("Apache License\n")
+    assert "1. Definitions." in license_text and "END OF TERMS AND CONDITIONS" in license_text
+    assert len(license_text) == 11358  # apache.org/licenses/LICENSE-2.0.txt
