@@ -6,6 +6,7 @@ import configparser
 import importlib
 import inspect
 import json
+import os
 import re
 import shlex
 from functools import cache
@@ -16,6 +17,8 @@ import pytest
 import yaml
 from conftest import BUNDLE_ROOT
 from monai.bundle import ConfigComponent, ConfigParser
+
+from scripts.candidate_table import CHALLENGE_COLUMNS, FRACTURE_COLUMNS
 
 ROOT = BUNDLE_ROOT.parent
 CONFIGS = BUNDLE_ROOT / "configs"
@@ -123,6 +126,56 @@ def test_every_other_id_of_a_config_is_named_in_the_reference(config):
 
 
 @every_page
+def test_values_in_prose_are_those_of_a_config(page):
+    """``name: value`` in prose is a default, or what the report's overlay sets; in a table each has its column."""
+    stated: list[tuple[str, Any]] = []
+    for code in re.findall(r"`([a-z]\w*: [^`]+)`", text(page)):
+        stated += yaml.safe_load(code).items()
+    known: dict[str, list[Any]] = {}
+    for config, (base, report) in SETTINGS.items():
+        names = (base, config) if base else (config,)
+        for setting in settings(config):
+            known.setdefault(setting, []).append(default(names, setting))
+            if report and setting in settings(report):
+                known[setting].append(default((config, report), setting))
+    assert [(name, value) for name, value in stated if value not in known.get(name, [])] == []
+
+
+def test_the_differences_from_the_report_are_complete():
+    page = text(ROOT / "docs" / "how-to" / "reproduce-the-report.md")
+    stated = {}
+    for ours, reports in re.findall(r"\| `(\w+: [^`]+)` \| `(\w+: [^`]+)` \|", page):
+        (name, value), (same_name, its_value) = (*yaml.safe_load(ours).items(), *yaml.safe_load(reports).items())
+        assert name == same_name
+        stated[name] = (value, its_value)
+    differing = {}
+    for config, report in (("train.yaml", "report.yaml"), ("inference.yaml", "report_inference.yaml")):
+        pairs = {s: (default((config,), s), default((config, report), s)) for s in settings(report)}
+        # leaves out folders of results, and the length of a training
+        differing |= {
+            s: pair for s, pair in pairs.items() if pair[0] != pair[1] and s not in ("output_dir", "max_epochs")
+        }
+    assert stated == differing
+
+
+@every_page
+def test_code_named_in_prose_exists(page):
+    tests = "".join(text(path) for path in sorted((ROOT / "tests").glob("test_*.py")))
+    missing = [name for name in re.findall(r"`(test_\w+)`", text(page)) if f"def {name}(" not in tests]
+    for name in re.findall(r"`(scripts\.[\w.]+)`", text(page)):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            try:
+                locate(name)
+            except (AttributeError, ModuleNotFoundError):
+                missing.append(name)
+    files = re.findall(r"`((?:bundle|configs|tests|benchmarks|docs)/[\w./-]+)`", text(page))
+    missing += [name for name in files if not ((ROOT / name).exists() or (BUNDLE_ROOT / name).exists())]
+    assert missing == []
+
+
+@every_page
 def test_links_and_pictures_lead_somewhere(page):
     prose = re.sub(r"^```.*?^```$", "", text(page), flags=re.MULTILINE | re.DOTALL)
     broken = []
@@ -156,6 +209,32 @@ def test_commands_name_what_exists(arguments, capsys):
             module.main(["--help"])
         known = set(re.findall(r"--\w+", capsys.readouterr().out))
         assert {argument for argument in arguments[3:] if argument.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("block", blocks("bash"))
+def test_shell_programs_exist(block):
+    for name in re.findall(r"^\./(\S+)", block, re.MULTILINE):
+        assert os.access(ROOT / name, os.X_OK), name
+
+
+@pytest.mark.parametrize("module", ["scripts.phantom", "scripts.metrics"])
+def test_every_option_of_a_command_stands_in_the_reference(module, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module(MODULE_COMMANDS.get(module, module)).main(["--help"])
+    options = set(re.findall(r"--\w+", capsys.readouterr().out)) - {"--help"}
+    table = text(ROOT / "docs" / "reference.md").split(f"| option of `{module}` |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(--\w+)`", table)) == options
+
+
+def test_columns_of_the_tables_stand_in_the_reference():
+    page = text(ROOT / "docs" / "reference.md")
+    table = page.split("| column of `fractures.csv` |")[1].split("\n\n")[0]
+    named = [name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])]
+    assert sorted(named) == sorted(FRACTURE_COLUMNS)
+    challenge = next(line for line in page.splitlines() if line.startswith("| `predictions/ribfrac-pred.csv`"))
+    assert set(CHALLENGE_COLUMNS) <= set(re.findall(r"`(\w+)`", challenge))
+    curves = next(line for line in page.splitlines() if line.startswith("| `curves.csv`"))
+    assert set(parser("train.yaml").config["validate"]["key_metric"]) <= set(re.findall(r"`(\w+)`", curves))
 
 
 def check_run(arguments: list[str]) -> None:
