@@ -67,6 +67,22 @@ def test_threshold(threshold, count):
     assert len(output["label_scores"]) == output["pred"].max() == count
 
 
+def test_a_single_slice_full_of_small_candidates():
+    # Every other voxel in both axes: 20 by 4 pieces, the last in reading order with the highest probability.
+    volume = torch.zeros(1, 40, 7, 1)
+    volume[0, ::2, ::2, 0] = torch.linspace(0.7, 0.9, 80).reshape(20, 4)
+    output = LabelCandidatesd("pred", threshold=0.5)({"pred": volume})
+    assert output["pred"][0, ::2, ::2, 0].flatten().tolist() == list(range(80, 0, -1))
+
+
+def test_candidates_of_one_score_are_numbered_in_reading_order():
+    # permuted, so that memory holds the volume in another order
+    volume = torch.zeros(1, 4, 5, 6).permute(0, 3, 2, 1)
+    volume[0, 0, 4, 0] = volume[0, 5, 0, 0] = volume[0, 0, 0, 3] = 0.75
+    output = LabelCandidatesd("pred", threshold=0.5)({"pred": volume})
+    assert [int(output["pred"][0, i, j, k]) for i, j, k in ((0, 0, 3), (0, 4, 0), (5, 0, 0))] == [1, 2, 3]
+
+
 def test_nothing_found():
     output = FilterCandidatesd("pred", 10, 0.5)(LabelCandidatesd("pred", threshold=0.5)(probabilities()))
     assert output["pred"].max() == 0 and output["label_scores"].shape == (0,)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from monai.config import PathLike
 from monai.data import MetaTensor
+
+from scripts.atomic_write import whole_file
 
 __all__ = ["CHALLENGE_COLUMNS", "FRACTURE_COLUMNS", "candidate_rows", "write_candidate_tables"]
 
@@ -109,11 +110,7 @@ def write_candidate_tables(
 
 
 def _write_csv(filename: PathLike, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    path = Path(filename)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{os.getpid()}.{path.name}")
-    with unfinished.open("w", newline="") as file:
+    with whole_file(Path(filename)) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
-    unfinished.replace(path)

@@ -19,7 +19,8 @@ from torch import nn
 
 from scripts.atomic_write import whole_file
 from scripts.candidate_table import candidate_rows, write_candidate_tables
-from scripts.metrics import RibFracFROCMetric, metrics_table, write_metrics
+from scripts.froc_report import metrics_table, write_metrics
+from scripts.metrics import RibFracFROCMetric
 from scripts.pictures import curves_picture, scan_picture
 
 if TYPE_CHECKING:
@@ -334,10 +335,11 @@ class ScanPictureHandler:
             scan_picture(
                 image_hu,
                 np.asarray(image.affine),
-                _on_grid_of(image, pred),
+                _in_ras(pred),
                 output["label_scores"].cpu().numpy(),
                 self.output_dir / f"{pred.meta['scan']}.png",
-                label=None if label is None else _on_grid_of(image, label),
+                label=None if label is None else _in_ras(label),
+                title=pred.meta["scan"],
             )
 
 
@@ -376,8 +378,8 @@ class FROCReportHandler:
             engine.logger.info(line)
 
 
-def _on_grid_of(image: MetaTensor, mask: MetaTensor) -> np.ndarray:
-    """Bring a mask of shape ``(1, H, W, D)`` on the scan's own grid to the RAS orientation of the image."""
+def _in_ras(mask: MetaTensor) -> np.ndarray:
+    """Bring a mask of shape ``(1, H, W, D)`` from the scan's own grid to the RAS orientation of its image."""
     return Orientation(axcodes="RAS", labels=None)(mask)[0].cpu().numpy()
 
 

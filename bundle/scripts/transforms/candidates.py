@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-import cc3d
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import StrEnum, convert_to_dst_type
+
+from scripts.components import connected_components
 
 __all__ = ["CandidateScore", "FilterCandidatesd", "LabelCandidatesd"]
 
@@ -72,7 +73,7 @@ class LabelCandidatesd(MapTransform):
             if probability.ndim != 4 or probability.shape[0] != 1:
                 raise ValueError(f"'{key}' must have shape (1, H, W, D), but has {tuple(probability.shape)}.")
             values = probability[0].detach().cpu().numpy()
-            components = cc3d.connected_components(values > self.threshold, connectivity=26)
+            components = connected_components(values > self.threshold)
             inside = components > 0
             ids, place = components[inside], values[inside].astype(np.float64)
             sizes = np.bincount(ids)[1:]

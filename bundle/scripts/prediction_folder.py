@@ -1,0 +1,154 @@
+"""Scoring a folder of predictions as the RibFrac challenge takes them: volumes of ids and tables of scores."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+from tqdm import tqdm
+
+from scripts.froc import UNKNOWN_CLASS, ScanResult, integer_ids, score_scan
+
+__all__ = ["score_folders"]
+
+
+def _volumes(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return NIfTI files by the name of their scan."""
+    found: dict[str, Path] = {}
+    for path in sorted(paths):
+        scan = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix("-label")
+        if scan in found:
+            raise ValueError(f"{path} and {found[scan]} are both of scan {scan}: keep one")
+        found[scan] = path
+    return found
+
+
+def _load_instances(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a volume of ids, integer, shape ``(H, W, D)``, and its affine."""
+    try:
+        image = nib.Nifti1Image.from_filename(path)
+        volume = np.asanyarray(image.dataobj)
+    except (nib.filebasedimages.ImageFileError, OSError, EOFError) as error:
+        raise ValueError(f"{path} cannot be read as NIfTI ({error}): write it again") from error
+    if volume.ndim != 3:
+        raise ValueError(f"{path} has shape {volume.shape}: a volume of ids has three axes")
+    return integer_ids(volume, str(path)), image.affine
+
+
+class _Row(NamedTuple):
+    """One instance in a table: its class code, its score (0 for fractures), and the file that says so."""
+
+    code: int
+    score: float
+    path: Path
+
+
+def _load_tables(paths: Sequence[Path], has_scores: bool) -> dict[str, dict[int, _Row]]:
+    """Read tables of instances into ``{scan: {id: row}}``; a scan's background row leaves an empty table."""
+    wanted = ["public_id", "label_id", "confidence" if has_scores else "label_code"]
+    table: dict[str, dict[int, _Row]] = {}
+    for path in sorted(paths):
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in wanted if name not in (reader.fieldnames or [])]
+            if missing:
+                raise ValueError(f"{path} has no column {missing[0]}: its first line names {', '.join(wanted)}")
+            for line in reader:
+                try:
+                    instance = int(line["label_id"])
+                    code = int(line.get("label_code") or UNKNOWN_CLASS)
+                    row = _Row(code, float(line["confidence"]) if has_scores else 0.0, path)
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{path}, line {reader.line_num}: {error}; correct the number") from error
+                rows = table.setdefault(line["public_id"], {})
+                if instance in rows:
+                    raise ValueError(f"{path}, line {reader.line_num}: {line['public_id']} has id {instance} twice")
+                if instance != 0:
+                    rows[instance] = row
+    return table
+
+
+def _score_files(scan: str, gt_path: Path, pred_path: Path, gt: dict[int, _Row], pred: dict[int, _Row]) -> ScanResult:
+    """Score one scan from its two volumes and their tables' rows."""
+    label, label_affine = _load_instances(gt_path)
+    volume, pred_affine = _load_instances(pred_path)
+    if volume.shape != label.shape:
+        raise ValueError(f"{pred_path} has shape {volume.shape}, {gt_path} has {label.shape}: use the scan's own grid")
+    # Affines are stored as float32 or by a quaternion; this bound is far below a voxel.
+    if not np.allclose(pred_affine, label_affine, rtol=0, atol=1e-2):
+        raise ValueError(f"{pred_path} has another affine than {gt_path}: write predictions with the scan's own affine")
+    try:
+        return score_scan(
+            volume,
+            label,
+            {instance: row.score for instance, row in pred.items()},
+            {instance: row.code for instance, row in pred.items()},
+            {instance: row.code for instance, row in gt.items()},
+        )
+    except ValueError as error:
+        tables = " and ".join(sorted({str(row.path) for row in (*gt.values(), *pred.values())}))
+        raise ValueError(
+            f"{scan} ({pred_path}, {gt_path}; tables {tables or 'without a row of it'}): {error}"
+        ) from error
+
+
+def score_folders(gt_dir: str | Path, pred_dir: str | Path, workers: int = 1) -> list[ScanResult]:
+    """
+    Score the predictions in one folder against the annotations in another.
+
+    Args:
+        gt_dir: holds ``*-label.nii.gz`` and tables ``*info*.csv`` (``public_id,label_id,label_code``), at any depth;
+            the tables may also lie beside the folder.
+        pred_dir: holds ``NAME.nii.gz`` or ``NAME-label.nii.gz`` per scan and tables ``*pred*.csv``
+            (``public_id,label_id,confidence`` and, where candidates have a class, ``label_code``). Each scan has at
+            least one row, id 0 for the background.
+        workers: scans that are read and scored at the same time.
+
+    Returns:
+        What each scan adds to the scores, in the order of their names.
+
+    Raises:
+        FileNotFoundError: when a folder, its volumes or its tables are missing.
+        ValueError: when volumes and tables do not fit each other; the message names the file.
+    """
+    gt_dir, pred_dir = Path(gt_dir), Path(pred_dir)
+    for folder in (gt_dir, pred_dir):
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is not a folder")
+    labels = _volumes([*gt_dir.rglob("*-label.nii.gz"), *gt_dir.rglob("*-label.nii")])
+    predictions = _volumes([*pred_dir.glob("*.nii.gz"), *pred_dir.glob("*.nii")])
+    # RibFrac's tables lie beside the folders of labels.
+    gt_tables = list(gt_dir.rglob("*info*.csv")) or list(gt_dir.resolve().parent.glob("*info*.csv"))
+    pred_tables = list(pred_dir.glob("*pred*.csv"))
+    for what, found, folder in (
+        ("*-label.nii.gz", labels, gt_dir),
+        ("*info*.csv", gt_tables, gt_dir),
+        ("*pred*.csv", pred_tables, pred_dir),
+    ):
+        if not found:
+            raise FileNotFoundError(f"{folder} holds no {what}")
+    gt, pred = _load_tables(gt_tables, has_scores=False), _load_tables(pred_tables, has_scores=True)
+    for scan in sorted({*labels, *predictions}):
+        if scan not in predictions:
+            raise ValueError(f"{labels[scan]} has no prediction: {pred_dir} holds neither {scan}.nii.gz nor its -label")
+        if scan not in labels:
+            raise ValueError(f"{predictions[scan]} has no annotation in {gt_dir}: move it out of {pred_dir}")
+        for table, paths in ((gt, gt_tables), (pred, pred_tables)):
+            if scan not in table:
+                names = ", ".join(map(str, sorted(paths)))
+                raise ValueError(f"{names}: no row of scan {scan}; add at least its background row, label_id 0")
+
+    scans = sorted(labels)
+    columns = ([found[scan] for scan in scans] for found in (labels, predictions, gt, pred))
+    progress = partial(tqdm, total=len(scans), desc="score scans", unit="scan")
+    if workers == 1:
+        return list(progress(map(_score_files, scans, *columns)))
+    # Processes, not threads: much of the work holds Python's lock, and results are small to hand back.
+    with ProcessPoolExecutor(max_workers=workers) as pool:
+        return list(progress(pool.map(_score_files, scans, *columns)))

@@ -1,0 +1,82 @@
+"""Tests of scripts/components.py: against a plain search, above all on masks of one slice or column."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from scripts.components import connected_components
+
+
+def components_by_search(mask: np.ndarray) -> np.ndarray:
+    """Number the components once more, plainly: from each voxel in C order, walk over all neighbors."""
+    numbers = np.zeros(mask.shape, int)
+    count = 0
+    for seed in map(tuple, np.argwhere(mask)):
+        if numbers[seed]:
+            continue
+        count += 1
+        numbers[seed] = count
+        waiting = [seed]
+        while waiting:
+            voxel = waiting.pop()
+            for step in product((-1, 0, 1), repeat=3):
+                place = tuple(a + b for a, b in zip(voxel, step))
+                if all(0 <= a < n for a, n in zip(place, mask.shape)) and mask[place] and not numbers[place]:
+                    numbers[place] = count
+                    waiting.append(place)
+    return numbers
+
+
+@pytest.mark.parametrize(
+    "shape, count",
+    [
+        pytest.param((40, 7, 1), 20 * 4, id="one slice"),
+        pytest.param((1, 40, 7), 20 * 4, id="one sagittal slice"),
+        pytest.param((1, 9, 1), 5, id="one column"),
+        pytest.param((9, 7, 5), 5 * 4 * 3, id="odd axes"),
+        pytest.param((1, 1, 1), 1, id="one voxel"),
+    ],
+)
+def test_as_many_pieces_as_fit(shape: tuple[int, int, int], count: int) -> None:
+    # Every other voxel along each axis: none touches another, and no more fit in.
+    mask = np.zeros(shape, bool)
+    mask[::2, ::2, ::2] = True
+    components = connected_components(mask)
+    assert components[mask].tolist() == list(range(1, count + 1))
+    assert not components[~mask].any()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(40, 7, 1), (1, 33, 9), (8, 1, 21), (1, 1, 60), (9, 8, 7)])
+@pytest.mark.parametrize("share", [0.02, 0.15, 0.3, 0.6])
+def test_random_masks_equal_a_plain_search(shape: tuple[int, int, int], share: float, order: Literal["C", "F"]) -> None:
+    rng = np.random.default_rng(7)
+    for _ in range(5):
+        mask = np.asarray(rng.random(shape) < share, order=order)
+        np.testing.assert_array_equal(connected_components(mask), components_by_search(mask))
+
+
+@pytest.mark.parametrize(
+    "other, count",
+    [
+        pytest.param((3, 4, 4), 1, id="a face"),
+        pytest.param((3, 3, 4), 1, id="an edge"),
+        pytest.param((3, 3, 3), 1, id="a corner"),
+        pytest.param((4, 4, 4), 1, id="the same voxel"),
+        pytest.param((2, 4, 4), 2, id="two voxels apart"),
+        pytest.param((7, 8, 9), 2, id="the far end of the volume"),
+    ],
+)
+def test_pieces_that_touch_are_one(other: tuple[int, int, int], count: int) -> None:
+    mask = np.zeros((8, 9, 10), bool)
+    mask[4, 4, 4] = mask[other] = True
+    assert connected_components(mask).max() == count
+
+
+def test_an_empty_mask_has_no_component() -> None:
+    components = connected_components(np.zeros((6, 1, 4), bool))
+    assert components.shape == (6, 1, 4) and not components.any()
