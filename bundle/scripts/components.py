@@ -26,7 +26,7 @@ def connected_components(mask: np.ndarray) -> np.ndarray:
         1 to n in each of the n components, in the C order of their first voxels, 0 elsewhere; unsigned integers,
         shape ``(H, W, D)``.
     """
-    start, end = generate_spatial_bounding_box(mask[None])
+    start, end = generate_spatial_bounding_box(mask[None], select_fn=lambda foreground: foreground)
     box = tuple(slice(low, high) for low, high in zip(start, end))
     padded = np.zeros([high - low + 1 for low, high in zip(start, end)], dtype=bool)
     padded[:-1, :-1, :-1] = mask[box]
