@@ -1,6 +1,10 @@
 # Sourced by demo.sh and runtests.sh: makes the Python environment of this clone in .venv, once.
 # Needs Python 3.11 or newer with its venv module, and a package index that pip can reach.
 
+# Nothing outside this folder is touched: no caches in the home directory, and no user's packages are mixed in.
+export XDG_CACHE_HOME="$PWD/.cache" MPLCONFIGDIR="$PWD/.cache/matplotlib" PIP_NO_CACHE_DIR=1 PYTHONNOUSERSITE=1
+unset PYTHONPATH PYTHONHOME
+
 find_python() {
   local candidate
   for candidate in python3 python3.14 python3.13 python3.12 python3.11; do

@@ -16,8 +16,8 @@ mypy bundle/scripts
 echo "== tests"
 rm -f .coverage .coverage.*
 if [ $# -gt 0 ]; then
-  exec python -m pytest "$@"
+  exec python -m pytest --basetemp=.cache/pytest "$@"
 fi
-coverage run -m pytest
+coverage run -m pytest --basetemp=.cache/pytest
 coverage combine --quiet
 coverage report --fail-under=90

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from scripts.atomic_write import whole_file
 
 

@@ -148,21 +148,23 @@ def test_properties(configs, kind, run_id, ribfrac_dir):
     assert ready.check_properties() == []
 
 
-def test_from_another_folder(ribfrac_dir, tmp_path, model):
-    arguments = command(
-        "inference.yaml",
-        bundle_root=BUNDLE_ROOT,
-        dataset_dir=ribfrac_dir,
-        output_dir=tmp_path / "prediction",
-        checkpoint=model,
-        device="cpu",
-        **SMALL_PREDICTION,
-    )
-    arguments[arguments.index("configs/inference.yaml")] = str(BUNDLE_ROOT / "configs" / "inference.yaml")
+@pytest.mark.parametrize(
+    "config, settings, written",
+    [
+        pytest.param("train.yaml", SMALL_TRAINING, "models/model.pt", id="training"),
+        pytest.param("inference.yaml", SMALL_PREDICTION, "fractures.csv", id="inference"),
+    ],
+)
+def test_from_another_folder(config, settings, written, ribfrac_dir, tmp_path, model):
+    settings = settings | {"bundle_root": BUNDLE_ROOT, "dataset_dir": ribfrac_dir, "output_dir": tmp_path / "out"}
+    if config == "inference.yaml":
+        settings["checkpoint"] = model
+    arguments = command(config, device="cpu", **settings)
+    arguments[arguments.index(f"configs/{config}")] = str(BUNDLE_ROOT / "configs" / config)
     done = subprocess.run(arguments, cwd=tmp_path, check=False, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert files(tmp_path / "prediction")[0] == "fractures.csv"
-    assert [path.name for path in tmp_path.iterdir()] == ["prediction"]
+    assert written in files(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(

@@ -203,11 +203,12 @@ def test_tables_of_a_run(tmp_path):
 def test_a_picture_of_each_scan(tmp_path, monkeypatch):
     seen = []
 
-    def picture(image_hu, affine, pred, label_scores, path, label=None):
+    def picture(image_hu, affine, pred, label_scores, path, label=None, title=""):
+        assert title == "RibFrac501"
         seen.append((image_hu, pred, label))
         path.touch()
 
-    monkeypatch.setattr("scripts.handlers.scan_picture", picture)
+    monkeypatch.setattr("scripts.handlers.prediction.scan_picture", picture)
     evaluator = predict(predicted())
     ScanPictureHandler(tmp_path / "pictures", (-200.0, 1000.0)).attach(evaluator)
     evaluator.run([0])

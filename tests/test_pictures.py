@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
 from scripts import pictures
-from scripts.metrics import ScanResult, challenge_scores
+from scripts.froc import ScanResult, challenge_scores
 from scripts.pictures import curves_picture, froc_picture, scan_picture
 
 # Index to mm (right, anterior, superior): RibFrac's usual axes, MONAI's, and permuted ones.

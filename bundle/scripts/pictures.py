@@ -42,7 +42,7 @@ def froc_picture(details: Mapping[str, Any], path: str | Path) -> None:
     Draw a FROC curve with the challenge's five points and, where present, its 95 % interval.
 
     Args:
-        details: scores as `scripts.metrics.challenge_scores` gives them.
+        details: scores as `scripts.froc.challenge_scores` gives them.
         path: PNG to write.
     """
     detection, intervals, counts = details["detection"], details.get("bootstrap"), details["counts"]

@@ -1,0 +1,158 @@
+"""Handlers of a prediction: its tables, pictures and scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ignite.engine import Events
+from monai.config import PathLike
+from monai.data import MetaTensor
+from monai.transforms import Orientation
+
+from scripts.candidate_table import candidate_rows, write_candidate_tables
+from scripts.froc_report import metrics_table, write_metrics
+from scripts.metrics import RibFracFROCMetric
+from scripts.pictures import scan_picture
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+
+__all__ = ["CandidateTablesHandler", "FROCReportHandler", "ScanPictureHandler"]
+
+
+class CandidateTablesHandler:
+    """
+    Write the tables of a prediction: one for people, one for the challenge.
+
+    Attach to:
+        the evaluator; its post-processing ends with candidates on the scan's own grid.
+
+    Runs at:
+        ``Events.ITERATION_COMPLETED`` and ``Events.COMPLETED``.
+
+    Reads:
+        ``pred`` (its metadata tell the scan's name) and ``label_scores`` of the evaluator's decollated output and,
+        where present, ``midsagittal_plane`` of its batch, to tell a candidate's side.
+
+    Writes:
+        ``fractures.csv`` in ``output_dir`` and ``ribfrac-pred.csv`` in ``predictions_dir``; see
+        ``scripts.candidate_table``.
+
+    Args:
+        output_dir: folder of ``fractures.csv``.
+        predictions_dir: folder of the masks, where the challenge wants its table.
+    """
+
+    def __init__(self, output_dir: PathLike, predictions_dir: PathLike) -> None:
+        self.output_dir = Path(output_dir)
+        self.predictions_dir = Path(predictions_dir)
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self.rows = {}
+
+    def _collect(self, engine: Engine) -> None:
+        batches: Any = engine.state.batch
+        outputs: Any = engine.state.output
+        for batch, output in zip(batches, outputs):
+            self.rows[output["pred"].meta["scan"]] = candidate_rows(
+                output["pred"], output["label_scores"], midsagittal_plane=batch.get("midsagittal_plane")
+            )
+
+    def _write(self, engine: Engine) -> None:
+        write_candidate_tables(self.rows, self.output_dir / "fractures.csv", self.predictions_dir / "ribfrac-pred.csv")
+
+
+class ScanPictureHandler:
+    """
+    Draw a picture of each scan: candidates, and where there is one the annotation beside them.
+
+    Attach to:
+        the evaluator; its post-processing ends with candidates on the scan's own grid.
+
+    Runs at:
+        ``Events.ITERATION_COMPLETED``.
+
+    Reads:
+        ``image`` (in RAS orientation, scaled from ``hu_range`` to [-1, 1]), ``pred``, ``label_scores`` and, where
+        present, ``label`` of the decollated output.
+
+    Writes:
+        ``<scan>.png`` in ``output_dir``.
+
+    Args:
+        output_dir: folder of the pictures.
+        hu_range: HU that were scaled to -1 and 1.
+    """
+
+    def __init__(self, output_dir: PathLike, hu_range: Sequence[float]) -> None:
+        self.output_dir = Path(output_dir)
+        self.hu_range = hu_range
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        low_hu, high_hu = self.hu_range
+        outputs: Any = engine.state.output
+        for output in outputs:
+            image, pred, label = output["image"], output["pred"], output.get("label")
+            image_hu = (image[0].cpu().numpy() + 1) / 2 * (high_hu - low_hu) + low_hu
+            scan_picture(
+                image_hu,
+                np.asarray(image.affine),
+                _in_ras(pred),
+                output["label_scores"].cpu().numpy(),
+                self.output_dir / f"{pred.meta['scan']}.png",
+                label=None if label is None else _in_ras(label),
+                title=pred.meta["scan"],
+            )
+
+
+class FROCReportHandler:
+    """
+    Write the challenge's figures of an evaluation.
+
+    Attach to:
+        the evaluator that has ``metric`` as a metric.
+
+    Runs at:
+        ``Events.COMPLETED``.
+
+    Reads:
+        the details that the metric has gathered.
+
+    Writes:
+        ``metrics.json``, ``froc.csv`` and ``froc.png`` in ``output_dir``.
+
+    Args:
+        metric: the metric that scored the scans.
+        output_dir: folder of the three files.
+    """
+
+    def __init__(self, metric: RibFracFROCMetric, output_dir: PathLike) -> None:
+        self.metric = metric
+        self.output_dir = Path(output_dir)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        details = self.metric.details()
+        write_metrics(details, self.output_dir)
+        for line in metrics_table(details).splitlines():
+            engine.logger.info(line)
+
+
+def _in_ras(mask: MetaTensor) -> np.ndarray:
+    """Bring a mask of shape ``(1, H, W, D)`` from the scan's own grid to the RAS orientation of its image."""
+    return Orientation(axcodes="RAS", labels=None)(mask)[0].cpu().numpy()
