@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./environment.sh
-use_environment "."
+use_environment ""
 
 results="$PWD/output/demo"
 phantoms="$PWD/data/demo_phantoms"

@@ -17,19 +17,23 @@ find_python() {
   return 1
 }
 
-# use_environment NAME: NAME is what to install, "." to run the bundle, ".[dev]" to test it as well.
+# use_environment EXTRA: EXTRA is empty to run the bundle, "[dev]" to test it as well.
 use_environment() {
   local wanted=$1 stamp state python
-  stamp=".venv/installed-${wanted//[^a-z]/}"
+  stamp=".venv/installed-with-${wanted//[^a-z]/}"
   state=$(cat setup.cfg constraints.txt | cksum)
   if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
     echo "Setting up the Python environment in .venv (some minutes when packages must be downloaded) ..."
     python=$(find_python)
-    [ -x .venv/bin/python ] || "$python" -m venv .venv
+    if ! .venv/bin/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      "$python" -m venv --clear .venv
+    fi
     # torch first, at the tested version, so that no other package brings in another build of it
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$wanted"
-    rm -rf build rib_fracture_ct_segmentation.egg-info
+    # from a copy of what names the packages, since pip leaves its build in the folder it installs from
+    mkdir -p .cache/packages
+    cp setup.cfg pyproject.toml README.md .cache/packages/
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "./.cache/packages$wanted"
     echo "$state" >"$stamp"
   fi
   PATH="$PWD/.venv/bin:$PATH"

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./environment.sh
-use_environment ".[dev]"
+use_environment "[dev]"
 
 echo "== style"
 black --quiet --check --line-length 120 bundle tests benchmarks

@@ -26,7 +26,6 @@ SMALL_TRAINING = {
     "max_epochs": 1,
     "rois_per_scan": 2,
     "roi_size": [16, 16, 16],
-    "sampled_roi_size": [20, 20, 20],
     "max_shift_voxels": 4,
     "network_def::channels": CHANNELS,
 }
@@ -142,8 +141,8 @@ def test_evaluation_by_the_command_of_its_header(ribfrac_dir, tmp_path, model):
         pytest.param(["inference.yaml", "evaluate.yaml"], "infer", "evaluating", id="evaluate"),
     ],
 )
-def test_properties(configs, kind, run_id, ribfrac_dir):
-    ready = workflow(*configs, kind=kind, run_id=run_id, dataset_dir=str(ribfrac_dir))
+def test_properties(configs, kind, run_id, ribfrac_dir, tmp_path):
+    ready = workflow(*configs, kind=kind, run_id=run_id, dataset_dir=str(ribfrac_dir), output_dir=str(tmp_path))
     ready.initialize()
     assert ready.check_properties() == []
 
@@ -172,7 +171,7 @@ def test_from_another_folder(config, settings, written, ribfrac_dir, tmp_path, m
 )
 def test_a_missing_data_set_is_an_error_and_nothing_is_generated(section, config, kind, tmp_path):
     missing = tmp_path / "no such folder"
-    broken = workflow(config, kind=kind, run_id="run", dataset_dir=str(missing))
+    broken = workflow(config, kind=kind, run_id="run", dataset_dir=str(missing), output_dir=str(tmp_path / "out"))
     broken.initialize()
     with pytest.raises(Exception) as error:
         broken.run()
@@ -290,7 +289,7 @@ def test_the_report_sets_only_what_exists():
         assert set(workflow(base, overlay).parser.config) == known, overlay
 
 
-def test_labels_of_many_scans_in_a_batch(ribfrac_dir, tmp_path):
+def test_labels_of_many_scans_in_a_batch(tmp_path):
     """Scans of one batch differ in shape, in their fractures and in their tables."""
     write_scan(tmp_path / "data", "train", 3, fractures=3, shape=(40, 30, 36))
     write_scan(tmp_path / "data", "train", 4, fractures=0)
@@ -309,8 +308,9 @@ def test_labels_of_many_scans_in_a_batch(ribfrac_dir, tmp_path):
     assert set(batch["label"].unique().tolist()) <= {0.0, 1.0}
 
 
-def test_validation_rois_are_the_same_in_every_epoch(ribfrac_dir):
-    ready = workflow("train.yaml", kind="train", dataset_dir=str(ribfrac_dir), **SMALL_TRAINING)
+def test_validation_rois_are_the_same_in_every_epoch(ribfrac_dir, tmp_path):
+    settings = SMALL_TRAINING | {"dataset_dir": str(ribfrac_dir), "output_dir": str(tmp_path)}
+    ready = workflow("train.yaml", kind="train", **settings)
     ready.initialize()
     loader = ready.parser.get_parsed_content("validate::dataloader")
     first, second = (torch.cat([batch["image"] for batch in loader]) for _ in range(2))
@@ -327,6 +327,39 @@ def test_default_data_set_is_generated_only_where_it_is_the_default(tmp_path, mo
     assert generated == []
     default.ensure_phantoms(tmp_path / "x" / ".." / "phantoms", tmp_path / "phantoms", size="slab")
     assert generated == [(tmp_path / "phantoms", "slab")]
+
+
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        pytest.param({}, [80, 80, 80], id="default: 64 / 0.8"),
+        pytest.param({"roi_size": [96, 48, 64], "min_zoom": 0.75}, [128, 64, 86], id="96, 48 and 64 / 0.75"),
+    ],
+)
+def test_the_sampled_roi_leaves_room_for_the_least_zoom(settings, expected):
+    config = workflow("train.yaml", kind="train", **settings).parser
+    assert config.get_parsed_content("sampled_roi_size") == expected
+
+
+@pytest.mark.parametrize("channels", [[2, 3, 4], CHANNELS, [*CHANNELS, 7]], ids=["3 levels", "5 levels", "6 levels"])
+def test_deep_supervision_has_a_weight_for_each_output(channels):
+    config = workflow("train.yaml", kind="train", **{"network_def::channels": channels}).parser
+    assert config.get_parsed_content("loss").weights == [1.0] + [0.4] * (len(channels) - 2)
+
+
+def test_a_scan_with_voxels_that_are_no_numbers_is_refused(tmp_path, model):
+    (tmp_path / "scans").mkdir()
+    volume = np.zeros((20, 20, 20), np.float32)
+    volume[3, 4, 5:7] = np.nan
+    nib.save(nib.Nifti1Image(volume, lps_affine()), tmp_path / "scans" / "broken.nii.gz")
+    with pytest.raises(Exception) as error:
+        predict(tmp_path / "scans", tmp_path / "out", model)
+    chain = []
+    cause = error.value
+    while cause is not None:
+        chain.append(str(cause))
+        cause = cause.__cause__
+    assert any("broken.nii.gz: 2 voxels are infinite or not numbers" in text for text in chain), chain
 
 
 def test_paths_are_folders_of_the_bundle():

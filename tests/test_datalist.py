@@ -475,3 +475,9 @@ def test_nifti_scale_and_offset_give_hu(tmp_path: Path) -> None:
         file.write(struct.pack("<ff", 2.0, -1024.0))
     (item,) = load_datalist(path, "all", labels=False)
     np.testing.assert_array_equal(LoadImaged("image")(item)["image"].numpy(), 2 * 538 - 1024)
+
+
+def test_words_in_the_names_of_other_folders_tell_no_section(tmp_path: Path) -> None:
+    for folder in ("Val Kilmer", "train 7", "John"):
+        write_volume(tmp_path / folder / f"{folder}.nii.gz")
+    assert scans_of(load_datalist(tmp_path, "test", labels=False)) == ["John", "Val Kilmer", "train 7"]

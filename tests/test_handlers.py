@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -69,9 +70,20 @@ def training(folder, resume=False, losses=LOSSES, patience=100):
     return SimpleNamespace(trainer=trainer, network=network, evaluator=evaluator, history=history, drawn=drawn)
 
 
-def run(folder, epochs, **arguments):
+class Killed(Exception):
+    """What ends a run in the middle."""
+
+
+def run(folder, epochs=5, killed_after=None, **arguments):
     whole = training(folder, **arguments)
-    whole.trainer.run([0, 1], max_epochs=epochs)
+
+    @whole.trainer.on(Events.EPOCH_COMPLETED)
+    def kill(engine):
+        if engine.state.epoch == killed_after:
+            raise Killed
+
+    with nullcontext() if killed_after is None else pytest.raises(Killed):
+        whole.trainer.run([0, 1], max_epochs=epochs)
     return whole
 
 
@@ -83,11 +95,11 @@ def seed(value):
 
 def test_a_resumed_training_goes_on_where_it_was(tmp_path):
     seed(1)
-    straight = run(tmp_path / "straight", 5)
+    straight = run(tmp_path / "straight")
     seed(1)
-    first = run(tmp_path / "resumed", 3)
+    first = run(tmp_path / "resumed", killed_after=3)
     seed(99)
-    second = run(tmp_path / "resumed", 5, resume=True)
+    second = run(tmp_path / "resumed", resume=True)
     assert straight.drawn == first.drawn + second.drawn  # the random state too
     assert torch.equal(second.network.weight, straight.network.weight)  # momentum too
     assert second.trainer.state.iteration == 10 and second.trainer.state.epoch == 5
@@ -100,19 +112,23 @@ def test_a_resumed_training_goes_on_where_it_was(tmp_path):
 
 
 def test_the_best_model_is_kept_also_across_a_resume(tmp_path):
-    run(tmp_path, 3)  # best after epoch 2
+    run(tmp_path, killed_after=3)  # best after epoch 2
     best = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
-    run(tmp_path, 4, resume=True)  # 0.6 is better than epoch 3, and worse than epoch 2
+    run(tmp_path, resume=True, killed_after=4)  # 0.6 is better than epoch 3, and worse than epoch 2
     again = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     assert list(best) == ["weight"] and torch.equal(best["weight"], again["weight"])
-    run(tmp_path, 5, resume=True)
+    run(tmp_path, resume=True)
     last = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     assert last["weight"] > best["weight"]
 
 
-def test_without_resume_it_starts_at_the_first_epoch(tmp_path):
+def test_without_resume_it_starts_at_the_first_epoch_and_keeps_the_earlier_state(tmp_path):
     run(tmp_path, 3)
+    earlier = (tmp_path / "models" / "last.pt").read_bytes()
     assert len(run(tmp_path, 2).drawn) == 4
+    assert (tmp_path / "models" / "last-previous.pt").read_bytes() == earlier
+    # killed before its first epoch ends, a new training has nothing that an earlier one could be mistaken for
+    assert torch.load(tmp_path / "models" / "last.pt", weights_only=True)["epoch"] == 2
 
 
 def test_nothing_to_resume_from(tmp_path):
@@ -124,8 +140,14 @@ def test_resuming_a_finished_training_does_nothing(tmp_path):
     assert run(tmp_path, 3, resume=True).drawn == []
 
 
+def test_resuming_with_another_number_of_epochs_is_refused(tmp_path):
+    run(tmp_path, 3)
+    with pytest.raises(ValueError, match="of a training of 3 epochs.*max_epochs is 5"):
+        run(tmp_path, 5, resume=True)
+
+
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
-    run(tmp_path, 1)
+    run(tmp_path, 2, killed_after=1)
     before = (tmp_path / "models" / "last.pt").read_bytes()
 
     def cut(obj, file, **kwargs):
@@ -152,8 +174,14 @@ def test_early_stop(tmp_path, patience, last):
 
 
 def test_early_stop_counts_across_a_resume(tmp_path):
-    run(tmp_path, 3, patience=2)
-    assert run(tmp_path, 5, patience=2, resume=True).trainer.state.epoch == 4
+    run(tmp_path, killed_after=3, patience=2)
+    assert run(tmp_path, patience=2, resume=True).trainer.state.epoch == 4
+
+
+def test_a_training_that_stopped_early_is_not_resumed(tmp_path):
+    run(tmp_path, patience=2)
+    again = run(tmp_path, patience=2, resume=True)
+    assert again.drawn == [] and again.trainer.state.epoch == 4
 
 
 def test_curves(tmp_path):
@@ -166,6 +194,9 @@ def test_curves(tmp_path):
         {"epoch": "2", "training_loss": "3.5", "learning_rate": "1.0", "val_loss": "0.5"},
     ]
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+SCANS = [{"scan": "RibFrac501"}, {"scan": "RibFrac502"}]
 
 
 def predicted(name="RibFrac501", fracture=True):
@@ -190,7 +221,7 @@ def predict(*outputs, batches=None):
 def test_tables_of_a_run(tmp_path):
     plane = {"midsagittal_plane": torch.tensor([1.0, 0.0, 0.0, 0.0])}
     evaluator = predict(predicted(), predicted("RibFrac502", fracture=False), batches=[plane, {}])
-    CandidateTablesHandler(tmp_path, tmp_path / "predictions").attach(evaluator)
+    CandidateTablesHandler(tmp_path, tmp_path / "predictions", SCANS).attach(evaluator)
     evaluator.run([0, 1])
     evaluator.run([0, 1])  # a second run starts anew
     with (tmp_path / "fractures.csv").open(newline="") as file:
@@ -198,6 +229,31 @@ def test_tables_of_a_run(tmp_path):
     # the middle lies at x = 12 - 4.5 · 0.75 = 8.6 mm
     assert rows == [("RibFrac501", "1", "0.750000", "right"), ("RibFrac502", "", "", "")]
     assert len((tmp_path / "predictions" / "ribfrac-pred.csv").read_text().splitlines()) == 1 + 2 + 1
+
+
+def test_the_tables_of_a_run_that_ends_early_tell_what_was_predicted(tmp_path):
+    evaluator = predict(predicted())  # the second scan is out of range
+    CandidateTablesHandler(tmp_path, tmp_path / "predictions", SCANS).attach(evaluator)
+    with pytest.raises(IndexError):
+        evaluator.run([0, 1])
+    lines = (tmp_path / "predictions" / "ribfrac-pred.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["RibFrac501", "RibFrac501"]
+
+
+def test_predictions_of_other_scans_are_not_mixed_in(tmp_path):
+    (tmp_path / "predictions").mkdir()
+    own, other, unfinished = (
+        tmp_path / "predictions" / name for name in ("RibFrac501.nii.gz", "RibFrac7.nii.gz", ".12.RibFrac501.nii.gz")
+    )
+    for path in (own, unfinished):
+        path.touch()
+    evaluator = predict(predicted())
+    CandidateTablesHandler(tmp_path, tmp_path / "predictions", SCANS).attach(evaluator)
+    evaluator.run([0])
+    assert own.exists() and not unfinished.exists()
+    other.touch()
+    with pytest.raises(ValueError, match="RibFrac7.nii.gz is a prediction of another run"):
+        evaluator.run([0])
 
 
 def test_a_picture_of_each_scan(tmp_path, monkeypatch):

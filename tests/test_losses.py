@@ -48,6 +48,11 @@ def test_a_patch_without_a_fracture_teaches():
     assert gradient(TverskyCELoss()) == pytest.approx(1 / (1 + math.exp(-2)), abs=1e-3)
 
 
+def test_a_loss_without_weights_is_refused():
+    with pytest.raises(ValueError, match="weights"):
+        DeepSupervisionWeight(DeepSupervisionLoss(TverskyCELoss()))
+
+
 def test_unequal_shapes_are_refused():
     with pytest.raises(ValueError, match="shape"):
         TverskyCELoss()(HALF, torch.zeros(1, 1, 2, 2, 1))

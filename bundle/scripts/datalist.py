@@ -74,7 +74,8 @@ def load_datalist(dataset_dir: str | os.PathLike[str], section: str, labels: boo
     val, validation or test in their name (as in ``ribfrac-val-images``), else by RibFrac's numbers (1-420 training,
     421-500 validation, 501-660 test). Where that tells nothing for any scan, every fifth one, from the first on and in
     natural order, is for validation, the others are for training, and none is for the test (ask for all to score a
-    folder). Without labels, and where no folder tells a section, all scans are listed.
+    folder). Without labels, folders tell it only of files in RibFrac's naming, and where none does
+    all scans are listed.
 
     Args:
         dataset_dir: the folder or file, as above.
@@ -217,7 +218,10 @@ def _choose(root: Path, scans: dict[str, _Scan], section: str, labels: bool) -> 
     """Keep the scans of one section, by folder, else by RibFrac's number, else every fifth for validation."""
     if section == "all":
         return scans
-    by_folder = {scan: _sections_of_folders(root, [*found.images, *found.labels]) for scan, found in scans.items()}
+    by_folder = {
+        scan: _sections_of_folders(root, [*found.images, *found.labels]) if labels or _is_ribfrac(found) else []
+        for scan, found in scans.items()
+    }
     _raise_problems(
         root,
         (
@@ -255,6 +259,11 @@ def _sections_of_folders(root: Path, paths: list[Path]) -> list[str]:
     folders = chain.from_iterable((p if p.is_dir() else p.parent).relative_to(root).parts for p in paths if p != root)
     words = {word for folder in folders for word in re.split(r"[^a-z0-9]+", folder.lower())}
     return sorted({_SECTION_OF_WORD[word] for word in words if word in _SECTION_OF_WORD})
+
+
+def _is_ribfrac(scan: _Scan) -> bool:
+    """Tell whether a scan has RibFrac's naming; in a folder of other scans a word may be part of a person's name."""
+    return any(_is_nifti(image) and _stem(image).endswith("-image") for image in scan.images)
 
 
 def _section_of_number(scan: str) -> str | None:
@@ -339,13 +348,7 @@ def _read_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
         image = cast(SpatialImage, nib.load(path))
     except FileNotFoundError as error:
         raise ValueError(f"{path}: does not exist.") from error
-    except (
-        nib.filebasedimages.ImageFileError,
-        nib.spatialimages.HeaderDataError,
-        OSError,
-        EOFError,
-        zlib.error,
-    ) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path}: is no readable NIfTI file ({error}): copy it again.") from error
     if len(image.shape) != 3:
         raise ValueError(f"{path}: has {len(image.shape)} axes {image.shape}, a CT scan has 3.")

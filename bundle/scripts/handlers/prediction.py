@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ class CandidateTablesHandler:
         the evaluator; its post-processing ends with candidates on the scan's own grid.
 
     Runs at:
-        ``Events.ITERATION_COMPLETED`` and ``Events.COMPLETED``.
+        ``Events.STARTED`` and ``Events.ITERATION_COMPLETED``: after each scan the tables hold what has been predicted.
 
     Reads:
         ``pred`` (its metadata tell the scan's name) and ``label_scores`` of the evaluator's decollated output and,
@@ -44,30 +44,47 @@ class CandidateTablesHandler:
     Args:
         output_dir: folder of ``fractures.csv``.
         predictions_dir: folder of the masks, where the challenge wants its table.
+        data: the items of the run, as ``load_datalist`` gives them.
+
+    Raises:
+        ValueError: at the start, when ``predictions_dir`` holds masks of scans that are not in ``data``: the table
+            would not tell of them.
     """
 
-    def __init__(self, output_dir: PathLike, predictions_dir: PathLike) -> None:
+    def __init__(self, output_dir: PathLike, predictions_dir: PathLike, data: Sequence[Mapping[str, Any]]) -> None:
         self.output_dir = Path(output_dir)
         self.predictions_dir = Path(predictions_dir)
+        self.scans = [str(item["scan"]) for item in data]
         self.rows: dict[str, list[dict[str, Any]]] = {}
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.COMPLETED, self._write)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
 
     def _start(self, engine: Engine) -> None:
+        expected = {f"{scan}.nii.gz" for scan in self.scans}
+        for mask in sorted(self.predictions_dir.glob("*.nii.gz")):
+            if mask.name.startswith("."):
+                mask.unlink()  # what a killed run left unfinished
+            elif mask.name not in expected:
+                raise ValueError(
+                    f"{mask} is a prediction of another run, on a scan that this one does not have: give another "
+                    "output_dir, or remove the predictions that are there."
+                )
         self.rows = {}
+        self._write()
 
-    def _collect(self, engine: Engine) -> None:
+    def _add(self, engine: Engine) -> None:
         batches: Any = engine.state.batch
         outputs: Any = engine.state.output
         for batch, output in zip(batches, outputs):
-            self.rows[output["pred"].meta["scan"]] = candidate_rows(
-                output["pred"], output["label_scores"], midsagittal_plane=batch.get("midsagittal_plane")
-            )
+            scan, scores = output["pred"].meta["scan"], output["label_scores"]
+            self.rows[scan] = candidate_rows(output["pred"], scores, batch.get("midsagittal_plane"))
+            done = f"scan {len(self.rows)} of {len(self.scans)}"
+            engine.logger.info("%s: %d candidates (%s)", scan, len(scores), done)
+        self._write()
 
-    def _write(self, engine: Engine) -> None:
+    def _write(self) -> None:
         write_candidate_tables(self.rows, self.output_dir / "fractures.csv", self.predictions_dir / "ribfrac-pred.csv")
 
 

@@ -53,7 +53,11 @@ class ResumableCheckpointHandler:
         network: the network that is trained.
         evaluator: the engine that validates; its key metric decides which model is best.
         stateful: other things to store and restore by name: anything with ``state_dict`` and ``load_state_dict``.
-        resume: start where ``last.pt`` ended; without such a file training starts at the first epoch.
+        resume: start where ``last.pt`` ended; without such a file training starts at the first epoch. A ``last.pt``
+            that is not resumed from is renamed ``last-previous.pt``.
+
+    Raises:
+        ValueError: when it resumes a training that has another ``max_epochs``: the schedules were made for that.
     """
 
     model_name = "model.pt"
@@ -81,9 +85,16 @@ class ResumableCheckpointHandler:
         """Restore the state of ``last.pt``, when asked to and when there is one."""
         path = self.save_dir / self.last_name
         if not self.resume or not path.is_file():
+            if path.is_file():
+                path.replace(path.with_name("last-previous.pt"))
             engine.logger.info("Training starts at the first epoch%s.", f": no {path}" if self.resume else "")
             return
         last = torch.load(path, map_location="cpu", weights_only=True)
+        if last["max_epochs"] != engine.state.max_epochs:
+            raise ValueError(
+                f"{path} is of a training of {last['max_epochs']} epochs, for which the learning rate is scheduled, "
+                f"but max_epochs is {engine.state.max_epochs}: give the same, or start without resuming."
+            )
         self.network.load_state_dict(last["network"])
         for name, item in self.stateful.items():
             item.load_state_dict(last[name])
@@ -106,6 +117,7 @@ class ResumableCheckpointHandler:
             best_metric=float(state.best_metric),
             best_metric_epoch=state.best_metric_epoch,
             epoch=engine.state.epoch,
+            max_epochs=engine.state.max_epochs,
             random=_random_state(),
         )
         saver(last, self.last_name)
@@ -119,10 +131,10 @@ class EarlyStopOnBestEpochHandler:
     its best epoch, and ``ResumableCheckpointHandler`` restores it, so there is nothing to count.
 
     Attach to:
-        the trainer, behind the ``ValidationHandler``.
+        the trainer, behind the ``ValidationHandler`` and the ``ResumableCheckpointHandler``.
 
     Runs at:
-        ``Events.EPOCH_COMPLETED``.
+        ``Events.STARTED`` (a training that stopped so is not resumed) and ``Events.EPOCH_COMPLETED``.
 
     Reads:
         ``best_metric_epoch`` of the evaluator's state.
@@ -137,7 +149,7 @@ class EarlyStopOnBestEpochHandler:
         self.patience = patience
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.STARTED | Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         best_epoch = self.evaluator.state.best_metric_epoch
@@ -236,13 +248,19 @@ class CurvesHandler:
 
 
 def _random_state() -> dict[str, Any]:
-    """Return the states of Python's, NumPy's and PyTorch's generators, as tensors and plain values alone."""
+    """
+    Return the states of Python's, NumPy's and PyTorch's generators, as tensors and plain values alone.
+
+    Worker processes of a ``DataLoader`` take their seeds from PyTorch's in each epoch; the transforms of the main
+    process (``num_workers`` 0) have generators of their own, which start anew.
+    """
     numpy_state: Any = np.random.get_state(legacy=True)
     name, keys, position, has_gauss, gauss = numpy_state
     return {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all(),
     }
 
 
@@ -252,3 +270,5 @@ def _set_random_state(state: Mapping[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(state["torch"])
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

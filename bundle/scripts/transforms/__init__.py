@@ -2,12 +2,14 @@
 
 from .anatomy import MidsagittalPlaned, RemoveSpined
 from .candidates import CandidateScore, FilterCandidatesd, LabelCandidatesd
+from .images import CheckImaged
 from .labels import CheckLabeld, CropLabelSlicesd
 from .naming import NameScand, scan_name_formatter
 from .sampling import SymmetricROISamplerd
 
 __all__ = [
     "CandidateScore",
+    "CheckImaged",
     "CheckLabeld",
     "CropLabelSlicesd",
     "FilterCandidatesd",
