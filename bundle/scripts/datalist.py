@@ -19,7 +19,7 @@ from monai.data import load_decathlon_datalist
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
-__all__ = ["load_datalist"]
+__all__ = ["load_datalist", "scan_name"]
 
 _SECTIONS = ("training", "validation", "test")
 
@@ -137,7 +137,7 @@ def _items_of_json(data_list: Path, section: str) -> list[dict[str, Any]]:
         for number, entry in enumerate(entries):
             if not isinstance(entry.get("image"), str) or not isinstance(entry.get("label", ""), str):
                 raise ValueError(f"{data_list}: item {number} of '{key}' needs one path as image, and one as label.")
-            item = {"scan": _scan_name(Path(entry["image"])), **{k: entry[k] for k in ("image", "label") if k in entry}}
+            item = {"scan": scan_name(Path(entry["image"])), **{k: entry[k] for k in ("image", "label") if k in entry}}
             if "label_codes" in entry:
                 try:
                     item["label_codes"] = {int(i): int(code) for i, code in entry["label_codes"].items()}
@@ -194,7 +194,7 @@ def _find_pairs(files: list[Path]) -> dict[str, _Scan]:
     scans: dict[str, _Scan] = defaultdict(_Scan)
     for path in files:
         if _is_nifti(path) and _stem(path).endswith("-image"):
-            scans[_scan_name(path)].images.append(path)
+            scans[scan_name(path)].images.append(path)
         elif _is_label(path):
             scans[_stem(path).removesuffix("-label")].labels.append(path)
     return scans
@@ -205,7 +205,7 @@ def _find_images(root: Path, files: list[Path]) -> dict[str, _Scan]:
     scans: dict[str, _Scan] = defaultdict(_Scan)
     for path in files:
         if _is_nifti(path) and not _is_label(path):
-            scans[_scan_name(path)].images.append(path)
+            scans[scan_name(path)].images.append(path)
     others = (path for path in files if not _is_nifti(path) and path.suffix not in _NO_SCAN_SUFFIXES and path != root)
     for folder in sorted({path.parent for path in others}):
         if _dicom_series(folder):
@@ -420,7 +420,8 @@ def _stem(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
-def _scan_name(path: Path) -> str:
+def scan_name(path: Path) -> str:
+    """Name a scan after its file or folder: without the extension and RibFrac's ``-image``."""
     return _stem(path).removesuffix("-image")
 
 

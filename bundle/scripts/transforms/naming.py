@@ -9,6 +9,8 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from scripts.datalist import scan_name
+
 __all__ = ["NameScand", "scan_name_formatter"]
 
 
@@ -34,9 +36,8 @@ class NameScand(MapTransform):
         named = dict(data)
         for key in self.key_iterator(named):
             metadata = named[key].meta
-            name = Path(str(metadata.get("filename_or_obj", key))).name
-            stem = name.removesuffix(".gz").removesuffix(".nii").removesuffix("-image")
-            metadata["scan"] = str(named.get(self.scan_key, stem))
+            of_file = scan_name(Path(str(metadata.get("filename_or_obj", key))))
+            metadata["scan"] = str(named.get(self.scan_key, of_file))
         return named
 
 
