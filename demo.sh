@@ -34,7 +34,11 @@ cat <<MESSAGE
 Done. The weights were trained on made-up fractures only; for research, not for clinical use.
   $results/made_up/pictures/     annotated and predicted fractures of the made-up scans, side by side
   $results/made_up/metrics.json  their FROC score, as the RibFrac challenge counts; froc.png is the curve
-  $results/real_ct/pictures/     what was marked in the real CT (nobody has annotated a fracture in it)
+MESSAGE
+if [ -d "$results/real_ct" ]; then
+  echo "  $results/real_ct/pictures/     what was marked in the real CT (nobody has annotated a fracture in it)"
+fi
+cat <<MESSAGE
   .../fractures.csv              a row for each candidate: score, place in mm, volume, side
   .../predictions/               a mask for each scan, one id for each candidate, in the challenge's layout
 Next:
