@@ -6,7 +6,6 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
-from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 __all__ = ["CheckImaged"]
@@ -26,9 +25,6 @@ class CheckImaged(MapTransform):
     Raises:
         ValueError: when an image has another number of channels or axes, or a voxel is infinite or not a number.
     """
-
-    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         checked = dict(data)
