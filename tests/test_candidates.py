@@ -9,6 +9,7 @@ from conftest import SPACING_MM, lps_affine
 from monai.data import MetaTensor
 
 from scripts.transforms import FilterCandidatesd, LabelCandidatesd
+from scripts.transforms.candidates import CalibrateScoresd, label_candidates
 
 VOXEL_MM3 = SPACING_MM[0] * SPACING_MM[1] * SPACING_MM[2]  # 0.703125
 
@@ -133,3 +134,115 @@ def test_a_volume_without_affine_is_refused():
     labelled = LabelCandidatesd("pred")({"pred": torch.ones(1, 4, 4, 4)})
     with pytest.raises(ValueError, match="affine"):
         FilterCandidatesd("pred", 1, 0)(labelled)
+
+
+# Two cubes of 8 by 8 by 5 voxels (6.0, 6.0, 6.25 mm), their centers 16 voxels (12 mm) apart, and a thin bridge.
+BLOBS = (np.s_[4:12, 4:12, 2:7], np.s_[20:28, 4:12, 2:7])
+BRIDGE = np.s_[12:20, 7:9, 4:5]
+
+
+def two_that_touch(shape=(32, 16, 9)):
+    return probabilities((BLOBS[0], 0.95), (BLOBS[1], 0.9), (BRIDGE, 0.85), shape=shape)
+
+
+@pytest.mark.parametrize(
+    "distance_mm, pieces",
+    [
+        pytest.param(0.0, 1, id="off"),
+        pytest.param(10.0, 2, id="peaks farther apart than the distance"),
+        pytest.param(14.0, 1, id="peaks nearer than the distance"),
+    ],
+)
+def test_candidates_that_touch_are_split(distance_mm, pieces):
+    output = LabelCandidatesd("pred", threshold=0.5, split_distance_mm=distance_mm)(two_that_touch())
+    ids = output["pred"][0]
+    assert len(output["label_scores"]) == ids.max() == pieces
+    # no voxel is lost: 2 cubes of 320 and a bridge of 8 * 2
+    assert (ids > 0).sum() == 656
+    assert ids[BLOBS[0]].unique().tolist() == [1] and ids[BLOBS[1]].unique().tolist() == [pieces]
+
+
+def test_a_bridge_is_divided_between_its_ends():
+    output = LabelCandidatesd("pred", threshold=0.5, split_distance_mm=10)(two_that_touch())
+    bridge = output["pred"][0][BRIDGE]
+    assert (bridge[:3] == 1).all() and (bridge[-3:] == 2).all()
+
+
+def test_distances_are_in_mm_along_every_axis():
+    # centers 10 slices apart
+    volume = np.zeros((16, 16, 24), dtype=np.float32)
+    volume[4:12, 4:12, 3:9] = volume[4:12, 4:12, 13:19] = 0.9
+    volume[7:9, 7:9, 9:13] = 0.9
+    counts = [label_candidates(volume, 0.5, (0.75, 0.75, slices_mm), 10.0).max() for slices_mm in (1.25, 0.75)]
+    assert counts == [2, 1], "12.5 mm apart, and 7.5 mm"
+
+
+def test_one_long_fracture_stays_one():
+    bar = probabilities((np.s_[4:60, 4:12, 2:7], 0.9), shape=(64, 16, 9))  # 42 mm
+    assert len(LabelCandidatesd("pred", threshold=0.5, split_distance_mm=8)(bar)["label_scores"]) == 1
+
+
+def test_the_pieces_scores_are_their_own():
+    output = LabelCandidatesd("pred", threshold=0.5, score="mean", split_distance_mm=10)(two_that_touch())
+    # half the bridge each: 16 voxels of 0.85 would shift the mean of 320 by 0.005 at most
+    assert output["label_scores"].tolist() == pytest.approx([0.95, 0.9], abs=0.005)
+    assert (output["label_scores"] < torch.tensor([0.95, 0.9])).all()
+
+
+def test_max_is_the_highest_mean_over_5_mm():
+    # the window is 7 by 7 by 5 voxels: 5.25, 5.25 and 6.25 mm
+    block, voxel = (np.s_[1:8, 1:8, 1:6], 0.75), (np.s_[20, 12, 4], 0.98)
+    output = LabelCandidatesd("pred", threshold=0.5, score="max")(probabilities(block, voxel, shape=(24, 16, 9)))
+    assert output["label_scores"].tolist() == pytest.approx([0.75, 0.98 / 245])
+    assert output["mean_probabilities"].tolist() == pytest.approx([0.75, 0.98])
+
+
+@pytest.mark.parametrize(
+    "setting", [pytest.param({"score": "max"}, id="max"), pytest.param({"split_distance_mm": 5.0}, id="split")]
+)
+def test_lengths_need_an_affine(setting):
+    with pytest.raises(ValueError, match="affine"):
+        LabelCandidatesd("pred", **setting)({"pred": torch.ones(1, 4, 4, 4)})
+
+
+def test_negative_distance_is_refused():
+    with pytest.raises(ValueError, match="split_distance_mm is -1"):
+        LabelCandidatesd("pred", split_distance_mm=-1)
+
+
+@pytest.mark.parametrize(
+    "slope, intercept, expected",
+    [
+        pytest.param(2.0, 0.0, [16 / 17, 1 / 2, 1 / 17], id="odds are squared"),
+        pytest.param(1.0, float(np.log(4)), [16 / 17, 4 / 5, 1 / 2], id="odds times four"),
+        pytest.param(0.5, 0.0, [2 / 3, 1 / 2, 1 / 3], id="root of the odds"),
+    ],
+)
+def test_calibration(slope, intercept, expected):
+    # odds of 4, 1 and 1/4
+    data = {"label_scores": torch.tensor([0.8, 0.5, 0.2]), "other": 1}
+    output = CalibrateScoresd("label_scores", slope, intercept)(data)
+    assert output["label_scores"].tolist() == pytest.approx(expected)
+    assert output["label_scores"].dtype == torch.float32 and output["other"] == 1
+
+
+def test_calibration_by_default_changes_nothing():
+    scores = torch.tensor([1.0, 0.3, 0.1, 0.0])
+    assert torch.equal(CalibrateScoresd()({"label_scores": scores})["label_scores"], scores)
+
+
+@pytest.mark.parametrize("slope, intercept", [(1.0, -3.0), (0.3, 2.0), (1.2, 0.1)])
+def test_calibration_keeps_the_order_from_0_to_1(slope, intercept):
+    scores = torch.tensor([1.0, 0.999, 0.5, 0.4999, 1e-4, 0.0])
+    output = CalibrateScoresd("label_scores", slope, intercept)({"label_scores": scores})["label_scores"]
+    assert (output.diff() < 0).all() and output.max() < 1 and output.min() > 0
+
+
+def test_calibration_of_no_candidate():
+    assert CalibrateScoresd("label_scores", 2.0)({"label_scores": torch.zeros(0)})["label_scores"].shape == (0,)
+
+
+@pytest.mark.parametrize("slope", [0.0, -1.0, float("nan")])
+def test_a_slope_that_turns_the_order_is_refused(slope):
+    with pytest.raises(ValueError, match="above 0"):
+        CalibrateScoresd("label_scores", slope)

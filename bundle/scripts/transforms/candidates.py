@@ -1,8 +1,8 @@
-"""From probabilities to scored candidates: the post-processing of the report, step by step."""
+"""From probabilities to scored candidates: labeling, splitting, scores, filters, calibration."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,32 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import StrEnum, convert_to_dst_type
+from scipy import ndimage
+from scipy.special import expit, logit
+from skimage.morphology import h_maxima
+from skimage.segmentation import watershed
 
 from scripts.components import connected_components
 
-__all__ = ["CandidateScore", "FilterCandidatesd", "LabelCandidatesd"]
+__all__ = [
+    "CalibrateScoresd",
+    "CandidateScore",
+    "FilterCandidatesd",
+    "LabelCandidatesd",
+    "calibrated_scores",
+    "candidate_scores",
+    "label_candidates",
+    "local_means",
+    "mean_probabilities",
+]
+
+# The window of CandidateScore.MAX: about the thickness of a rib, so that a single bright voxel counts little.
+LOCAL_MEAN_MM = 5.0
+# Two peaks are two fractures only if the smoothed probability between them falls this far below the lower one:
+# along one long fracture it varies less.
+MIN_DIP = 0.05
+# Scores are kept this far from 0 and 1, where the logit is infinite; float32 still tells 1 - 1e-6 from 1.
+SCORE_MARGIN = 1e-6
 
 
 class CandidateScore(StrEnum):
@@ -23,10 +45,141 @@ class CandidateScore(StrEnum):
 
     ``MEAN`` is the mean of p, the report's score; it lies in [t, 1], where the challenge's 100 thresholds
     distinguish few. ``MEAN_ABOVE_THRESHOLD`` is (mean of p - t) / (1 - t): the same order, spread over [0, 1].
+    ``MAX`` is the highest of its voxels' local means, those over a box of about 5 mm (:func:`local_means`): faint
+    surroundings do not lower it.
     """
 
     MEAN = "mean"
     MEAN_ABOVE_THRESHOLD = "mean_above_threshold"
+    MAX = "max"
+
+
+def label_candidates(
+    probability: np.ndarray, threshold: float, spacing_mm: Sequence[float], split_distance_mm: float = 0.0
+) -> np.ndarray:
+    """
+    Number the candidates in a map of probabilities: connected components, voxels touching by 26 neighbors.
+
+    Where ``split_distance_mm`` is above 0, a component is split at its peaks, by a watershed of its probability,
+    smoothed by a Gaussian of a quarter of that distance. A peak is the highest point within that distance, and
+    between two of them the smoothed probability falls ``MIN_DIP`` below the lower one.
+
+    Args:
+        probability: probabilities in [0, 1], shape ``(H, W, D)``.
+        threshold: voxels whose probability is at or below it belong to no candidate.
+        spacing_mm: voxel size along each axis; used in splitting alone.
+        split_distance_mm: least distance of two peaks of one component; 0 splits nothing.
+
+    Returns:
+        ids 1 to n, int32, 0 is background, shape ``(H, W, D)``.
+
+    References:
+        Soille (2003), Morphological Image Analysis, chapters 6 (h-maxima) and 9 (watershed).
+    """
+    ids = connected_components(probability > threshold).astype(np.int32)
+    if split_distance_mm == 0:
+        return ids
+    spacing = np.asarray(spacing_mm)
+    count = int(ids.max(initial=0))
+    for component, box in enumerate(ndimage.find_objects(ids), start=1):
+        extent_mm = spacing * [side.stop - side.start - 1 for side in box]
+        if np.linalg.norm(extent_mm) < split_distance_mm:
+            continue
+        inside = ids[box] == component
+        pieces = _split(np.where(inside, probability[box], 0), spacing, split_distance_mm)
+        more = pieces > 1  # the first piece keeps the component's id
+        ids[box][more] = count + pieces[more] - 1
+        count += int(pieces.max()) - 1
+    return ids
+
+
+def _split(probability: np.ndarray, spacing: np.ndarray, distance_mm: float) -> np.ndarray:
+    """Divide a component, the voxels above 0, among its peaks: ids 1 to n of shape ``(H, W, D)``, brightest first."""
+    smoothed = ndimage.gaussian_filter(probability, distance_mm / 4 / spacing, mode="constant")
+    tops = connected_components(h_maxima(np.where(probability > 0, smoothed, 0), MIN_DIP) > 0)
+    places = np.array(ndimage.maximum_position(smoothed, tops, range(1, int(tops.max()) + 1)), dtype=int)
+    peaks: list[np.ndarray] = []
+    for place in sorted(places.reshape(-1, 3), key=lambda place: -smoothed[tuple(place)]):
+        if all(np.linalg.norm((place - peak) * spacing) >= distance_mm for peak in peaks):
+            peaks.append(place)
+    if len(peaks) < 2:
+        return (probability > 0).astype(np.int32)
+    markers = np.zeros(probability.shape, dtype=np.int32)
+    markers[tuple(np.transpose(peaks))] = range(1, len(peaks) + 1)
+    return watershed(-smoothed, markers, connectivity=3, mask=probability > 0)
+
+
+def local_means(probability: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """
+    Average probabilities over the box of odd size nearest to ``LOCAL_MEAN_MM`` a side, with 0 outside the array.
+
+    Args:
+        probability: probabilities in [0, 1], shape ``(H, W, D)``.
+        spacing_mm: voxel size along each axis.
+
+    Returns:
+        the mean around each voxel, in [0, 1], shape ``(H, W, D)``.
+    """
+    size = 2 * np.round((LOCAL_MEAN_MM / np.asarray(spacing_mm) - 1) / 2).clip(min=0).astype(int) + 1
+    return ndimage.uniform_filter(probability, size, mode="constant").clip(0, 1)
+
+
+def mean_probabilities(ids: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """
+    Average the probability over each candidate.
+
+    Args:
+        ids: candidates 1 to n, shape ``(H, W, D)``.
+        probability: probabilities in [0, 1], shape ``(H, W, D)``.
+
+    Returns:
+        means, float64, shape ``(n,)``.
+    """
+    inside = ids > 0
+    own = ids[inside]
+    return np.bincount(own, weights=probability[inside])[1:] / np.bincount(own)[1:]
+
+
+def candidate_scores(
+    score: CandidateScore, ids: np.ndarray, means: np.ndarray, local: np.ndarray | None, threshold: float
+) -> np.ndarray:
+    """
+    Score candidates.
+
+    Args:
+        score: how, see :class:`CandidateScore`.
+        ids: candidates 1 to n, shape ``(H, W, D)``.
+        means: their mean probabilities, shape ``(n,)``.
+        local: what :func:`local_means` gives, shape ``(H, W, D)``; used by ``MAX`` alone.
+        threshold: the threshold that they were labeled at.
+
+    Returns:
+        scores in [0, 1], shape ``(n,)``.
+    """
+    if score == CandidateScore.MEAN:
+        return means
+    if score == CandidateScore.MEAN_ABOVE_THRESHOLD:
+        return (means - threshold) / (1 - threshold)
+    return np.asarray(ndimage.maximum(local, ids, np.arange(1, len(means) + 1)), dtype=np.float64)
+
+
+def calibrated_scores(scores: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """
+    Move scores by a straight line in their logit: ``sigmoid(slope * logit(score) + intercept)``.
+
+    Args:
+        scores: scores in [0, 1]; 0 and 1 count as ``SCORE_MARGIN`` and 1 less it.
+        slope: above 0, so that the order is kept.
+        intercept: above 0 raises scores, below 0 lowers them.
+
+    Returns:
+        scores in (0, 1), float64, of the same shape.
+
+    References:
+        Platt (1999), Probabilistic outputs for support vector machines, in: Advances in Large Margin Classifiers.
+    """
+    inner = np.clip(np.asarray(scores, dtype=np.float64), SCORE_MARGIN, 1 - SCORE_MARGIN)
+    return expit(slope * logit(inner) + intercept)
 
 
 class LabelCandidatesd(MapTransform):
@@ -34,19 +187,23 @@ class LabelCandidatesd(MapTransform):
     Turn a volume of probabilities into candidates: connected components with ids by falling score.
 
     MONAI's ``KeepLargestConnectedComponent`` and ``FillHoles`` label components too, but keep neither ids nor
-    scores. Voxels touch by 26 neighbors.
+    scores; its ``ProbNMS`` gives the centers of peaks, not their voxels, and its ``Watershed`` needs markers that
+    know no mm. Voxels touch by 26 neighbors.
 
     Args:
         keys: keys of the probabilities, shape ``(1, H, W, D)``, in [0, 1]; replaced by the ids 1..n, integers,
             0 is background.
         threshold: voxels whose probability is at or below it belong to no candidate.
         score: how a candidate's score is made, see :class:`CandidateScore`.
+        split_distance_mm: where two fractures touch, a component is split at its peaks if they are at least this far
+            apart, see :func:`label_candidates`; 0 splits nothing.
         score_key: key of the scores that are added, float32, shape ``(n,)``: that of candidate i stands at i - 1.
         mean_key: key of the candidates' mean probabilities, in [0, 1], in the same order.
         allow_missing_keys: skip keys that the data lacks.
 
     Raises:
-        ValueError: when ``threshold`` is not in [0, 1), or the probabilities have more than one channel.
+        ValueError: when ``threshold`` is not in [0, 1) or ``split_distance_mm`` below 0, when the probabilities have
+            more than one channel, or when lengths in mm are needed and they carry no affine.
     """
 
     def __init__(
@@ -54,6 +211,7 @@ class LabelCandidatesd(MapTransform):
         keys: KeysCollection,
         threshold: float = 0.64,
         score: CandidateScore | str = CandidateScore.MEAN_ABOVE_THRESHOLD,
+        split_distance_mm: float = 0.0,
         score_key: str = "label_scores",
         mean_key: str = "mean_probabilities",
         allow_missing_keys: bool = False,
@@ -61,8 +219,11 @@ class LabelCandidatesd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         if not 0 <= threshold < 1:
             raise ValueError(f"the probability threshold must be in [0, 1), but is {threshold}.")
+        if not split_distance_mm >= 0:
+            raise ValueError(f"split_distance_mm is {split_distance_mm}: 0 splits nothing, lengths are above it.")
         self.threshold = threshold
         self.score = CandidateScore(score)
+        self.split_distance_mm = split_distance_mm
         self.score_key = score_key
         self.mean_key = mean_key
 
@@ -73,16 +234,15 @@ class LabelCandidatesd(MapTransform):
             if probability.ndim != 4 or probability.shape[0] != 1:
                 raise ValueError(f"'{key}' must have shape (1, H, W, D), but has {tuple(probability.shape)}.")
             values = probability[0].detach().cpu().numpy()
-            components = connected_components(values > self.threshold)
-            inside = components > 0
-            ids, place = components[inside], values[inside].astype(np.float64)
-            sizes = np.bincount(ids)[1:]
-            means = np.bincount(ids, weights=place)[1:] / sizes
-            scores = means
-            if self.score == CandidateScore.MEAN_ABOVE_THRESHOLD:
-                scores = (means - self.threshold) / (1 - self.threshold)
+            spacing_mm = [1.0, 1.0, 1.0]
+            if self.split_distance_mm or self.score == CandidateScore.MAX:
+                spacing_mm = _spacing_mm(probability, key)
+            ids = label_candidates(values, self.threshold, spacing_mm, self.split_distance_mm)
+            means = mean_probabilities(ids, values)
+            local = local_means(values, spacing_mm) if self.score == CandidateScore.MAX else None
+            scores = candidate_scores(self.score, ids, means, local, self.threshold)
             order = np.argsort(-scores, kind="stable")
-            output[key] = _renumbered(components, order, like=probability)
+            output[key] = _renumbered(ids, order, like=probability)
             output[self.score_key] = torch.as_tensor(scores[order], dtype=torch.float32)
             output[self.mean_key] = torch.as_tensor(means[order], dtype=torch.float32)
         return output
@@ -125,9 +285,7 @@ class FilterCandidatesd(MapTransform):
         output = dict(data)
         for key in self.key_iterator(output):
             candidates = output[key]
-            if not isinstance(candidates, MetaTensor):
-                raise ValueError(f"'{key}' carries no affine: load it with MONAI's LoadImaged.")
-            voxel_mm3 = float(np.prod(candidates.pixdim.tolist()))
+            voxel_mm3 = float(np.prod(_spacing_mm(candidates, key)))
             ids = candidates[0].cpu().numpy()
             volumes_mm3 = np.bincount(ids[ids > 0], minlength=len(output[self.score_key]) + 1)[1:] * voxel_mm3
             means = output[self.mean_key].numpy()
@@ -136,6 +294,46 @@ class FilterCandidatesd(MapTransform):
             output[self.score_key] = output[self.score_key][kept]
             output[self.mean_key] = output[self.mean_key][kept]
         return output
+
+
+class CalibrateScoresd(MapTransform):
+    """
+    Spread scores over [0, 1] without changing their order: ``sigmoid(slope * logit(score) + intercept)``.
+
+    The challenge reads scores in steps of 0.01, so that scores crowded near 1 lose recall at few false positives. The
+    command ``python -m scripts.tune`` fits both numbers. MONAI has no transform of scores.
+
+    Args:
+        score_key: key of the scores, float, in [0, 1], shape ``(n,)``; 0 and 1 count as 1e-6 away from it.
+        slope: above 0.
+        intercept: added after the slope; slope 1 and intercept 0 leave scores exactly as they are.
+
+    Raises:
+        ValueError: when the slope is not above 0.
+    """
+
+    def __init__(self, score_key: str = "label_scores", slope: float = 1.0, intercept: float = 0.0) -> None:
+        super().__init__(score_key)
+        if not slope > 0:
+            raise ValueError(f"the slope is {slope}: it must be above 0, or the order of scores would turn round.")
+        self.slope = slope
+        self.intercept = intercept
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        output = dict(data)
+        if (self.slope, self.intercept) == (1, 0):
+            return output
+        for key in self.key_iterator(output):
+            calibrated = calibrated_scores(output[key].numpy(), self.slope, self.intercept)
+            output[key] = torch.as_tensor(calibrated, dtype=torch.float32)
+        return output
+
+
+def _spacing_mm(volume: torch.Tensor, key: Hashable) -> list[float]:
+    """Return the voxel size along each axis."""
+    if not isinstance(volume, MetaTensor):
+        raise ValueError(f"'{key}' carries no affine: load it with MONAI's LoadImaged.")
+    return volume.pixdim.tolist()
 
 
 def _renumbered(ids: np.ndarray, order: np.ndarray, like: torch.Tensor) -> torch.Tensor:
