@@ -277,10 +277,41 @@ def test_predictions_go_on_the_spine_alone(hu_range: tuple[float, float]) -> Non
     assert (result[body.ribs & far_from(body.spine, SPACING_MM)] == 0.75).all()
 
 
+@pytest.fixture(scope="module")
+def chest() -> Body:
+    return make_body()
+
+
+@pytest.mark.parametrize(
+    "margin_mm, axes",
+    [
+        pytest.param(0.0, [], id="none"),
+        pytest.param(1.9, [], id="no neighbor is as near"),
+        pytest.param(2.0, [0], id="neighbors to the sides, at 2 mm"),
+        pytest.param(2.5, [0, 1], id="and before and behind, at 2.5 mm"),
+        pytest.param(3.0, [0, 1, 2], id="and above and below, at 3 mm"),
+    ],
+)
+def test_the_margin_removes_the_rim_of_the_spine(chest: Body, margin_mm: float, axes: list[int]) -> None:
+    cross = np.zeros((3, 3, 3), dtype=bool)
+    cross[1, 1, 1] = True
+    for axis in axes:
+        cross[tuple(slice(None) if i == axis else 1 for i in range(3))] = True
+    rim = ndimage.binary_dilation(spine_mask(chest.image_hu, SPACING_MM), cross)
+    data = {"image": as_scan(np.clip(chest.image_hu, -200, 1000) / 600 - 2 / 3), "pred": torch.ones(1, *SHAPE)}
+    left = RemoveSpined("pred", margin_mm=margin_mm)(data)["pred"].numpy()[0]
+    assert rim.any() and np.array_equal(left == 0, rim)
+
+
+def test_a_negative_margin_is_refused() -> None:
+    with pytest.raises(ValueError, match="margin_mm is -1"):
+        RemoveSpined("pred", margin_mm=-1.0)
+
+
 def test_predictions_stay_where_there_is_no_spine() -> None:
     pred = torch.rand(1, 12, 10, 8)
     image = as_scan(np.full((12, 10, 8), -1.0))
-    assert torch.equal(RemoveSpined("pred")({"image": image, "pred": pred})["pred"], pred)
+    assert torch.equal(RemoveSpined("pred", margin_mm=3.0)({"image": image, "pred": pred})["pred"], pred)
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,8 @@ def test_distances_are_in_mm_along_every_axis():
 
 
 def test_one_long_fracture_stays_one():
-    bar = probabilities((np.s_[4:60, 4:12, 2:7], 0.9), shape=(64, 16, 9))  # 42 mm
+    # 42 mm; its middle third is a little fainter
+    bar = probabilities((np.s_[4:60, 4:12, 2:7], 0.92), (np.s_[22:42, 4:12, 2:7], 0.89), shape=(64, 16, 9))
     assert len(LabelCandidatesd("pred", threshold=0.5, split_distance_mm=8)(bar)["label_scores"]) == 1
 
 

@@ -9,7 +9,9 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.transforms.utils import generate_spatial_bounding_box
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from scripts.anatomy import midsagittal_plane, spine_mask
 
@@ -56,18 +58,20 @@ class RemoveSpined(MapTransform):
     """
     Set predicted probabilities to 0 on the vertebral column of the scan.
 
-    A network that knows ribs marks vertebrae too; the column is found by :py:func:`scripts.anatomy.spine_mask`. A scan
-    without a spine passes unchanged.
+    A network that knows ribs marks vertebrae too; the column is found by :py:func:`scripts.anatomy.spine_mask`. A
+    margin also takes the rim of false candidates just outside of it. A scan without a spine passes unchanged.
 
     Args:
         keys: keys of the predicted probabilities, shape ``(1, H, W, D)``.
         image_key: key of the scan they were predicted from, a ``MetaTensor`` of the same shape with RAS axes
             (``Orientationd(axcodes="RAS")``).
         hu_range: the HU that the scan was clipped to and scaled linearly from, to [-1, 1].
+        margin_mm: voxels whose centers lie at most this far from one of the column's are removed too.
         allow_missing_keys: skip keys that the data lacks.
 
     Raises:
-        ValueError: when the scan is no ``MetaTensor``, its axes are not RAS, or a prediction differs from it in shape.
+        ValueError: when ``margin_mm`` is below 0, the scan is no ``MetaTensor``, its axes are not RAS, or a prediction
+            differs from it in shape.
     """
 
     def __init__(
@@ -75,11 +79,15 @@ class RemoveSpined(MapTransform):
         keys: KeysCollection,
         image_key: str = "image",
         hu_range: tuple[float, float] = (-200.0, 1000.0),
+        margin_mm: float = 0.0,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if not margin_mm >= 0:
+            raise ValueError(f"margin_mm is {margin_mm}: 0 adds none, margins are above it.")
         self.image_key = image_key
         self.hu_range = hu_range
+        self.margin_mm = margin_mm
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the predictions changed; the arrays given stay as they are."""
@@ -100,7 +108,10 @@ class RemoveSpined(MapTransform):
             )
         low, high = self.hu_range
         image_hu = image.as_tensor()[0].float().mul((high - low) / 2).add_((high + low) / 2)
-        return torch.from_numpy(spine_mask(image_hu.cpu().numpy(), image.pixdim.cpu().numpy()))[None]
+        spacing_mm = image.pixdim.cpu().numpy()
+        return torch.from_numpy(_grown(spine_mask(image_hu.cpu().numpy(), spacing_mm), self.margin_mm, spacing_mm))[
+            None
+        ]
 
 
 def _checked_volume(image: Any, key: Hashable) -> MetaTensor:
@@ -110,6 +121,20 @@ def _checked_volume(image: Any, key: Hashable) -> MetaTensor:
             f"{tuple(getattr(image, 'shape', ()))}: load it with LoadImaged and EnsureChannelFirstd."
         )
     return image
+
+
+def _grown(mask: NDArray[np.bool_], margin_mm: float, spacing_mm: NDArray) -> NDArray[np.bool_]:
+    """Add the voxels of ``(H, W, D)`` whose centers lie at most ``margin_mm`` from a voxel of the mask."""
+    if margin_mm == 0 or not mask.any():
+        return mask
+    reach = np.floor(margin_mm / spacing_mm).astype(int).tolist()
+    start, end = generate_spatial_bounding_box(
+        mask[None], select_fn=lambda marked: marked, margin=reach, allow_smaller=True
+    )
+    box = tuple(slice(low, high) for low, high in zip(start, end))
+    grown = mask.copy()
+    grown[box] = ndimage.distance_transform_edt(~mask[box], sampling=spacing_mm) <= margin_mm
+    return grown
 
 
 def _world_plane(image_hu: NDArray, affine: NDArray) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from monai.transforms import MapTransform
 from monai.utils import StrEnum, convert_to_dst_type
 from scipy import ndimage
 from scipy.special import expit, logit
-from skimage.morphology import h_maxima
+from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
 from scripts.components import connected_components
@@ -96,7 +96,10 @@ def label_candidates(
 def _split(probability: np.ndarray, spacing: np.ndarray, distance_mm: float) -> np.ndarray:
     """Divide a component, the voxels above 0, among its peaks: ids 1 to n of shape ``(H, W, D)``, brightest first."""
     smoothed = ndimage.gaussian_filter(probability, distance_mm / 4 / spacing, mode="constant")
-    tops = connected_components(h_maxima(np.where(probability > 0, smoothed, 0), MIN_DIP) > 0)
+    # h-maxima: what differs from its saddle by less than MIN_DIP becomes one plateau (skimage's h_maxima parts it)
+    within = np.where(probability > 0, smoothed, 0)
+    lowered = reconstruction(np.maximum(within - MIN_DIP, 0), within)
+    tops = connected_components(local_maxima(lowered, connectivity=3))
     places = np.array(ndimage.maximum_position(smoothed, tops, range(1, int(tops.max()) + 1)), dtype=int)
     peaks: list[np.ndarray] = []
     for place in sorted(places.reshape(-1, 3), key=lambda place: -smoothed[tuple(place)]):
