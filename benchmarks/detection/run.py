@@ -1,0 +1,203 @@
+"""Training and predicting a recipe, each step as its own run of the bundle, and each skipped where it is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+
+from benchmarks.detection.data import TEST_SETS, TRAINING_LIST, VALIDATION_SETS
+from benchmarks.detection.measure import measure_set
+from benchmarks.detection.recipes import BUNDLE_DIR, Recipe, find_recipe, write_overlay
+from scripts.atomic_write import whole_file
+from scripts.datalist import load_datalist
+
+__all__ = ["FIGURES_NAME", "RUN_NAME", "epochs_for", "predict", "train"]
+
+RUN_NAME = "run.json"  # what a training took
+FIGURES_NAME = "figures.json"  # what a set's prediction is worth; written last
+# The same for all recipes: they change the speed and how long a training lasts, not what it learns from an ROI.
+TRAINING_SETTINGS = {"amp": True, "cache_rate": 1.0, "num_workers": 1}
+PREDICTION_SETTINGS = {"amp": True, "num_workers": 1, "save_pictures": False}
+_SECONDS_BETWEEN_NOTES = 20.0  # a killed run loses no more of its time than this
+
+
+def epochs_for(rois: int, scans: int, rois_per_scan: int) -> int:
+    """Return how many epochs show a network about so many ROIs: the nearest whole number, at least 1."""
+    return max(1, round(rois / (scans * rois_per_scan)))
+
+
+def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, threads: int | None = None) -> Path:
+    """
+    Train a recipe on the benchmark's training scans; go on where an earlier call was stopped.
+
+    There is no early stop, so that all recipes see as many ROIs.
+
+    Args:
+        data_dir: the benchmark's data.
+        name: the recipe; one that only changes the prediction has no training, that of its base is run.
+        output_dir: folder of all results; the training lies in a folder named after the recipe.
+        rois: ROIs to show to the network, as nearly as whole epochs can; the recipe's own number when None.
+        threads: threads to compute with; likewise.
+
+    Returns:
+        The weights to predict with.
+
+    Raises:
+        FileNotFoundError: when the data are missing.
+        ValueError: when the recipe is unknown, its training was begun with another number of epochs, or it fails.
+    """
+    recipe = find_recipe(find_recipe(name).trained_as)
+    data_list = data_dir / TRAINING_LIST
+    if not data_list.is_file():
+        raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command 'data'.")
+    folder = output_dir / recipe.name
+    weights = folder / "models" / recipe.weights
+    record_path = folder / RUN_NAME
+    record = _read_record(record_path)
+    scans, rois_per_scan = len(load_datalist(data_list, "training")), _rois_per_scan(recipe)
+    epochs = epochs_for(rois or recipe.rois, scans, rois_per_scan)
+    if record.get("epochs", epochs) != epochs:
+        raise ValueError(
+            f"{record_path}: '{recipe.name}' was trained for {record['epochs']} epochs, now {epochs} are asked for: "
+            f"give {record['rois']} ROIs again, or another output_dir."
+        )
+    if record.get("finished"):
+        return weights
+    threads = threads or recipe.threads
+    record |= {"recipe": recipe.name, "says": recipe.says, "scans": scans, "rois_per_scan": rois_per_scan}
+    record |= {"epochs": epochs, "rois": epochs * scans * rois_per_scan, "threads": threads, "finished": False}
+    settings = {
+        **TRAINING_SETTINGS,
+        "dataset_dir": str(data_list.resolve()),
+        "output_dir": str(folder.resolve()),
+        "max_epochs": epochs,
+        "patience_epochs": epochs,
+        "resume": True,
+    }
+    overlay = write_overlay({**recipe.train_settings, **settings}, folder / "train_overlay.yaml")
+    seconds_before = record.get("seconds", 0.0)
+
+    def note(seconds: float) -> None:
+        _write_record({**record, "seconds": seconds_before + seconds}, record_path)
+
+    seconds = _run_bundle("training", [*recipe.train_configs, overlay], threads, folder / "training.log", note)
+    last = torch.load(folder / "models" / "last.pt", map_location="cpu", weights_only=True)
+    with whole_file(folder / "models" / "final.pt") as temporary:
+        torch.save(last["network"], temporary)
+    _write_record({**record, "seconds": seconds_before + seconds, "finished": True}, record_path)
+    return weights
+
+
+def predict(
+    data_dir: Path, name: str, output_dir: Path, sets: Sequence[str] | None = None, threads: int | None = None
+) -> None:
+    """
+    Predict sets with a recipe and measure what it found; sets that are done are skipped.
+
+    Args:
+        data_dir: the benchmark's data.
+        name: the recipe; its training must be finished.
+        output_dir: folder of all results; a set lies in the recipe's folder.
+        sets: names of sets; all test sets that there are when None.
+        threads: threads to compute with; the recipe's own number when None.
+
+    Raises:
+        FileNotFoundError: when the weights or a set's list are missing.
+        ValueError: when the recipe or a set is unknown, or a prediction fails.
+    """
+    recipe = find_recipe(name)
+    weights = output_dir / recipe.trained_as / "models" / recipe.weights
+    if not _read_record(output_dir / recipe.trained_as / RUN_NAME).get("finished"):
+        raise FileNotFoundError(f"{weights} is not there yet: run the command 'train' with '{recipe.trained_as}'.")
+    known = {**TEST_SETS, **VALIDATION_SETS}
+    for set_name in sets or [test for test in TEST_SETS if (data_dir / f"{test}.json").is_file()]:
+        if set_name not in known:
+            raise ValueError(f"there is no set '{set_name}': choose from {', '.join(known)}.")
+        data_list, folder = data_dir / f"{set_name}.json", output_dir / recipe.name / set_name
+        if not data_list.is_file():
+            raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command 'data'.")
+        if not (folder / FIGURES_NAME).is_file():
+            seconds = _predict_set(recipe, data_list, known[set_name], weights, folder, threads or recipe.threads)
+            figures = measure_set(data_list, folder / "predictions", annotated=known[set_name])
+            figures["seconds_per_scan"] = seconds / len(figures["scans"])
+            _write_record(figures, folder / FIGURES_NAME)
+
+
+def _predict_set(recipe: Recipe, data_list: Path, annotated: bool, weights: Path, folder: Path, threads: int) -> float:
+    """Predict one set; return the seconds that it took, the start of the program included."""
+    first, *overlays = recipe.inference_configs
+    settings = {
+        **PREDICTION_SETTINGS,
+        "dataset_dir": str(data_list.resolve()),
+        "section": "test",
+        "output_dir": str(folder.resolve()),
+        "checkpoint": str(weights.resolve()),
+    }
+    overlay = write_overlay({**recipe.inference_settings, **settings}, folder / "inference_overlay.yaml")
+    evaluate = [first.with_name("evaluate.yaml")] if annotated else []
+    run_id = "evaluating" if annotated else "inference"
+    configs = [first, *evaluate, *overlays, overlay]
+    return _run_bundle(run_id, configs, threads, folder / "prediction.log", note=lambda seconds: None)
+
+
+def _rois_per_scan(recipe: Recipe) -> int:
+    parser = ConfigParser()
+    parser.read_config([str(config) for config in recipe.train_configs])
+    parser.update(dict(recipe.train_settings))
+    return int(parser.get_parsed_content("rois_per_scan"))
+
+
+def _run_bundle(run_id: str, configs: Sequence[Path], threads: int, log: Path, note: Callable[[float], None]) -> float:
+    """
+    Run the bundle in a process of its own.
+
+    Args:
+        run_id: ``training``, ``evaluating`` or ``inference``.
+        configs: config and overlays, in their order.
+        threads: threads to compute with.
+        log: file that the run's output is appended to.
+        note: called now and then with the seconds so far.
+
+    Returns:
+        Seconds that the run took.
+
+    Raises:
+        ValueError: when the run fails.
+    """
+    files = str([str(config.resolve()) for config in configs])
+    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", files]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    start = time.monotonic()
+    with log.open("a") as output:
+        process = subprocess.Popen(command, cwd=BUNDLE_DIR, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(_SECONDS_BETWEEN_NOTES)
+                except subprocess.TimeoutExpired:
+                    note(time.monotonic() - start)
+        finally:
+            process.terminate()  # does nothing to one that has ended
+            process.wait()
+    seconds = time.monotonic() - start
+    if process.returncode:
+        raise ValueError(f"{log}: the run '{run_id}' failed, see the end of that file.")
+    return seconds
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _write_record(record: Mapping[str, Any], path: Path) -> None:
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
