@@ -163,7 +163,12 @@ def candidate_scores(
         return means
     if score == CandidateScore.MEAN_ABOVE_THRESHOLD:
         return (means - threshold) / (1 - threshold)
-    return np.asarray(ndimage.maximum(local, ids, np.arange(1, len(means) + 1)), dtype=np.float64)
+    if local is None:
+        raise ValueError("the score 'max' needs the local means of the probabilities.")
+    inside = ids > 0
+    highest = np.zeros(len(means))
+    np.maximum.at(highest, ids[inside] - 1, local[inside])
+    return highest
 
 
 def calibrated_scores(scores: np.ndarray, slope: float, intercept: float) -> np.ndarray:

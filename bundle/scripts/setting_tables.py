@@ -1,0 +1,267 @@
+"""
+What each scan adds to the challenge's score of every setting of the post-processing, without labeling it for each.
+
+A scan is labeled once for each threshold (and each distance of splitting); filters then only choose rows of a table of
+candidates. That is exact: a candidate that goes changes the overlaps of others only in the connected component of
+candidates and fractures that held it, and those few are measured again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd, ScaleIntensityRanged
+from monai.transforms.utils import generate_spatial_bounding_box
+from scipy import ndimage
+
+from scripts.components import connected_components
+from scripts.froc import UNKNOWN_CLASS, ScanResult, instance_overlaps
+from scripts.transforms.anatomy import RemoveSpined
+from scripts.transforms.candidates import (
+    CandidateScore,
+    calibrated_scores,
+    candidate_scores,
+    label_candidates,
+    local_means,
+    mean_probabilities,
+)
+from scripts.transforms.labels import CheckLabeld
+
+__all__ = ["ScanTable", "Setting", "measure_scan", "scan_result", "scan_table"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """
+    The post-processing of one prediction, under the names of ``configs/inference.yaml``.
+
+    Args:
+        probability_threshold: voxels at or below it belong to no candidate.
+        split_distance_mm: least distance of two peaks that split a component; 0 splits nothing.
+        min_volume_mm3: smaller candidates are dropped.
+        min_mean_probability: candidates with a lower mean probability are dropped.
+        score: how a candidate's score is made.
+    """
+
+    probability_threshold: float
+    split_distance_mm: float
+    min_volume_mm3: float
+    min_mean_probability: float
+    score: CandidateScore
+
+
+class _Labeling(NamedTuple):
+    """
+    The candidates of a scan at one threshold and one distance of splitting; arrays of shape ``(candidates,)``.
+
+    Args:
+        voxels: number of voxels of each.
+        shared_voxels: how many of them lie in a fracture.
+        volumes_mm3: volume of each.
+        means: mean probability of each, float32 as the transforms have it.
+        scores: score of each, float32, by the way that it is made.
+        matches: best fracture (-1 for none) and best overlap of the candidates that are kept, by the bytes of the
+            bool array of those kept.
+    """
+
+    voxels: np.ndarray
+    shared_voxels: np.ndarray
+    volumes_mm3: np.ndarray
+    means: np.ndarray
+    scores: dict[CandidateScore, np.ndarray]
+    matches: dict[bytes, tuple[np.ndarray, np.ndarray]]
+
+
+class ScanTable(NamedTuple):
+    """
+    What one scan adds to the score of every setting.
+
+    Args:
+        fractures: number of fractures.
+        fracture_voxels: number of voxels in them.
+        labelings: its candidates, by threshold and distance of splitting.
+    """
+
+    fractures: int
+    fracture_voxels: int
+    labelings: dict[tuple[float, float], _Labeling]
+
+
+def _matches(ids: np.ndarray, label: np.ndarray, kepts: Iterable[np.ndarray]) -> dict[bytes, tuple[Any, Any]]:
+    """
+    Match candidates with fractures for each choice of candidates that are kept, as :func:`scripts.froc.score_scan`.
+
+    Args:
+        ids: candidates 1 to n on the scan's own grid (its order of axes decides on pairs in several pieces), shape
+            ``(H, W, D)``.
+        label: ids of the fractures, likewise.
+        kepts: which candidates are kept, bool, shape ``(n,)`` each.
+
+    Returns:
+        the index of the fracture that each kept candidate overlaps most, -1 for none, and that overlap, by the bytes
+        of which are kept.
+    """
+    fracture_ids = np.unique(label[label > 0])
+    unions = connected_components((ids > 0) | (label > 0))
+    boxes = ndimage.find_objects(unions)
+    blocks = []
+    for number in np.unique(unions[label > 0]):
+        box = boxes[number - 1]
+        own = unions[box] == number
+        block_ids = np.where(own, ids[box], 0)
+        members = np.unique(block_ids[block_ids > 0])
+        if len(members):
+            blocks.append((block_ids, np.where(own, label[box], 0), members))
+
+    matches: dict[bytes, tuple[Any, Any]] = {}
+    known: dict[tuple[int, bytes], Any] = {}
+    for kept in kepts:
+        if kept.tobytes() in matches:
+            continue
+        best_fracture, best_overlap = np.full(len(kept), -1), np.zeros(len(kept))
+        for number, (block_ids, block_label, members) in enumerate(blocks):
+            choice = number, kept[members - 1].tobytes()
+            if choice not in known:
+                known[choice] = instance_overlaps(
+                    np.where(np.append(False, kept)[block_ids], block_ids, 0), block_label
+                )
+            found = known[choice]
+            best = found.overlap.argmax(axis=1)
+            overlap = found.overlap.max(axis=1)
+            best_overlap[found.candidate_ids - 1] = overlap
+            fracture = np.searchsorted(fracture_ids, found.fracture_ids[best])
+            best_fracture[found.candidate_ids - 1] = np.where(overlap > 0, fracture, -1)
+        matches[kept.tobytes()] = best_fracture[kept], best_overlap[kept]
+    return matches
+
+
+def _kept(labeling: _Labeling, setting: Setting) -> np.ndarray:
+    """Tell which candidates pass a setting's filters; the comparisons are those of ``FilterCandidatesd``."""
+    return (labeling.volumes_mm3 >= setting.min_volume_mm3) & (labeling.means >= setting.min_mean_probability)
+
+
+def scan_table(
+    probability: np.ndarray, label: np.ndarray, affine: np.ndarray, settings: Sequence[Setting]
+) -> ScanTable:
+    """
+    Measure the candidates of one scan at every setting.
+
+    Args:
+        probability: probabilities in [0, 1], without the spine, in RAS order of axes, shape ``(H, W, D)``.
+        label: ids of the fractures, integer, 0 is background, in the same order of axes.
+        affine: the affine of the scan's own grid, whose order of axes the challenge's rule depends on.
+        settings: what to measure.
+
+    Returns:
+        the table from which `scan_result` reads the score of each of the settings.
+    """
+    own_axes = nib.io_orientation(affine)
+    to_own = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), own_axes)
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(own_axes[:, 0])]
+    voxel_mm3 = float(np.prod(spacing_mm))
+
+    local = local_means(probability, spacing_mm)
+    lowest = min(setting.probability_threshold for setting in settings)
+    marked = (probability > lowest) | (label > 0)
+    start, end = generate_spatial_bounding_box(marked[None], select_fn=lambda foreground: foreground)
+    box = tuple(slice(low, high) for low, high in zip(start, end))
+    probability, label, local = probability[box], label[box], local[box]
+    own_label = nib.apply_orientation(label, to_own)
+    by_labeling: dict[tuple[float, float], list[Setting]] = {}
+    for setting in settings:
+        by_labeling.setdefault((setting.probability_threshold, setting.split_distance_mm), []).append(setting)
+    labelings = {}
+    for (threshold, distance_mm), chosen in by_labeling.items():
+        ids = label_candidates(probability, threshold, spacing_mm, distance_mm)
+        ids = _without_small(ids, min(setting.min_volume_mm3 for setting in chosen) / voxel_mm3)
+        voxels = np.bincount(ids.ravel())[1:]
+        means = mean_probabilities(ids, probability)
+        scores = {
+            score: candidate_scores(score, ids, means, local, threshold).astype(np.float32)
+            for score in sorted({setting.score for setting in chosen})
+        }
+        shared = np.bincount(ids[label > 0], minlength=len(voxels) + 1)[1:]
+        labeling = _Labeling(voxels, shared, voxels * voxel_mm3, means.astype(np.float32), scores, {})
+        kepts = (_kept(labeling, setting) for setting in chosen)
+        own_ids = nib.apply_orientation(ids, to_own)
+        labelings[threshold, distance_mm] = labeling._replace(matches=_matches(own_ids, own_label, kepts))
+    return ScanTable(len(np.unique(label[label > 0])), int((label > 0).sum()), labelings)
+
+
+def _without_small(ids: np.ndarray, least_voxels: float) -> np.ndarray:
+    """Take out candidates that every setting drops, a voxel's rounding aside, and number the others 1 to n."""
+    large = np.flatnonzero(np.bincount(ids.ravel())[1:] > least_voxels - 1)
+    new_ids = np.zeros(int(ids.max(initial=0)) + 1, dtype=np.int32)
+    new_ids[large + 1] = np.arange(1, len(large) + 1)
+    return new_ids[ids]
+
+
+def scan_result(table: ScanTable, setting: Setting, slope: float = 1.0, intercept: float = 0.0) -> ScanResult:
+    """
+    Read what one scan adds to the score of a setting.
+
+    Args:
+        table: the scan's.
+        setting: one that the table was made for.
+        slope: of the calibration of scores.
+        intercept: of the calibration; 0 with slope 1 leaves scores as they are.
+
+    Returns:
+        the same as :func:`scripts.froc.score_scan` of the prediction that the setting gives.
+    """
+    labeling = table.labelings[setting.probability_threshold, setting.split_distance_mm]
+    kept = _kept(labeling, setting)
+    scores = labeling.scores[setting.score][kept]
+    if (slope, intercept) != (1, 0):
+        scores = calibrated_scores(scores, slope, intercept).astype(np.float32)
+    best_fracture, best_overlap = labeling.matches[kept.tobytes()]
+    return ScanResult(
+        fracture_codes=np.full(table.fractures, UNKNOWN_CLASS),
+        candidate_codes=np.full(len(scores), UNKNOWN_CLASS),
+        label_scores=scores.astype(np.float64),
+        best_fracture=best_fracture,
+        best_overlap=best_overlap,
+        candidate_voxels=int(labeling.voxels[kept].sum()),
+        fracture_voxels=table.fracture_voxels,
+        shared_voxels=int(labeling.shared_voxels[kept].sum()),
+    )
+
+
+def measure_scan(
+    item: Mapping[str, Any], settings: Sequence[Setting], hu_range: Sequence[float], spine_margin_mm: float
+) -> ScanTable:
+    """
+    Read one scan, remove its spine once, and measure its candidates at every setting.
+
+    Args:
+        item: paths of the ``image``, of its ``label`` and of its map of probabilities ``pred``, with the spine left
+            in, all on one grid, and ``label_codes`` where there is a table.
+        settings: what to measure.
+        hu_range: HU that become -1 and 1, as in the prediction.
+        spine_margin_mm: margin around the spine that is removed with it.
+
+    Returns:
+        the scan's table.
+
+    Raises:
+        ValueError: when the map is not on the label's grid, or holds other values than probabilities.
+    """
+    keys = ("image", "label", "pred")
+    read = Compose([LoadImaged(keys, image_only=True), EnsureChannelFirstd(keys), CheckLabeld("label")])(item)
+    pred, label = read["pred"], read["label"]
+    affine = label.affine.numpy()
+    if pred.shape != label.shape or not np.allclose(pred.affine.numpy(), affine, rtol=0, atol=1e-2):
+        raise ValueError(f"{item['pred']} is not on the grid of {item['label']}: predict this data set again.")
+    if not (pred.min() >= 0 and pred.max() <= 1):
+        raise ValueError(f"{item['pred']} holds values outside [0, 1]: a map of probabilities is needed.")
+    steps = [
+        Orientationd(keys, axcodes="RAS", labels=None),
+        ScaleIntensityRanged("image", hu_range[0], hu_range[1], -1.0, 1.0, clip=True),
+        RemoveSpined("pred", hu_range=(hu_range[0], hu_range[1]), margin_mm=spine_margin_mm),
+    ]
+    ready = Compose(steps)(read)
+    return scan_table(ready["pred"].numpy()[0], ready["label"].numpy()[0], affine, settings)

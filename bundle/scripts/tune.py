@@ -1,0 +1,470 @@
+"""
+Choose the post-processing for a network's probabilities on annotated scans, and calibrate its scores.
+
+    python -m scripts.tune --probabilities_dir output/evaluation/probabilities --dataset_dir /data/ribfrac \\
+      --output tuned.yaml
+
+Every setting is scored by the challenge's rule (``scripts.froc``), from tables that ``scripts.setting_tables`` makes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import shlex
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from itertools import chain, product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from monai.bundle import ConfigParser
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+from tqdm import tqdm
+
+from scripts.atomic_write import whole_file
+from scripts.datalist import load_datalist
+from scripts.froc import MIN_OVERLAP, ScanResult, detection_scores
+from scripts.setting_tables import ScanTable, Setting, measure_scan, scan_result
+from scripts.transforms.candidates import SCORE_MARGIN, CandidateScore
+
+__all__ = [
+    "Outcome",
+    "fit_calibration",
+    "grid_of_settings",
+    "list_scans",
+    "main",
+    "measure_sets",
+    "outcome_of",
+    "ranked",
+    "tune",
+]
+
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
+SPLIT_DISTANCES_MM = (0.0, 20.0)
+MIN_VOLUMES_MM3 = (50.0, 100.0, 200.0, 300.0, 500.0, 800.0, 1200.0)
+MIN_MEANS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
+# A fit needs about ten of the rarer outcome for each number beside the base rate:
+# Peduzzi et al. (1996), doi:10.1016/S0895-4356(96)00236-3.
+MIN_SAMPLES = 10
+# So weak that it counts only where the scores of hits and misses do not overlap, and the slope would grow without end.
+RIDGE = 0.01
+MIN_SLOPE = 0.05
+# Settings whose average recall agrees to this many digits tie: no set of scans tells them apart.
+TIE_DIGITS = 3
+ROWS_SHOWN = 10
+INFERENCE_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "inference.yaml"
+
+
+class Outcome(NamedTuple):
+    """
+    What one setting gives on one or more sets of scans.
+
+    Args:
+        setting: the setting.
+        slope: of the calibration of scores, ``scripts.transforms.CalibrateScoresd``.
+        intercept: of it; 0 with slope 1 leaves scores as they are.
+        average_recall: the challenge's, mean over the sets.
+        candidates_per_scan: mean over all scans.
+        false_candidates_per_scan: of each set the mean over the scans without fractures, or, where all have some, the
+            mean number of candidates that hit none; the highest of the sets.
+    """
+
+    setting: Setting
+    slope: float
+    intercept: float
+    average_recall: float
+    candidates_per_scan: float
+    false_candidates_per_scan: float
+
+
+def grid_of_settings(
+    thresholds: Sequence[float] = THRESHOLDS, split_distances_mm: Sequence[float] = SPLIT_DISTANCES_MM
+) -> list[Setting]:
+    """
+    List the settings to try.
+
+    Args:
+        thresholds: probability thresholds, in [0, 1).
+        split_distances_mm: least distances of two peaks; 0 splits nothing.
+
+    Returns:
+        every combination with ``MIN_VOLUMES_MM3``, every score, and each of ``MIN_MEANS`` that is 0 or above the
+        threshold: others drop nothing either.
+    """
+    return [
+        Setting(threshold, distance_mm, volume_mm3, mean, score)
+        for threshold, distance_mm, volume_mm3, mean, score in product(
+            thresholds, split_distances_mm, MIN_VOLUMES_MM3, MIN_MEANS, CandidateScore
+        )
+        if mean == 0 or mean > threshold
+    ]
+
+
+def fit_calibration(scores: np.ndarray, is_hit: np.ndarray) -> tuple[float, float] | None:
+    """
+    Fit the probability that a candidate is a hit to its score: logistic regression on the score's logit.
+
+    Args:
+        scores: scores in [0, 1], shape ``(candidates,)``.
+        is_hit: whether each is a hit, bool, of the same shape.
+
+    Returns:
+        slope, at least ``MIN_SLOPE``, and intercept, to four digits; None with fewer than ``MIN_SAMPLES`` hits or
+        misses.
+
+    References:
+        Platt (1999), Probabilistic outputs for support vector machines, in: Advances in Large Margin Classifiers.
+    """
+    if min(is_hit.sum(), (~is_hit).sum()) < MIN_SAMPLES:
+        return None
+    x = logit(np.clip(scores.astype(np.float64), SCORE_MARGIN, 1 - SCORE_MARGIN))
+
+    def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
+        off = line - (1, 0)  # from the line that changes nothing
+        z = line[0] * x + line[1]
+        wrong = expit(z) - is_hit
+        value = np.logaddexp(0, np.where(is_hit, -z, z)).sum() + RIDGE / 2 * off @ off
+        return value, np.array([wrong @ x, wrong.sum()]) + RIDGE * off
+
+    line = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(MIN_SLOPE, None), (None, None)]).x
+    return round(float(line[0]), 4), round(float(line[1]), 4)
+
+
+def outcome_of(
+    sets: Sequence[Sequence[ScanTable]], setting: Setting, line: tuple[float, float] | None = None
+) -> Outcome:
+    """
+    Score one setting.
+
+    Args:
+        sets: the tables of each set's scans.
+        setting: a setting that the tables were made for.
+        line: slope and intercept of the calibration; None fits them to these scans, and keeps them where the average
+            recall does not suffer from it.
+
+    Returns:
+        what it gives.
+
+    Raises:
+        ValueError: when a set holds no scan.
+    """
+    if line is not None:
+        return _outcome(sets, setting, *line)
+    plain = _outcome(sets, setting, 1.0, 0.0)
+    line = fit_calibration(*_samples([scan_result(table, setting) for table in chain.from_iterable(sets)]))
+    calibrated = plain if line is None else _outcome(sets, setting, *line)
+    return calibrated if calibrated.average_recall >= plain.average_recall else plain
+
+
+def _outcome(sets: Sequence[Sequence[ScanTable]], setting: Setting, slope: float, intercept: float) -> Outcome:
+    results = [[scan_result(table, setting, slope, intercept) for table in tables] for tables in sets]
+    return Outcome(
+        setting,
+        slope,
+        intercept,
+        float(np.mean([detection_scores(its)["average_recall"] for its in results])),
+        float(np.mean([len(result.label_scores) for result in chain.from_iterable(results)])),
+        max(map(_false_candidates, results)),
+    )
+
+
+def _samples(results: Sequence[ScanResult]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scores of all candidates, and which of them are hits."""
+    scores = np.concatenate([result.label_scores for result in results])
+    return scores, np.concatenate([result.best_overlap for result in results]) > MIN_OVERLAP
+
+
+def _false_candidates(results: Sequence[ScanResult]) -> float:
+    """Return candidates per scan without fractures, or, where all have some, candidates per scan that hit none."""
+    empty = [len(result.label_scores) for result in results if len(result.fracture_codes) == 0]
+    return float(np.mean(empty or [(result.best_overlap <= MIN_OVERLAP).sum() for result in results]))
+
+
+def ranked(outcomes: Sequence[Outcome], max_candidates_per_scan: float) -> list[Outcome]:
+    """
+    Order settings by average recall, those that tie by fewer candidates.
+
+    Args:
+        outcomes: what each setting gives.
+        max_candidates_per_scan: settings with more false candidates per scan are left out, unless all have more.
+
+    Returns:
+        the settings that may be chosen, the best one first.
+    """
+    within = [outcome for outcome in outcomes if outcome.false_candidates_per_scan <= max_candidates_per_scan]
+    return sorted(within or outcomes, key=lambda o: (-round(o.average_recall, TIE_DIGITS), o.candidates_per_scan))
+
+
+def list_scans(probabilities_dir: str | Path, dataset_dir: str | Path, section: str) -> list[dict[str, Any]]:
+    """
+    List the annotated scans of one section, each with its map of probabilities.
+
+    Args:
+        probabilities_dir: folder of ``NAME.nii.gz``, as ``save_probabilities`` writes it.
+        dataset_dir: the data set that was predicted, see :func:`scripts.datalist.load_datalist`.
+        section: its section.
+
+    Returns:
+        the items of the data list with the path of the map as ``pred``.
+
+    Raises:
+        FileNotFoundError: when a scan has no map.
+    """
+    items = load_datalist(dataset_dir, section)
+    for item in items:
+        path = Path(probabilities_dir) / f"{item['scan']}.nii.gz"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing: predict {dataset_dir}, section {section}, with --save_probabilities true first."
+            )
+        item["pred"] = str(path)
+    return items
+
+
+class _Present(NamedTuple):
+    """The post-processing that a config has now."""
+
+    setting: Setting
+    line: tuple[float, float]
+    hu_range: Sequence[float]
+    spine_margin_mm: float
+
+
+def _read_config(files: Sequence[str]) -> _Present:
+    """Read the settings of a prediction."""
+    config = ConfigParser(ConfigParser.load_config_files(list(files)))
+
+    def value(name: str) -> Any:
+        if name not in config:
+            raise ValueError(f"{', '.join(files)}: no setting {name}; name inference.yaml first, then its overlays.")
+        return config.get_parsed_content(name)
+
+    setting = Setting(
+        float(value("probability_threshold")),
+        float(value("split_distance_mm")),
+        float(value("min_volume_mm3")),
+        float(value("min_mean_probability")),
+        CandidateScore(value("score")),
+    )
+    line = float(value("score_slope")), float(value("score_intercept"))
+    return _Present(setting, line, value("hu_range"), float(value("spine_margin_mm")))
+
+
+def measure_sets(
+    sets: Sequence[Sequence[dict[str, Any]]],
+    settings: Sequence[Setting],
+    hu_range: Sequence[float],
+    spine_margin_mm: float,
+    workers: int = 1,
+) -> list[list[ScanTable]]:
+    """
+    Measure every scan at every setting.
+
+    Args:
+        sets: the scans of each set, as `list_scans` gives them.
+        settings: what to measure.
+        hu_range: HU that become -1 and 1, as in the prediction.
+        spine_margin_mm: margin around the spine that is removed with it.
+        workers: scans that are measured at the same time; each needs about 20 bytes per voxel.
+
+    Returns:
+        the tables of each set's scans.
+    """
+    measure = partial(measure_scan, settings=settings, hu_range=hu_range, spine_margin_mm=spine_margin_mm)
+    items = list(chain.from_iterable(sets))
+    progress = partial(tqdm, total=len(items), desc="measure scans", unit="scan")
+    if workers == 1:
+        tables = list(progress(map(measure, items)))
+    else:
+        # spawned: a fork would copy the locks of threads that torch has started
+        with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            tables = list(progress(pool.map(measure, items)))
+    in_order = iter(tables)
+    return [[next(in_order) for _ in its] for its in sets]
+
+
+def _figures(sets: Sequence[Sequence[ScanTable]], outcome: Outcome) -> dict[str, Any]:
+    """Describe an outcome for ``tuned.json``."""
+    details = []
+    for tables in sets:
+        results = [scan_result(table, outcome.setting, outcome.slope, outcome.intercept) for table in tables]
+        scores = detection_scores(results)
+        details.append(
+            {name: scores[name] for name in ("average_recall", "key_recall", "max_recall")}
+            | {
+                "candidates_per_scan": float(np.mean([len(result.label_scores) for result in results])),
+                "false_candidates_per_scan": _false_candidates(results),
+            }
+        )
+    return _row(outcome) | {"sets": details}
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    return asdict(outcome.setting) | {k: v for k, v in outcome._asdict().items() if k != "setting"}
+
+
+def _table(rows: Sequence[tuple[str, Outcome]]) -> str:
+    """Format outcomes for the terminal."""
+    lines = [
+        f"{'':<8}{'threshold':>10}{'split mm':>9}{'mm3':>7}{'mean':>6}  {'score':<21}{'slope':>8}{'intercept':>10}"
+        f"{'average':>9}{'cand.':>7}{'false':>7}"
+    ]
+    for name, outcome in rows:
+        s = outcome.setting
+        lines.append(
+            f"{name:<8}{s.probability_threshold:>10g}{s.split_distance_mm:>9g}{s.min_volume_mm3:>7g}"
+            f"{s.min_mean_probability:>6g}  {s.score:<21}{outcome.slope:>8.3f}{outcome.intercept:>10.3f}"
+            f"{outcome.average_recall:>9.3f}{outcome.candidates_per_scan:>7.1f}"
+            f"{outcome.false_candidates_per_scan:>7.1f}"
+        )
+    return "\n".join(lines)
+
+
+def _overlay(report: dict[str, Any], spine_margin_mm: float, name: str) -> str:
+    """Write the chosen setting as an overlay for ``inference.yaml``."""
+    after, before = report["after"], report["before"]
+    lines = [
+        "# Post-processing chosen on annotated scans: an overlay for inference.yaml. Chosen by:",
+        f"#   {report['command']}",
+        "# Run from the bundle's folder:",
+        "#   python -m monai.bundle run inference "
+        f"--config_file \"['configs/inference.yaml','{name}']\" --dataset_dir /data/scans",
+        "# Measured on these scans themselves, so on the hopeful side:",
+        *(
+            f"# - {its['dataset_dir']} ({its['section']}): {its['scans']} scans, {its['scans_without_fractures']} of them"
+            f" without a fracture, {its['fractures']} fractures in the others: average recall"
+            f" {new['average_recall']:.3f}, before {old['average_recall']:.3f}; {new['candidates_per_scan']:.1f}"
+            f" candidates per scan, before {old['candidates_per_scan']:.1f}"
+            for its, new, old in zip(report["sets"], after["sets"], before["sets"])
+        ),
+        *(f"# {note}" for note in report["notes"]),
+        "",
+        "# ---- settings ----",
+        f"probability_threshold: {after['probability_threshold']}",
+        f"split_distance_mm: {after['split_distance_mm']}",
+        f"min_volume_mm3: {after['min_volume_mm3']}",
+        f"min_mean_probability: {after['min_mean_probability']}",
+        f"score: {after['score']}",
+        f"score_slope: {after['slope']}  # of the score's logit",
+        f"score_intercept: {after['intercept']}  # of the score's logit",
+        f"spine_margin_mm: {spine_margin_mm}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _notes(sets: Sequence[Sequence[ScanTable]], best: Outcome, max_candidates_per_scan: float) -> list[str]:
+    """Say what the reader of the result must know."""
+    notes = []
+    if best.false_candidates_per_scan > max_candidates_per_scan:
+        notes.append(f"No setting stays within {max_candidates_per_scan:g} false candidates per scan.")
+    if any(all(table.fractures for table in tables) for tables in sets):
+        notes.append("Where no scan is without fractures, false candidates are those that hit none, per scan.")
+    _, is_hit = _samples([scan_result(table, best.setting) for table in chain.from_iterable(sets)])
+    if min(is_hit.sum(), (~is_hit).sum()) < MIN_SAMPLES:
+        notes.append(
+            f"Scores stay as they are: {is_hit.sum()} hits and {(~is_hit).sum()} misses are too few to calibrate them,"
+            f" {MIN_SAMPLES} of each are needed."
+        )
+    elif (best.slope, best.intercept) == (1, 0):
+        notes.append("Scores stay as they are: calibrated ones would lower the average recall.")
+    return notes
+
+
+def tune(options: argparse.Namespace, command: str) -> str:
+    """
+    Choose the post-processing as the command line asks for, and write it to ``options.output`` and, as JSON, beside it.
+
+    Args:
+        options: the command line's options.
+        command: the command, for the record.
+
+    Returns:
+        the table of the best settings and the notes, for the terminal.
+
+    Raises:
+        FileNotFoundError: when a folder, a map of probabilities or a config is missing.
+        ValueError: when files or settings do not fit each other.
+    """
+    if len(options.probabilities_dir) != len(options.dataset_dir):
+        raise ValueError(
+            f"--probabilities_dir names {len(options.probabilities_dir)} folders, --dataset_dir {len(options.dataset_dir)}:"
+            " name one data set for each folder of maps, in the same order."
+        )
+    present = _read_config(options.config_file)
+    margin_mm = present.spine_margin_mm if options.spine_margin_mm is None else options.spine_margin_mm
+    settings = grid_of_settings(options.probability_thresholds, options.split_distances_mm)
+    scans = [list_scans(*pair, options.section) for pair in zip(options.probabilities_dir, options.dataset_dir)]
+    sets = measure_sets(scans, [*settings, present.setting], present.hu_range, margin_mm, options.workers)
+
+    before = outcome_of(sets, present.setting, present.line)
+    outcomes = [outcome_of(sets, setting) for setting in tqdm(settings, desc="try settings", unit="setting")]
+    best = ranked(outcomes, options.max_candidates_per_scan)
+    report = {
+        "command": command,
+        "max_candidates_per_scan": options.max_candidates_per_scan,
+        "spine_margin_mm": margin_mm,
+        "notes": _notes(sets, best[0], options.max_candidates_per_scan),
+        "sets": [
+            {
+                "probabilities_dir": probabilities_dir,
+                "dataset_dir": dataset_dir,
+                "section": options.section,
+                "scans": len(tables),
+                "fractures": sum(table.fractures for table in tables),
+                "scans_without_fractures": sum(table.fractures == 0 for table in tables),
+            }
+            for probabilities_dir, dataset_dir, tables in zip(options.probabilities_dir, options.dataset_dir, sets)
+        ],
+        "before": _figures(sets, before),
+        "after": _figures(sets, best[0]),
+        "best": [_row(outcome) for outcome in best[:ROWS_SHOWN]],
+    }
+    output = Path(options.output)
+    with whole_file(output.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    with whole_file(output) as temporary:
+        temporary.write_text(_overlay(report, margin_mm, output.name))
+    rows = [("before", before), *((str(place), outcome) for place, outcome in enumerate(best[:ROWS_SHOWN], start=1))]
+    return "\n".join([_table(rows), *report["notes"], f"{output} and {output.with_suffix('.json')} written."])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Choose the post-processing from the command line; ``--help`` explains the arguments.
+
+    Args:
+        arguments: command line arguments; those of the process where None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.tune",
+        description="Choose the post-processing on annotated scans, and calibrate the scores.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--probabilities_dir", nargs="+", required=True, help="folders of maps that --save_probabilities true wrote")
+    add("--dataset_dir", nargs="+", required=True, help="the data sets that were predicted, in the same order")
+    add("--section", default="validation", help="training, validation, test or all")
+    add("--output", default="tuned.yaml", help="overlay to write; its figures go beside it, as .json")
+    add("--config_file", nargs="+", default=[str(INFERENCE_CONFIG)], help="config of the prediction, and its overlays")
+    add("--max_candidates_per_scan", type=float, default=2.0, help="most, on average, in scans without fractures")
+    add("--probability_thresholds", nargs="+", type=float, default=THRESHOLDS, help="thresholds to try")
+    add("--split_distances_mm", nargs="+", type=float, default=SPLIT_DISTANCES_MM, help="distances to try; 0: no split")
+    add("--spine_margin_mm", type=float, help="margin around the spine; by default the config's")
+    add("--workers", type=int, default=1, help="scans to measure at the same time")
+    options = parser.parse_args(arguments)
+    command = shlex.join(["python", "-m", "scripts.tune", *(sys.argv[1:] if arguments is None else arguments)])
+    try:
+        print(tune(options, command))
+    except (FileNotFoundError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+
+
+if __name__ == "__main__":
+    main()
