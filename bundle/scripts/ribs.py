@@ -21,17 +21,20 @@ from scripts.components import connected_components
 
 __all__ = ["find_ribs"]
 
-# The search runs on a copy of about this voxel size, mm; a cortex of 1 mm over fatty marrow still exceeds BONE_HU there.
+# The search runs on a copy of about this voxel size, where a cortex of 1 mm beside fat still exceeds BONE_HU.
 COARSE_MM = 1.5
 BONE_HU = 180.0
+# The densest rib of a thin-slice scan reaches 1550 HU there; contrast medium in a vein, wires and leads more.
+METAL_HU = 1700.0
+METAL_MARGIN_MM = 6.0
 LUNG_HU = -500.0
 # Less air than this in one piece is bowel or airway; a slab of 40 mm through the lungs holds more.
 MIN_LUNG_ML = 100.0
-# Marrow that bone encloses in a plane: the oblique section of a rib encloses up to 300 mm2, the cage far more.
-MAX_MARROW_MM2 = 300.0
-# Where ribs lie from the hull of both lungs: they dent it by a few mm, and their outer cortex is about 12 mm outside.
+# Marrow that bone encloses in a plane: an axial section along a rib holds up to 8 x 70 mm, the cage far more.
+MAX_MARROW_MM2 = 600.0
+# Where ribs lie from the hull of both lungs: they dent it by a few mm, and their outer cortex is up to 12 mm outside.
 INSIDE_HULL_MM = 4.0
-OUTSIDE_HULL_MM = 14.0
+OUTSIDE_HULL_MM = 12.0
 # The inner cortex of a rib nearly touches the pleura; scapula and clavicle do not come so near.
 PLEURA_MM = 6.0
 SPINE_MARGIN_MM = 10.0
@@ -49,6 +52,8 @@ MAX_SECTION_SPREAD_MM = 8.0
 TURN_BANDS = 3
 MAX_TURN_DEGREES = 50.0
 MIN_LENGTH_MM = 40.0
+# Where thick slices leave a cortex open, the marrow of a piece, 8 mm thick, is closed from both sides.
+CLOSING_MM = 4.0
 
 
 def find_ribs(image_hu: NDArray, spacing_mm: ArrayLike, spine: NDArray[np.bool_] | None = None) -> NDArray[np.int16]:
@@ -82,13 +87,13 @@ def find_ribs(image_hu: NDArray, spacing_mm: ArrayLike, spine: NDArray[np.bool_]
     if not hull.any():
         return np.zeros(image_hu.shape, dtype=np.int16)
     outside_mm = ndimage.distance_transform_edt(~hull, sampling=step)
-    candidates = _filled_bone(coarse, step) & (outside_mm <= OUTSIDE_HULL_MM)
+    candidates = _with_marrow(coarse > BONE_HU, step) & (outside_mm <= OUTSIDE_HULL_MM)
     candidates &= ndimage.distance_transform_edt(hull, sampling=step) <= INSIDE_HULL_MM
     candidates &= ~_front(hull, image_hu, spacing, step)
+    candidates &= ~_within(coarse > METAL_HU, METAL_MARGIN_MM, step)
     column = _block_mean(spine_mask(image_hu, spacing) if spine is None else spine, spacing, COARSE_MM)[0] >= 0.5
-    if column.any():
-        candidates &= ndimage.distance_transform_edt(~column, sampling=step) > SPINE_MARGIN_MM
-    return _at_full_size(_tubes(candidates, outside_mm, step), image_hu, factors)
+    candidates &= ~_within(column, SPINE_MARGIN_MM, step)
+    return _at_full_size(_tubes(candidates, outside_mm, step), image_hu, spacing, factors)
 
 
 def _lung_hull(coarse: NDArray, step: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -103,9 +108,13 @@ def _lung_hull(coarse: NDArray, step: NDArray[np.float64]) -> NDArray[np.bool_]:
     return hull
 
 
-def _filled_bone(coarse: NDArray, step: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Mark bone with the marrow that it encloses in an axial, coronal or sagittal plane."""
-    bone = coarse > BONE_HU
+def _within(mask: NDArray[np.bool_], distance_mm: float, step: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mark what lies within a distance of a mask."""
+    return ndimage.distance_transform_edt(~mask, sampling=step) <= distance_mm if mask.any() else mask
+
+
+def _with_marrow(bone: NDArray[np.bool_], step: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Add to bone the marrow that it encloses in an axial, coronal or sagittal plane."""
     filled = bone.copy()
     for axis in range(3):
         max_voxels = MAX_MARROW_MM2 * step[axis] / step.prod()
@@ -116,6 +125,14 @@ def _filled_bone(coarse: NDArray, step: NDArray[np.float64]) -> NDArray[np.bool_
             is_marrow[0] = False
             filled_planes[i] |= is_marrow[holes]
     return filled
+
+
+def _closed(mask: NDArray[np.bool_], radius_mm: float, step: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Close gaps in a mask up to twice the radius wide."""
+    margins = [(margin, margin) for margin in np.ceil(radius_mm / step).astype(int) + 1]
+    grown = _within(np.pad(mask, margins), radius_mm, step)
+    closed = ~_within(~grown, radius_mm, step)
+    return closed[tuple(slice(low, -high) for low, high in margins)]
 
 
 def _front(
@@ -227,18 +244,24 @@ def _straight_runs(path: list[int], centers: NDArray[np.float64]) -> list[list[i
     return [run for run in runs if run]
 
 
-def _at_full_size(pieces: NDArray[np.int16], image_hu: NDArray, factors: NDArray[np.int_]) -> NDArray[np.int16]:
-    """Give pieces the scan's own grid: their outer voxels stay where the scan itself shows bone, if connected."""
+def _at_full_size(
+    pieces: NDArray[np.int16], image_hu: NDArray, spacing: NDArray[np.float64], factors: NDArray[np.int_]
+) -> NDArray[np.int16]:
+    """Give pieces the scan's own grid, and at their surface its own bone; the largest connected part of each stays."""
     found = np.zeros(image_hu.shape, dtype=np.int16)
+    step = spacing * factors
+    count = 0
     for number, box in enumerate(ndimage.find_objects(pieces), start=1):
-        piece = pieces[box] == number
-        core = ndimage.binary_erosion(piece)
-        for axis, factor in enumerate(factors):
-            piece, core = piece.repeat(factor, axis=axis), core.repeat(factor, axis=axis)
         fine_box = tuple(slice(part.start * factor, part.stop * factor) for part, factor in zip(box, factors))
         scan = image_hu[fine_box]
-        cropped = tuple(slice(size) for size in scan.shape)
-        parts = connected_components(core[cropped] | (piece[cropped] & (scan > BONE_HU)))
-        largest = 1 + np.argmax(np.bincount(parts.ravel())[1:])
-        found[fine_box][parts == largest] = number
+        piece = _closed(pieces[box] == number, CLOSING_MM, step)
+        core = ndimage.binary_erosion(piece)
+        for axis, factor in enumerate(factors):
+            piece, core = (np.take(a.repeat(factor, axis), range(scan.shape[axis]), axis) for a in (piece, core))
+        # a margin, or marrow that reaches the box would count as open
+        bone = np.pad(core | piece & (scan > BONE_HU), 1)
+        parts = connected_components(_with_marrow(bone, spacing)[1:-1, 1:-1, 1:-1] & piece)
+        if parts.any():
+            count += 1
+            found[fine_box][parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])] = count
     return found
