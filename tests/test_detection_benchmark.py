@@ -57,9 +57,9 @@ def test_overlays_set_only_what_the_config_has(name: str) -> None:
 def test_a_change_differs_from_the_report(change: str) -> None:
     recipe = recipes.find_recipe(f"report+{change}")
     train, inference = merged(recipe.train_configs), merged(recipe.inference_configs)
-    train["network_def::norm"] = train["network_def"]["norm"]
+    train["network_def::norm"] = inference["network_def::norm"] = train["network_def"]["norm"]
     pairs = [(train[key], value) for key, value in recipe.train_settings.items()]
-    pairs += [(inference.get(key), value) for key, value in recipe.inference_settings.items()]
+    pairs += [(inference[key], value) for key, value in recipe.inference_settings.items()]
     assert any(base != value for base, value in pairs)
 
 
@@ -69,7 +69,7 @@ def test_a_change_differs_from_the_report(change: str) -> None:
         pytest.param("ours", "ours", id="a base trains itself"),
         pytest.param("report+loss", "report+loss", id="a change of the training trains"),
         pytest.param("report+gaussian", "report", id="a change of the prediction takes the weights of its base"),
-        pytest.param("report_fast+loss+flips", "report_fast+loss", id="each change by itself"),
+        pytest.param("report+network+flips+loss", "report+network+loss", id="each change by itself"),
     ],
 )
 def test_weights_of_a_recipe(name: str, trained_as: str) -> None:
@@ -80,6 +80,34 @@ def test_a_change_takes_the_value_of_ours_in_both_configs() -> None:
     recipe = recipes.find_recipe("report+spacing")
     ours = settings_of(CONFIGS / "train.yaml")["spacing_mm"]
     assert recipe.train_settings == recipe.inference_settings == {"spacing_mm": ours}
+
+
+def test_what_ours_and_the_report_differ_in_is_told_for_fracnet_too() -> None:
+    """A setting that is new in ours must not become one of the public baseline."""
+    fracnet, of_report = recipes.find_recipe("fracnet"), recipes.find_recipe("report")
+    for theirs, reports, left in (
+        (fracnet.train_configs, of_report.train_configs, {"max_epochs", "border_voxels"}),
+        (fracnet.inference_configs, of_report.inference_configs, set()),
+    ):
+        told = {name.split("::")[0] for name in merged(reports[1:])} - {"output_dir"} - left
+        # what is scheduled or counted in epochs is of the report's deep supervision alone
+        assert {name for name in told if not name.startswith("deep_supervision_")} <= set(merged(theirs[1:]))
+
+
+def test_a_change_of_a_part_is_laid_over_the_whole(tmp_path: Path) -> None:
+    """The network of ours with another normalization: both are of the id network_def."""
+    recipe = recipes.find_recipe("report+network+norm")
+    overlay = recipes.write_overlay(recipe.train_settings, tmp_path / "run" / "overlay.yaml")
+    parser = ConfigParser()
+    parser.read_config([str(config) for config in (*recipe.train_configs, overlay)])
+    ours = settings_of(CONFIGS / "train.yaml")["network_def"]
+    assert parser.get("network_def") == {**ours, "norm": "INSTANCE"}
+
+
+def test_names_of_recipes_change_one_thing_of_the_base() -> None:
+    names = recipes.recipe_names("report+loss")
+    assert names[:5] == ["report", "fracnet", "ours", "report+loss", "report+loss+network"]
+    assert len(names) == 3 + 1 + len(recipes.CHANGES) - 1
 
 
 @pytest.mark.parametrize("name", ["theirs", "report+luck", "+loss", "loss"])
