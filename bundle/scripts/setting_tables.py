@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd, ScaleIntensityRanged
+from monai.transforms import EnsureChannelFirstd, LoadImaged, Orientationd, ScaleIntensityRanged
 from monai.transforms.utils import generate_spatial_bounding_box
 from scipy import ndimage
 
@@ -168,7 +168,7 @@ def scan_table(
     lowest = min(setting.probability_threshold for setting in settings)
     marked = (probability > lowest) | (label > 0)
     start, end = generate_spatial_bounding_box(marked[None], select_fn=lambda foreground: foreground)
-    box = tuple(slice(low, high) for low, high in zip(start, end))
+    box = tuple(slice(low, max(high, 1)) for low, high in zip(start, end))  # one voxel where nothing is marked
     probability, label, local = probability[box], label[box], local[box]
     own_label = nib.apply_orientation(label, to_own)
     by_labeling: dict[tuple[float, float], list[Setting]] = {}
@@ -251,17 +251,15 @@ def measure_scan(
         ValueError: when the map is not on the label's grid, or holds other values than probabilities.
     """
     keys = ("image", "label", "pred")
-    read = Compose([LoadImaged(keys, image_only=True), EnsureChannelFirstd(keys), CheckLabeld("label")])(item)
+    # one after another: Compose would hide the message of an error
+    read = CheckLabeld("label")(EnsureChannelFirstd(keys)(LoadImaged(keys, image_only=True)(item)))
     pred, label = read["pred"], read["label"]
     affine = label.affine.numpy()
     if pred.shape != label.shape or not np.allclose(pred.affine.numpy(), affine, rtol=0, atol=1e-2):
         raise ValueError(f"{item['pred']} is not on the grid of {item['label']}: predict this data set again.")
     if not (pred.min() >= 0 and pred.max() <= 1):
         raise ValueError(f"{item['pred']} holds values outside [0, 1]: a map of probabilities is needed.")
-    steps = [
-        Orientationd(keys, axcodes="RAS", labels=None),
-        ScaleIntensityRanged("image", hu_range[0], hu_range[1], -1.0, 1.0, clip=True),
-        RemoveSpined("pred", hu_range=(hu_range[0], hu_range[1]), margin_mm=spine_margin_mm),
-    ]
-    ready = Compose(steps)(read)
-    return scan_table(ready["pred"].numpy()[0], ready["label"].numpy()[0], affine, settings)
+    data: Mapping[Any, Any] = Orientationd(keys, axcodes="RAS", labels=None)(read)
+    data = ScaleIntensityRanged("image", hu_range[0], hu_range[1], -1.0, 1.0, clip=True)(data)
+    data = RemoveSpined("pred", hu_range=(hu_range[0], hu_range[1]), margin_mm=spine_margin_mm)(data)
+    return scan_table(data["pred"].numpy()[0], data["label"].numpy()[0], affine, settings)

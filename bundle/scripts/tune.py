@@ -228,6 +228,19 @@ def list_scans(probabilities_dir: str | Path, dataset_dir: str | Path, section: 
     return items
 
 
+_SETTING_NAMES = (
+    "probability_threshold",
+    "split_distance_mm",
+    "min_volume_mm3",
+    "min_mean_probability",
+    "score",
+    "score_slope",
+    "score_intercept",
+    "hu_range",
+    "spine_margin_mm",
+)
+
+
 class _Present(NamedTuple):
     """The post-processing that a config has now."""
 
@@ -239,22 +252,20 @@ class _Present(NamedTuple):
 
 def _read_config(files: Sequence[str]) -> _Present:
     """Read the settings of a prediction."""
-    config = ConfigParser(ConfigParser.load_config_files(list(files)))
-
-    def value(name: str) -> Any:
-        if name not in config:
-            raise ValueError(f"{', '.join(files)}: no setting {name}; name inference.yaml first, then its overlays.")
-        return config.get_parsed_content(name)
-
+    try:
+        config = ConfigParser(ConfigParser.load_config_files(list(files)))
+        value = {name: config.get_parsed_content(name) for name in _SETTING_NAMES}
+    except KeyError as error:
+        raise ValueError(f"{', '.join(files)}: {error}; name inference.yaml first, then its overlays.") from error
     setting = Setting(
-        float(value("probability_threshold")),
-        float(value("split_distance_mm")),
-        float(value("min_volume_mm3")),
-        float(value("min_mean_probability")),
-        CandidateScore(value("score")),
+        float(value["probability_threshold"]),
+        float(value["split_distance_mm"]),
+        float(value["min_volume_mm3"]),
+        float(value["min_mean_probability"]),
+        CandidateScore(value["score"]),
     )
-    line = float(value("score_slope")), float(value("score_intercept"))
-    return _Present(setting, line, value("hu_range"), float(value("spine_margin_mm")))
+    line = float(value["score_slope"]), float(value["score_intercept"])
+    return _Present(setting, line, value["hu_range"], float(value["spine_margin_mm"]))
 
 
 def measure_sets(
@@ -338,8 +349,8 @@ def _overlay(report: dict[str, Any], spine_margin_mm: float, name: str) -> str:
         f"--config_file \"['configs/inference.yaml','{name}']\" --dataset_dir /data/scans",
         "# Measured on these scans themselves, so on the hopeful side:",
         *(
-            f"# - {its['dataset_dir']} ({its['section']}): {its['scans']} scans, {its['scans_without_fractures']} of them"
-            f" without a fracture, {its['fractures']} fractures in the others: average recall"
+            f"# - {its['dataset_dir']} ({its['section']}): {its['scans']} scans, {its['scans_without_fractures']}"
+            f" of them without a fracture, {its['fractures']} fractures in the others: average recall"
             f" {new['average_recall']:.3f}, before {old['average_recall']:.3f}; {new['candidates_per_scan']:.1f}"
             f" candidates per scan, before {old['candidates_per_scan']:.1f}"
             for its, new, old in zip(report["sets"], after["sets"], before["sets"])
@@ -392,10 +403,11 @@ def tune(options: argparse.Namespace, command: str) -> str:
         FileNotFoundError: when a folder, a map of probabilities or a config is missing.
         ValueError: when files or settings do not fit each other.
     """
-    if len(options.probabilities_dir) != len(options.dataset_dir):
+    maps, datasets = len(options.probabilities_dir), len(options.dataset_dir)
+    if maps != datasets:
         raise ValueError(
-            f"--probabilities_dir names {len(options.probabilities_dir)} folders, --dataset_dir {len(options.dataset_dir)}:"
-            " name one data set for each folder of maps, in the same order."
+            f"--probabilities_dir names {maps} folders, --dataset_dir {datasets}: name one data set for each folder of"
+            " maps, in the same order."
         )
     present = _read_config(options.config_file)
     margin_mm = present.spine_margin_mm if options.spine_margin_mm is None else options.spine_margin_mm
