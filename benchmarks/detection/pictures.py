@@ -39,7 +39,8 @@ def froc_curves_picture(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], p
         path: PNG to write.
     """
     recipes = list(dict.fromkeys(recipe for of_set in curves.values() for recipe in of_set))
-    figure = Figure(figsize=(6.2 * len(curves), 5.2), layout="constrained")
+    lines = -(-len(recipes) // 2)  # of the legend
+    figure = Figure(figsize=(6.2 * len(curves), 5.4 + 0.19 * lines), layout="constrained")
     for axes, (title, of_set) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items()):
         for recipe, detection in of_set.items():
             place = recipes.index(recipe)
@@ -65,7 +66,7 @@ def froc_curves_picture(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], p
         )
         axes.set_xticks([0, *KEY_FALSE_POSITIVES], ["0", "0.5", "1", "2", "4", "8"])
         axes.grid(alpha=0.3)
-        axes.legend(title="average recall", fontsize=8, loc="lower right")
+        axes.legend(title="average recall", fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.11), ncols=2)
     _save(figure, path)
 
 

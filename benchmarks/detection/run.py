@@ -75,6 +75,7 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
     threads = threads or recipe.threads
     record |= {"recipe": recipe.name, "says": recipe.says, "scans": scans, "rois_per_scan": rois_per_scan}
     record |= {"epochs": epochs, "rois": epochs * scans * rois_per_scan, "threads": threads, "finished": False}
+    record |= {"commit": _commit()}
     settings = {
         **TRAINING_SETTINGS,
         "dataset_dir": str(data_list.resolve()),
@@ -192,6 +193,12 @@ def _run_bundle(run_id: str, configs: Sequence[Path], threads: int, log: Path, n
     if process.returncode:
         raise ValueError(f"{log}: the run '{run_id}' failed, see the end of that file.")
     return seconds
+
+
+def _commit() -> str | None:
+    """Name the state of the code; None outside a repository."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    return subprocess.run(command, cwd=BUNDLE_DIR, capture_output=True, text=True).stdout.strip() or None
 
 
 def _read_record(path: Path) -> dict[str, Any]:
