@@ -20,7 +20,7 @@ _CELL_MM = 2.0  # edge of the cells in which the way along a rib is looked for
 _KNOT_MM = 4.0  # distance of the knots of the axis
 _LEAST_LENGTH_MM = 50.0  # a shorter piece has no place that is far enough from both ends
 _LEAST_VOLUME_MM3 = 1500.0  # 50 mm of the thinnest section
-_SECTION_MM = 6.0  # length over which a section is averaged
+_SECTION_MM = 2.0  # standard deviation of the weights with which sections are averaged along the rib
 
 
 @dataclass
@@ -93,7 +93,9 @@ def _axis(points: NDArray[np.float64], spacing_mm: NDArray[np.float64]) -> NDArr
     for _ in range(2):  # again with sections that stand upright on the axis
         if len(knots) < 4:
             return np.zeros((0, 3))
-        axis = Curve.through(ndimage.gaussian_filter1d(knots, 1.0, axis=0, mode="nearest"), np.array([0, 0, 1])).points
+        smooth = ndimage.gaussian_filter1d(knots, 1.0, axis=0, mode="nearest")
+        smooth[[0, -1]] = knots[[0, -1]]  # which smoothing would pull inward
+        axis = Curve.through(smooth, np.array([0, 0, 1])).points
         knots = _section_centers(points, cKDTree(axis).query(points)[1] * STEP_MM)
     return axis
 
@@ -123,11 +125,10 @@ def _piece(
     curve = Curve.from_points(axis, outward + 1e-3)  # never 0, on the body's long axis neither
     sample = cKDTree(axis).query(points)[1]
     u = ((points - axis[sample]) * curve.normals[sample]).sum(axis=1)
-    window = round(_SECTION_MM / STEP_MM)
 
-    def windowed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        return ndimage.uniform_filter1d(np.bincount(sample, values, len(axis)), window, mode="nearest")
+    def averaged(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return ndimage.gaussian_filter1d(np.bincount(sample, values, len(axis)), _SECTION_MM / STEP_MM, mode="nearest")
 
-    count, first, second = windowed(np.ones(len(u))), windowed(u), windowed(u**2)
+    count, first, second = averaged(np.ones(len(u))), averaged(u), averaged(u**2)
     variance = second / np.maximum(count, 1e-6) - (first / np.maximum(count, 1e-6)) ** 2
     return RibPiece(rib_id, curve, count * spacing_mm.prod() / STEP_MM, 2 * np.sqrt(np.maximum(variance, 0.25)))

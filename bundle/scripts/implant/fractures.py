@@ -16,6 +16,7 @@ _CODE_SHARES = {1: 618 / 1655, 2: 567 / 1655, 3: 291 / 1655, 4: 179 / 1655}
 # out of the chest, upward or downward, into it, in radians from the normal: a broken rib seldom sinks in
 _DIRECTIONS = (0.0, np.pi / 2, -np.pi / 2, np.pi)
 _DIRECTION_SHARES = (0.35, 0.2, 0.2, 0.25)
+_MOST_SLIDE_MM = 2.0  # along the rib, as the other stub holds it
 
 
 def draw_fracture(
@@ -65,6 +66,11 @@ def draw_fracture(
         breaks[0].after_mm, breaks[1].before_mm = shift * away, rng.uniform(0.4, 1) * shift * away
         for one in breaks:
             one.ease_mm = 60.0  # the piece between moves as a whole
+    for one in breaks:
+        for vector in (one.before_mm, one.after_mm):
+            # along the plane, which else would close the gap or widen it
+            slide = one.tilt[0] * (vector @ normal) + one.tilt[1] * (vector @ np.cross(tangent, normal))
+            vector += np.clip(slide, -_MOST_SLIDE_MM, _MOST_SLIDE_MM) * tangent
     return Fracture(
         rib=piece.rib_id,
         code=code,

@@ -21,6 +21,7 @@ _EDGE_MM = 1.0  # a mask ends where the bone fills half a voxel; its blur reache
 _BLUR_MM = 1.2  # width over which what is moved with a bone fades into what is moved with the tissue
 _MUSCLE_HU = (-10.0, 120.0)
 _FAT_HU = (-160.0, -20.0)
+_LUNG_HU = -850.0
 
 
 class Site:
@@ -65,16 +66,11 @@ class Site:
         self.voxels = np.stack(np.unravel_index(self.tube.index, self.grid.shape), axis=1)
         own = self.own = rib_ids[self.box] == piece.rib_id
         bone = self.image > BONE_HU
-        self.bone_mm = ndimage.distance_transform_edt(~own, sampling=spacing_mm).astype(np.float32)
-        # what a mask misses of its own rib lies close to it
-        missed = bone & (self.bone_mm <= 2.0) & ((rib_ids[self.box] == 0) | own)
-        self.bone_mm = ndimage.distance_transform_edt(~(own | missed), sampling=spacing_mm).astype(np.float32)
-        other = (bone & ~own & ~missed) | ((rib_ids[self.box] > 0) & ~own)
-        self.other_mm = (
-            ndimage.distance_transform_edt(~other, sampling=spacing_mm).astype(np.float32)
-            if other.any()
-            else np.full(own.shape, 1e3, dtype=np.float32)
-        )
+        unmarked = rib_ids[self.box] == 0
+        # what a mask misses of its own rib lies within 2 mm
+        close = ndimage.maximum_filter(own, size=tuple(2 * np.rint(2.0 / spacing_mm).astype(int) + 1))
+        self.bone_mm = _distance_mm(own | (bone & close & unmarked), spacing_mm)
+        self.other_mm = _distance_mm((bone & ~close & unmarked) | ~(own | unmarked), spacing_mm)
 
     def is_rib(self, s_mm: float) -> bool:
         """Tell whether the mask marks bone around a place, with cortex, about the axis, and no wider than a rib."""
@@ -97,6 +93,12 @@ class Site:
     def _at(self, volume: NDArray, between: tuple[float, float]) -> NDArray[np.bool_]:
         values = volume.reshape(-1)[self.tube.index]
         return (values >= between[0]) & (values < between[1])
+
+
+def _distance_mm(mask: NDArray[np.bool_], spacing_mm: NDArray[np.float64]) -> NDArray[np.float32]:
+    if not mask.any():
+        return np.full(mask.shape, 1e3, dtype=np.float32)
+    return ndimage.distance_transform_edt(~mask, sampling=spacing_mm).astype(np.float32)
 
 
 @dataclass
@@ -281,13 +283,14 @@ def _composed(
         values[fixed] = site.image.reshape(-1)[site.tube.index[own[fixed]]]
         new[own] += share[own] / total[own] * values
     # the lung does not follow a rib that leaves it: blood fills the room
-    air = np.maximum(_air_share(new) - _air_share(site.image.reshape(-1)[site.tube.index]), 0)
-    return new + air * (filling - new)
+    air = _air_share(new)
+    too_much = np.maximum(air - _air_share(site.image.reshape(-1)[site.tube.index]), 0)
+    return new + too_much / np.maximum(air, 0.1) * (filling - new)
 
 
 def _air_share(image_hu: NDArray) -> NDArray:
-    """0 in soft tissue, 1 in the lung and outside the patient."""
-    return np.clip((_FAT_HU[0] - image_hu) / 80, 0, 1)
+    """0 in soft tissue, 1 in the lung and outside the patient, and in between at their blurred edge."""
+    return np.clip((_FAT_HU[0] - image_hu) / (_FAT_HU[0] - _LUNG_HU), 0, 1)
 
 
 def _swelling(site: Site, fracture: Fracture, new: NDArray) -> NDArray:
