@@ -252,14 +252,14 @@ def measure_scan(
     """
     keys = ("image", "label", "pred")
     # one after another: Compose would hide the message of an error
-    read = CheckLabeld("label")(EnsureChannelFirstd(keys)(LoadImaged(keys, image_only=True)(item)))
-    pred, label = read["pred"], read["label"]
-    affine = label.affine.numpy()
-    if pred.shape != label.shape or not np.allclose(pred.affine.numpy(), affine, rtol=0, atol=1e-2):
+    data: Mapping[Any, Any] = LoadImaged(keys, image_only=True)(item)
+    data = CheckLabeld("label")(EnsureChannelFirstd(keys)(data))
+    affine = data["label"].affine.numpy()
+    if data["pred"].shape != data["label"].shape or not np.allclose(data["pred"].affine, affine, rtol=0, atol=1e-2):
         raise ValueError(f"{item['pred']} is not on the grid of {item['label']}: predict this data set again.")
-    if not (pred.min() >= 0 and pred.max() <= 1):
+    if not (data["pred"].min() >= 0 and data["pred"].max() <= 1):
         raise ValueError(f"{item['pred']} holds values outside [0, 1]: a map of probabilities is needed.")
-    data: Mapping[Any, Any] = Orientationd(keys, axcodes="RAS", labels=None)(read)
+    data = Orientationd(keys, axcodes="RAS", labels=None)(data)
     data = ScaleIntensityRanged("image", hu_range[0], hu_range[1], -1.0, 1.0, clip=True)(data)
     data = RemoveSpined("pred", hu_range=(hu_range[0], hu_range[1]), margin_mm=spine_margin_mm)(data)
     return scan_table(data["pred"].numpy()[0], data["label"].numpy()[0], affine, settings)
