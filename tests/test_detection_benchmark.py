@@ -202,8 +202,8 @@ def test_data_lists_hold_every_part_where_it_belongs(
     assert kinds(out / "implanted_validation.json", "test") == real
     assert kinds(out / "made_up_test.json", "test") == made_up
     assert kinds(out / "implanted_test.json", "test") == ["real_test +"] * 6
-    assert kinds(out / "as_is_test.json", "test") == ["real_test", "real_validation"]
-    assert kinds(out / "as_is_seen.json", "test") == ["real_training"] * 2
+    assert kinds(out / "as_is_test.json", "test") == ["real_test"]
+    assert kinds(out / "as_is_seen.json", "test") == ["real_training"] * 2 + ["real_validation"]
 
 
 def test_parts_differ_in_seed_and_the_sample_ct_is_for_the_test_alone(

@@ -175,8 +175,8 @@ def _lists(scans: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, lis
     sets = {
         "made_up_test": of("made_up_test"),
         "implanted_test": of("implanted_test"),
-        "as_is_test": of("as_is_test", "as_is_validation"),
-        "as_is_seen": of("as_is_training"),
+        "as_is_test": of("as_is_test"),
+        "as_is_seen": of("as_is_training", "as_is_validation"),
         "made_up_validation": of("made_up_validation"),
         "implanted_validation": of("implanted_validation", "as_is_validation"),
     }

@@ -23,8 +23,8 @@ START, END = "<!-- detection -->", "<!-- /detection -->"
 TITLES = {
     "made_up_test": "Made-up test scans",
     "implanted_test": "Fractures implanted into a real CT, of a patient not trained on",
-    "as_is_test": "Real scans as they are, not trained on",
-    "as_is_seen": "Real scans as they are, trained on",
+    "as_is_test": "Real scans as they are, neither trained nor tuned on",
+    "as_is_seen": "Real scans as they are, trained or tuned on",
 }
 
 

@@ -285,7 +285,7 @@ def _composed(
     # the lung does not follow a rib that leaves it: blood fills the room
     air = _air_share(new)
     too_much = np.maximum(air - _air_share(site.image.reshape(-1)[site.tube.index]), 0)
-    return new + too_much / np.maximum(air, 0.1) * (filling - new)
+    return new + too_much / np.maximum(air, 0.02) * (filling - new)
 
 
 def _air_share(image_hu: NDArray) -> NDArray:
