@@ -283,7 +283,7 @@ def measure_sets(
         settings: what to measure.
         hu_range: HU that become -1 and 1, as in the prediction.
         spine_margin_mm: margin around the spine that is removed with it.
-        workers: scans that are measured at the same time; each needs about 40 bytes per voxel.
+        workers: scans that are measured at the same time; each needs about 30 bytes per voxel.
 
     Returns:
         the tables of each set's scans.
