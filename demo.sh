@@ -31,7 +31,7 @@ fi
 
 cat <<MESSAGE
 
-Done. The weights were trained on made-up fractures only; for research, not for clinical use.
+Done. The weights saw made-up and implanted fractures only; for research, not for clinical use.
   $results/made_up/pictures/     annotated and predicted fractures of the made-up scans, side by side
   $results/made_up/metrics.json  their FROC score, as the RibFrac challenge counts; froc.png is the curve
 MESSAGE

@@ -21,10 +21,11 @@ from monai.bundle import ConfigWorkflow
 
 from scripts.networks import ResUNet
 
-CHANNELS = [2, 3, 4, 5, 6]
+CHANNELS = [2, 3, 4, 5]
 SMALL_TRAINING = {
     "max_epochs": 1,
     "rois_per_scan": 2,
+    "scans_per_batch": 1,
     "roi_size": [16, 16, 16],
     "max_shift_voxels": 4,
     "network_def::channels": CHANNELS,
@@ -39,12 +40,19 @@ SMALL_PREDICTION = {
 }
 
 
+def network_of(config):
+    """The network of a config, small."""
+    if config.startswith("report"):
+        return ResUNet(channels=CHANNELS)
+    return ResUNet(channels=CHANNELS, act="LEAKYRELU", stem_stride=2, upsample_mode="nontrainable")
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """An untrained network as model.pt; the second voxel of a pair is more probable, so that places differ."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("model") / "model.pt"
-    torch.save(ResUNet(channels=CHANNELS).state_dict(), path)
+    torch.save(network_of("inference.yaml").state_dict(), path)
     return path
 
 
@@ -105,15 +113,17 @@ def test_training_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
     assert {"curves.csv", "curves.png", "models/last.pt", "models/model.pt"} <= set(files(tmp_path))
     assert any(name.startswith("tensorboard/") for name in files(tmp_path))
     assert "Epoch: 1/1, Iter: 2/2" in done.stdout  # progress: 2 scans, one a step
-    network = ResUNet(channels=CHANNELS)
-    network.load_state_dict(torch.load(tmp_path / "models" / "model.pt", weights_only=True))
+    network_of(config).load_state_dict(torch.load(tmp_path / "models" / "model.pt", weights_only=True))
 
 
 @pytest.mark.parametrize("config", ["inference.yaml", "report_inference.yaml"])
-def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path, model):
-    done = run(config, dataset_dir=ribfrac_dir, output_dir=tmp_path, checkpoint=model, **SMALL_PREDICTION)
+def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
+    weights, written = tmp_path / "model.pt", tmp_path / "out"
+    torch.manual_seed(0)
+    torch.save(network_of(config).state_dict(), weights)
+    done = run(config, dataset_dir=ribfrac_dir, output_dir=written, checkpoint=weights, **SMALL_PREDICTION)
     assert done.returncode == 0, done.stdout
-    assert files(tmp_path) == [
+    assert files(written) == [
         "fractures.csv",
         "pictures/RibFrac501.png",
         "pictures/RibFrac502.png",
@@ -265,7 +275,7 @@ def test_settings_arrive_as_text_from_the_command_line(ribfrac_dir, tmp_path, mo
     predict(ribfrac_dir, tmp_path, model, save_pictures="false", save_probabilities="true")
     assert not (tmp_path / "pictures").exists()
     probability, affine = stored(tmp_path / "probabilities" / "RibFrac501.nii.gz")
-    assert probability.dtype == np.float32 and 0 < probability.min() <= probability.max() < 1
+    assert probability.dtype == np.float32 and 0 <= probability.min() < probability.max() < 1
     assert np.allclose(affine, lps_affine())
 
 
@@ -287,6 +297,75 @@ def test_the_report_sets_only_what_exists():
     for base, overlay in (("train.yaml", "report.yaml"), ("inference.yaml", "report_inference.yaml")):
         known = set(workflow(base).parser.config)
         assert set(workflow(base, overlay).parser.config) == known, overlay
+
+
+@pytest.mark.parametrize("config, kind", [("inference.yaml", "infer"), ("train.yaml", "train")])
+def test_the_shipped_weights_fit_the_network_of_the_configs(config, kind):
+    network = workflow(config, kind=kind).parser.get_parsed_content("network_def")
+    weights = torch.load(BUNDLE_ROOT / "models" / "model.pt", weights_only=True)
+    network.load_state_dict(weights)
+    assert (BUNDLE_ROOT / "models" / "model.pt").stat().st_size < 25e6
+
+
+def test_implanting_is_switched_on_by_its_probability(ribfrac_dir):
+    def steps(prob):
+        training = workflow("train.yaml", kind="train", dataset_dir=str(ribfrac_dir), implant_prob=prob)
+        training.initialize()
+        return [type(step).__name__ for step in training.parser.get_parsed_content("train::preprocessing").transforms]
+
+    assert [step for step in steps(0.5) if step not in steps(0.0)] == ["FindRibsd", "RandImplantFracturesd"]
+
+
+def test_training_starts_from_given_weights(ribfrac_dir, tmp_path, model):
+    settings = {"dataset_dir": str(ribfrac_dir), "output_dir": str(tmp_path), "pretrained": str(model)}
+    training = workflow(
+        "train.yaml", kind="train", run_id="training", **SMALL_TRAINING | settings | {"learning_rate": 0.0}
+    )
+    training.initialize()
+    training.run()
+    given, written = (torch.load(path, weights_only=True) for path in (model, tmp_path / "models" / "model.pt"))
+    names = [name for name, _ in network_of("train.yaml").named_parameters()]
+    assert all(torch.allclose(given[name], written[name]) for name in names)
+
+
+def test_a_scan_of_thick_slices_is_resampled_and_returned_to_its_grid(tmp_path, model):
+    (tmp_path / "scans").mkdir()
+    volume = np.random.default_rng(0).normal(0, 300, (40, 36, 9)).astype(np.int16)
+    nib.save(nib.Nifti1Image(volume, lps_affine((0.7, 0.7, 5.0))), tmp_path / "scans" / "thick.nii.gz")
+    prediction = workflow("inference.yaml", dataset_dir=str(tmp_path / "scans"), section="all")
+    prediction.initialize()
+    image = prediction.parser.get_parsed_content("dataset")[0]["image"]
+    # (9 - 1) x 5 mm is 40 mm, which holds 32 steps of 1.25 mm; in the plane nothing changes
+    assert tuple(image.shape) == (1, 40, 36, 33) and image.pixdim.tolist() == pytest.approx([0.7, 0.7, 1.25])
+    predict(tmp_path / "scans", tmp_path / "out", model)
+    mask, affine = stored(tmp_path / "out" / "predictions" / "thick.nii.gz")
+    assert mask.shape == volume.shape and np.allclose(affine, lps_affine((0.7, 0.7, 5.0))) and mask.any()
+
+
+def test_the_air_around_the_patient_is_left_out_and_returned(tmp_path, model):
+    (tmp_path / "scans").mkdir()
+    volume = np.full((40, 36, 24), -1000, dtype=np.int16)
+    volume[10:30, 6:26, 2:20] = np.random.default_rng(0).normal(0, 100, (20, 20, 18))
+    nib.save(nib.Nifti1Image(volume, lps_affine()), tmp_path / "scans" / "small.nii.gz")
+    prediction = workflow("inference.yaml", dataset_dir=str(tmp_path / "scans"), section="all")
+    prediction.initialize()
+    assert tuple(prediction.parser.get_parsed_content("dataset")[0]["image"].shape) == (1, 20, 20, 18)
+    predict(tmp_path / "scans", tmp_path / "out", model)
+    mask, _ = stored(tmp_path / "out" / "predictions" / "small.nii.gz")
+    outside = np.ones(volume.shape, dtype=bool)
+    outside[10:30, 6:26, 2:20] = False
+    assert mask.shape == volume.shape and mask.any() and not mask[outside].any()
+
+
+def test_a_scan_of_nothing_but_air_is_refused_by_name(tmp_path, model):
+    (tmp_path / "scans").mkdir()
+    volume = np.full((20, 20, 20), -1000, dtype=np.int16)
+    nib.save(nib.Nifti1Image(volume, lps_affine()), tmp_path / "scans" / "air.nii.gz")
+    prediction = workflow("inference.yaml", dataset_dir=str(tmp_path / "scans"), section="all")
+    prediction.initialize()
+    with pytest.raises(RuntimeError) as caught:
+        prediction.parser.get_parsed_content("dataset")[0]
+    assert re.search(r"air\.nii\.gz: no voxel above -500 HU", str(caught.value.__cause__))
 
 
 def test_labels_of_many_scans_in_a_batch(tmp_path):
@@ -332,7 +411,7 @@ def test_default_data_set_is_generated_only_where_it_is_the_default(tmp_path, mo
 @pytest.mark.parametrize(
     "settings, expected",
     [
-        pytest.param({}, [80, 80, 80], id="default: 64 / 0.8"),
+        pytest.param({}, [60, 60, 40], id="default: 48, 48 and 32 / 0.8"),
         pytest.param({"roi_size": [96, 48, 64], "min_zoom": 0.75}, [128, 64, 86], id="96, 48 and 64 / 0.75"),
     ],
 )
@@ -341,7 +420,7 @@ def test_the_sampled_roi_leaves_room_for_the_least_zoom(settings, expected):
     assert config.get_parsed_content("sampled_roi_size") == expected
 
 
-@pytest.mark.parametrize("channels", [[2, 3, 4], CHANNELS, [*CHANNELS, 7]], ids=["3 levels", "5 levels", "6 levels"])
+@pytest.mark.parametrize("channels", [[2, 3, 4], CHANNELS, [*CHANNELS, 7]], ids=["3 levels", "4 levels", "5 levels"])
 def test_deep_supervision_has_a_weight_for_each_output(channels):
     config = workflow("train.yaml", kind="train", **{"network_def::channels": channels}).parser
     assert config.get_parsed_content("loss").weights == [1.0] + [0.4] * (len(channels) - 2)

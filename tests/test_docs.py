@@ -29,7 +29,7 @@ SETTINGS = {
     "inference.yaml": (None, "report_inference.yaml"),
     "evaluate.yaml": ("inference.yaml", None),
 }
-MODULE_COMMANDS = {"scripts.phantom": "scripts.phantom.__main__"}
+MODULE_COMMANDS = {name: f"{name}.__main__" for name in ("scripts.implant", "scripts.phantom")}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
 
@@ -199,16 +199,25 @@ def anchors(page: Path) -> set[str]:
 def test_commands_name_what_exists(arguments, capsys):
     if arguments[1] == "-c":
         compile(arguments[2], "-c", "exec")
+    elif arguments[1] == "benchmarks/detection":
+        assert set(options_of(arguments[3:])) <= known_options("benchmarks.detection.__main__", capsys, arguments[2])
     elif arguments[1] != "-m":
         assert (ROOT / arguments[1]).is_file(), "a program's path starts at the root of the repository"
     elif arguments[2] == "monai.bundle":
         check_run(arguments[3:])
     elif arguments[2].startswith("scripts."):
-        module = importlib.import_module(MODULE_COMMANDS.get(arguments[2], arguments[2]))
-        with pytest.raises(SystemExit):
-            module.main(["--help"])
-        known = set(re.findall(r"--\w+", capsys.readouterr().out))
-        assert {argument for argument in arguments[3:] if argument.startswith("--")} <= known
+        assert set(options_of(arguments[3:])) <= known_options(arguments[2], capsys)
+
+
+def options_of(arguments: list[str]) -> list[str]:
+    return [argument for argument in arguments if argument.startswith("--")]
+
+
+def known_options(module: str, capsys: pytest.CaptureFixture[str], *command: str) -> set[str]:
+    """The options that the help of a module's command names."""
+    with pytest.raises(SystemExit):
+        importlib.import_module(MODULE_COMMANDS.get(module, module)).main([*command, "--help"])
+    return set(re.findall(r"--\w+", capsys.readouterr().out))
 
 
 @pytest.mark.parametrize("block", blocks("bash"))
@@ -217,11 +226,11 @@ def test_shell_programs_exist(block):
         assert os.access(ROOT / name, os.X_OK), name
 
 
-@pytest.mark.parametrize("module", ["scripts.phantom", "scripts.metrics"])
+@pytest.mark.parametrize(
+    "module", ["scripts.implant", "scripts.metrics", "scripts.phantom", "scripts.ribfrac_download"]
+)
 def test_every_option_of_a_command_stands_in_the_reference(module, capsys):
-    with pytest.raises(SystemExit):
-        importlib.import_module(MODULE_COMMANDS.get(module, module)).main(["--help"])
-    options = set(re.findall(r"--\w+", capsys.readouterr().out)) - {"--help"}
+    options = known_options(module, capsys) - {"--help"}
     table = text(ROOT / "docs" / "reference.md").split(f"| option of `{module}` |")[1].split("\n\n")[0]
     assert set(re.findall(r"`(--\w+)`", table)) == options
 

@@ -16,8 +16,10 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import Orientation
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scripts.handlers import (
+    AverageWeightsHandler,
     CandidateTablesHandler,
     CurveHistory,
     CurvesHandler,
@@ -284,3 +286,60 @@ def test_the_challenges_figures(tmp_path):
     evaluator.run([0])
     assert json.loads((tmp_path / "metrics.json").read_text())["detection"]["max_recall"] == pytest.approx(1)
     assert {"metrics.json", "froc.csv", "froc.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_averaged_weights_are_kept_as_the_model(tmp_path):
+    network = nn.Linear(1, 1, bias=False)
+    averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.75), use_buffers=True)
+    evaluator = Validation([0.5])
+
+    def step(engine, batch):
+        nn.init.constant_(network.weight, batch)
+        return {"loss": torch.zeros(())}
+
+    trainer = Engine(step)
+    AverageWeightsHandler(averaged, network).attach(trainer)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, evaluator.run)
+    ResumableCheckpointHandler(
+        tmp_path, network, evaluator, {"averaged": averaged}, best_network=averaged.module
+    ).attach(trainer)
+    trainer.run([4.0, 8.0, 16.0], max_epochs=1)
+    # 4, then 4 + (8 - 4) / 4 = 5, then 5 + (16 - 5) / 4 = 7.75
+    assert torch.load(tmp_path / "model.pt")["weight"].item() == 7.75
+    assert torch.load(tmp_path / "last.pt")["network"]["weight"].item() == 16
+
+
+def test_a_resumed_training_goes_on_averaging(tmp_path):
+    def averaging(resume):
+        network = nn.Linear(1, 1, bias=False)
+        averaged = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.75))
+        trainer = Engine(lambda engine, batch: {"loss": nn.init.constant_(network.weight, batch)})
+        AverageWeightsHandler(averaged, network).attach(trainer)
+        ResumableCheckpointHandler(tmp_path, network, Validation([]), {"averaged": averaged}, resume).attach(trainer)
+        return trainer, averaged
+
+    trainer, _ = averaging(resume=False)
+    trainer.add_event_handler(Events.EPOCH_COMPLETED(once=2), lambda engine: engine.terminate())
+    trainer.run([4.0], max_epochs=3)
+    trainer, averaged = averaging(resume=True)
+    trainer.run([8.0], max_epochs=3)
+    assert averaged.module.weight.item() == 5  # 4, then 4, then a quarter of the way to 8
+
+
+def test_a_picture_is_drawn_on_the_grid_of_the_image(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("scripts.handlers.prediction.scan_picture", lambda *args, **kwargs: drawn.append(args))
+    scan = predicted()
+    in_ras = Orientation("RAS", labels=None)(scan["pred"])
+    cropped = scan["image"][:, 2:, 3:, 1:]  # MetaTensor keeps the affine, so move it along
+    cropped.affine = scan["image"].affine.clone()
+    cropped.affine[:3, 3] += scan["image"].affine[:3, :3] @ torch.tensor([2.0, 3.0, 1.0], dtype=torch.float64)
+    half = cropped[..., ::2]
+    half.affine = cropped.affine.clone()
+    half.affine[:3, 2] *= 2  # every second slice
+    for image in (cropped, half):
+        evaluator = predict({**scan, "image": image})
+        ScanPictureHandler(tmp_path, (-200.0, 1000.0)).attach(evaluator)
+        evaluator.run([0])
+    assert np.array_equal(drawn[0][2], np.asarray(in_ras)[0, 2:, 3:, 1:]) and drawn[0][2].any()
+    assert np.array_equal(drawn[1][2], np.asarray(in_ras)[0, 2:, 3:, 1::2])

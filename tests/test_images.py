@@ -1,4 +1,4 @@
-"""An image is checked as it is loaded."""
+"""An image is checked as it is loaded, and cropped to the patient."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from scripts.transforms import CheckImaged
+from scripts.transforms import CheckImaged, CropBodyd
 
 
 def image(volume):
@@ -30,3 +30,26 @@ def test_what_is_no_number_is_refused(value):
 def test_another_shape_is_refused(shape):
     with pytest.raises(ValueError, match="one channel and three axes"):
         CheckImaged("image")(image(torch.zeros(shape)))
+
+
+def test_the_box_around_the_patient_is_kept():
+    data = image(torch.full((1, 9, 8, 7), -1000.0))
+    data["image"][0, 2:5, 3:4, 1:6] = torch.tensor([-900.0, -499.0, -499.0, -900.0, 40.0])
+    crop = CropBodyd("image")
+    cropped = crop(data)["image"]
+    # from slice 2 (-499 HU) to slice 5 (40 HU); air between them stays
+    assert cropped.shape == (1, 3, 1, 4) and cropped[0, 0, 0].tolist() == [-499, -499, -900, 40]
+    assert cropped.affine[:3, 3].tolist() == [2, 3, 2]
+    back = crop.inverse({"image": cropped})["image"]
+    assert back.shape == (1, 9, 8, 7) and back[0, 3, 3, 5] == 40 and back[0, 8, 7, 6] == 0
+
+
+def test_a_label_is_cropped_like_its_image():
+    data = image(torch.full((1, 6, 6, 6), -1000.0)) | {"label": MetaTensor(torch.arange(216).reshape(1, 6, 6, 6))}
+    data["image"][0, 1:3, 2:5, 4] = 0
+    assert torch.equal(CropBodyd(["image", "label"])(data)["label"], data["label"][:, 1:3, 2:5, 4:5])
+
+
+def test_a_scan_without_a_patient_is_refused():
+    with pytest.raises(ValueError, match="/data/a.nii.gz: no voxel above -500 HU"):
+        CropBodyd("image")(image(torch.full((1, 4, 4, 4), -500.0)))

@@ -23,7 +23,7 @@ from scripts.implant.warp import Site, break_rib
 from scripts.phantom.fractures import Break, Fracture
 from scripts.phantom.geometry import STEP_MM
 from scripts.transforms import implant as transform_module
-from scripts.transforms.implant import RandImplantFracturesd
+from scripts.transforms.implant import FindRibsd, RandImplantFracturesd
 
 SPACING = np.array([0.9, 0.8, 1.1])
 MUSCLE_HU, NOISE_HU, MARROW_HU, CORTEX_HU, LUNG_HU = 50, 10, 200, 900, -850
@@ -477,6 +477,15 @@ def test_wrong_files_are_named(source: Path, tmp_path: Path, image: str, mask: s
         generate_implanted(tmp_path / "out", paths[:1], ribs=paths[1:], rib_ids=(92, 115))
 
 
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.nii.gz").write_bytes(b"no gzip")
+    (tmp_path / "empty").mkdir()
+    for name in ("broken.nii.gz", "empty"):
+        with pytest.raises(SystemExit):
+            main(["--image", str(tmp_path / name), "--output_dir", str(tmp_path / "out" / name)])
+        assert f"{name}: cannot be read as an image" in capsys.readouterr().err
+
+
 def test_ribs_are_searched_where_no_mask_is_given(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -570,6 +579,29 @@ def test_ribs_are_searched_where_the_data_has_none(monkeypatch: pytest.MonkeyPat
     del data["ribs"], data["label_codes"]
     made = RandImplantFracturesd("image", prob=1.0, fractures=(1, 1)).set_random_state(2)(data)
     assert int(made["label"].max()) == 5 and "label_codes" not in made
+
+
+def test_ribs_that_were_found_once_are_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = []
+
+    def find(image_hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+        searched.append(spacing_mm.tolist())
+        return (image_hu > 150).astype(np.int16)
+
+    monkeypatch.setattr(transform_module, "find_ribs", find)
+    data = training_scan()
+    del data["ribs"]
+    found = FindRibsd("image")(data)
+    assert found["ribs"].shape == data["image"].shape and "ribs" not in data
+    assert torch.equal(found["ribs"], (data["image"].as_tensor() > 150).short())
+    made = RandImplantFracturesd("image", prob=1.0, fractures=(1, 1)).set_random_state(2)(found)
+    assert int(made["label"].max()) == 5 and searched == [pytest.approx(SPACING.tolist())]
+
+
+def test_ribs_are_not_searched_in_a_scan_of_other_axes() -> None:
+    image = MetaTensor(torch.zeros(1, 4, 4, 4), affine=np.diag([-1.0, -1, 1, 1]))
+    with pytest.raises(ValueError, match="image has axes LPS, FindRibsd needs RAS"):
+        FindRibsd("image")({"image": image})
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import torch
 from monai.inferers import SimpleInferer
 from torch import nn
 
-from scripts.inferers import AutocastInferer, SlidingWindowProbabilityInferer
+from scripts.inferers import AutocastInferer, FlipAveragingInferer, SlidingWindowProbabilityInferer
 
 
 class PlaceNet(nn.Module):
@@ -97,3 +97,16 @@ def test_probabilities_are_float32_under_autocast():
     inferer = AutocastInferer(SlidingWindowProbabilityInferer(roi_size=(4, 4, 4)), enabled=True)
     probability = inferer(torch.zeros(1, 1, 6, 6, 6), nn.Conv3d(1, 1, 3, padding=1))
     assert probability.dtype == torch.float32
+
+
+def test_flips_are_averaged_back_in_place():
+    image = torch.rand(1, 1, 4, 6, 5)
+    found = FlipAveragingInferer(SimpleInferer(), [[0], [0, 2]])(image, PlaceNet())
+    h, w, d = (torch.linspace(-1, 1, size) for size in image.shape[2:])
+    # of the three predictions height counts as h, -h and -h, depth as d, d and -d
+    assert torch.allclose(found, 3 * image - h[:, None, None] / 3 - 2 * w[:, None] + d / 3, atol=1e-6)
+
+
+def test_without_flips_the_inferer_runs_once():
+    image = torch.rand(1, 1, 4, 6, 5)
+    assert torch.equal(FlipAveragingInferer(SimpleInferer())(image, PlaceNet()), PlaceNet()(image))

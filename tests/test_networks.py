@@ -85,3 +85,27 @@ def test_dropout_and_normalization_are_settable():
 def test_one_level_is_refused():
     with pytest.raises(ValueError, match="two levels"):
         ResUNet(channels=(16,))
+
+
+@pytest.mark.parametrize("size", [pytest.param((32, 48, 16), id="divides"), pytest.param((17, 30, 5), id="does not")])
+def test_a_stem_keeps_the_size_of_input_and_outputs(size):
+    network = ResUNet(channels=SMALL, stem_stride=(2, 2, 1))
+    x = torch.randn(2, 1, *size)
+    assert [tuple(output.shape) for output in network(x)] == [(2, 1, *size)] * 4
+    assert network.eval()(x).shape == (2, 1, *size)
+
+
+def test_a_stem_reads_every_voxel():
+    network = ResUNet(channels=SMALL, stem_stride=2).eval()
+    x = torch.randn(1, 1, 8, 8, 8, requires_grad=True)
+    network(x).sum().backward()
+    assert (x.grad != 0).all()
+
+
+def test_the_levels_begin_behind_the_stem():
+    network = ResUNet(channels=SMALL, stem_stride=(2, 2, 1)).eval()
+    seen = []
+    for block in network.encoder:
+        block.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape[1:])))
+    network(torch.zeros(1, 1, 64, 32, 16))
+    assert seen == [(2, 32, 16, 16), (2, 16, 8, 8), (3, 8, 4, 4), (4, 4, 2, 2), (5, 2, 1, 1)]

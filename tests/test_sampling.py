@@ -232,3 +232,50 @@ def test_noise_before_scaling_equals_noise_in_the_scaled_range():
     before = ScaleIntensityRange(-200, 1000, -1, 1, clip=True)(noise_hu(hu))
     after = noise(ScaleIntensityRange(-200, 1000, -1, 1)(hu)).clip(-1, 1)
     assert torch.allclose(before, after, atol=1e-5)
+
+
+def boned(*boxes):
+    """A scan with two beams of bone: at row 10 and at row 50."""
+    data = scan(*boxes)
+    data["image"] = torch.zeros_like(data["image"])
+    data["image"][0, 10, :, :] = 300
+    data["image"][0, 50, :, 5:9] = 300
+    return data
+
+
+def test_random_rois_lie_on_bone():
+    rois = sampler(num_samples=12, bone_share=1.0, mirrored=False)(boned())
+    assert set(kinds(rois)) == {"bone"}
+    assert all(roi["image"][0, 8, 8, 8] == 300 for roi in rois)
+
+
+def test_a_share_of_the_random_rois_lies_on_bone():
+    found = kinds(sampler(num_samples=400, bone_share=0.25, positive_share=0.5)(boned((30, 20, 25))))
+    assert found.count("positive") == 200
+    assert 25 < found.count("bone") < 75  # a quarter of 199 or 200, 6 standard deviations or 4 to either side
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [pytest.param({"bone_share": 1.0, "bone_hu": 301}, id="no bone"), pytest.param({"bone_share": 0.0}, id="no share")],
+)
+def test_without_bone_they_lie_anywhere(arguments):
+    assert set(kinds(sampler(**arguments)(boned()))) == {"random"}
+
+
+def test_bone_is_looked_for_alike_every_time_with_a_seed():
+    first, second = (
+        [str(roi["image"].affine) for roi in sampler(seed=3, bone_share=0.5)(boned((30, 20, 25)))] for _ in range(2)
+    )
+    assert first == second and len(set(first)) > 4
+
+
+def test_a_share_of_bone_above_one_is_refused():
+    with pytest.raises(ValueError, match="bone_share must be in .0, 1., but is 1.5"):
+        sampler(bone_share=1.5)
+
+
+def test_a_label_of_floats_is_sampled_too():
+    data = scan((30, 20, 25))
+    data["label"] = data["label"].float()
+    assert "positive" in kinds(sampler()(data))

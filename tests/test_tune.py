@@ -16,7 +16,16 @@ from monai.bundle import ConfigParser
 
 from scripts.setting_tables import Setting, scan_table
 from scripts.transforms.candidates import CalibrateScoresd, CandidateScore
-from scripts.tune import Outcome, fit_calibration, grid_of_settings, list_scans, main, outcome_of, ranked
+from scripts.tune import (
+    Outcome,
+    fit_calibration,
+    grid_of_settings,
+    list_scans,
+    main,
+    operating_score,
+    outcome_of,
+    ranked,
+)
 
 SETTING = Setting(0.5, 0.0, 0.0, 0.0, CandidateScore.MEAN)
 
@@ -32,17 +41,10 @@ def outcome(average_recall: float, candidates: float, false: float = 0.0) -> Out
         pytest.param([outcome(0.7, 9), outcome(0.7, 8)], 1, id="a tie: fewer candidates"),
         pytest.param([outcome(0.7004, 9), outcome(0.7001, 8)], 1, id="a tie to three digits"),
         pytest.param([outcome(0.7014, 9), outcome(0.7001, 8)], 0, id="no tie to three digits"),
-        pytest.param([outcome(0.7, 9, 2.1), outcome(0.6, 9, 2.0)], 1, id="as many false candidates as are allowed"),
-        pytest.param([outcome(0.7, 9, 5.0), outcome(0.6, 9, 3.0)], 0, id="all have too many"),
     ],
 )
 def test_the_best_setting(outcomes: list[Outcome], first: int) -> None:
-    assert ranked(outcomes, max_candidates_per_scan=2.0)[0] is outcomes[first]
-
-
-def test_settings_that_leave_out_too_many_are_not_ranked() -> None:
-    outcomes = [outcome(0.7, 9, 2.1), outcome(0.6, 9, 1.0), outcome(0.65, 9, 1.0)]
-    assert ranked(outcomes, 2.0) == [outcomes[2], outcomes[1]]
+    assert ranked(outcomes)[0] is outcomes[first]
 
 
 def test_the_grid_names_no_mean_that_drops_nothing() -> None:
@@ -117,6 +119,22 @@ def test_where_all_scans_have_fractures_candidates_that_hit_none_are_false() -> 
     assert outcome_of([tables], SETTING).false_candidates_per_scan == 2 / 2
 
 
+@pytest.mark.parametrize(
+    "most, score",
+    [
+        pytest.param(3.0, 0.0, id="all"),
+        pytest.param(2.0, 0.61, id="the least score above the third one"),
+        pytest.param(0.0, 0.83, id="none"),
+        pytest.param(-1.0, None, id="cannot be"),
+    ],
+)
+def test_the_score_from_which_on_candidates_are_written(most: float, score: float | None) -> None:
+    # 3 false candidates in the scan without a fracture; those of the other do not count
+    tables = tables_of(([0.9, 0.8], [0]), ([0.605, 0.705, 0.825], []))
+    plain = outcome_of([tables], SETTING, (1.0, 0.0))
+    assert operating_score([tables], plain, most) == score
+
+
 # Ten hits of scores in one step of 0.01, and ten misses below them in the same step, in one scan.
 CROWDED = [0.9991 + 0.00004 * i for i in range(20)], list(range(10, 20))
 
@@ -187,6 +205,8 @@ def test_the_command_writes_an_overlay_and_its_figures(
     assert (chosen["probability_threshold"], chosen["min_volume_mm3"]) in [(0.9, 30.0), (0.5, 30.0)]
     assert report["after"]["average_recall"] == pytest.approx(1.0) and report["after"]["candidates_per_scan"] == 1.0
     assert report["after"]["false_candidates_per_scan"] == 0.0
+    assert chosen["min_score"] == report["after"]["min_score"] == 0.0
+    assert report["after"]["sets"][0]["recall_at_min_score"] == pytest.approx(1.0)
     assert (report["sets"][0]["scans"], report["sets"][0]["fractures"]) == (3, 3)
     assert report["sets"][0]["scans_without_fractures"] == 1
     # three hits and no miss
@@ -218,12 +238,13 @@ def test_two_sets_in_two_processes(predicted: tuple[Path, Path], tmp_path: Path)
     assert report["after"]["sets"][0] == report["after"]["sets"][1]
 
 
-def test_no_setting_within_the_limit_is_said(predicted: tuple[Path, Path], tmp_path: Path) -> None:
+def test_no_score_within_the_limit_is_said(predicted: tuple[Path, Path], tmp_path: Path) -> None:
     maps, data = map(str, predicted)
     output = tmp_path / "tuned.yaml"
     arguments = ["--max_candidates_per_scan", "-1", "--output", str(output), *GRID]
     main(["--probabilities_dir", maps, "--dataset_dir", data, *arguments])
-    assert "No setting stays within -1 false candidates per scan." in output.read_text()
+    assert "No score stays within -1 false candidates per scan." in output.read_text()
+    assert yaml.safe_load(output.read_text())["min_score"] == 0.99
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,9 @@ from tqdm import tqdm
 
 from scripts.atomic_write import whole_file
 from scripts.datalist import load_datalist
+from scripts.implant import dataset as implant_dataset
 from scripts.implant import generate_implanted
+from scripts.phantom import dataset as phantom_dataset
 from scripts.phantom import generate_phantoms
 from scripts.sample_ct import fetch_sample_ct
 
@@ -85,6 +88,7 @@ def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: 
     parts = _parts(real_ct_dir, fetch_sample_ct(sample_ct_dir or output_dir / "sample_ct"))
     settings = {
         "version": BENCHMARK_VERSION,
+        "generators": {"implant": implant_dataset.GENERATOR_VERSION, "phantom": phantom_dataset.GENERATOR_VERSION},
         "made_up": MADE_UP,
         "sources": {part.name: [_source_name(image) for image in part.images] for part in parts},
         "held_out": {"training": [TEST_CT, VALIDATION_CT], "training and validation": [TEST_CT]},
@@ -160,8 +164,11 @@ def _again(item: Mapping[str, Any], repeat: int, folder: Path) -> dict[str, Any]
     for key in ("image", "label"):
         path = Path(item[key])
         link = folder / path.name.replace(f"-{key}", f"-again{repeat}-{key}")
-        if not link.exists():
+        link.unlink(missing_ok=True)
+        try:
             link.hardlink_to(path)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, link)
         copy[key] = str(link)
     return copy
 

@@ -37,7 +37,12 @@ def froc_curves_picture(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], p
     Args:
         curves: by the set's title, by recipe: ``detection`` as `scripts.froc.challenge_scores` gives it.
         path: PNG to write.
+
+    Raises:
+        ValueError: when there are no curves.
     """
+    if not curves:
+        raise ValueError("no annotated set was predicted: there is no curve to draw.")
     recipes = list(dict.fromkeys(recipe for of_set in curves.values() for recipe in of_set))
     lines = -(-len(recipes) // 2)  # of the legend
     figure = Figure(figsize=(6.2 * len(curves), 5.4 + 0.19 * lines), layout="constrained")

@@ -21,7 +21,7 @@ BUNDLE_DIR = Path(__file__).resolve().parents[2] / "bundle"
 TRAIN, INFERENCE = (BUNDLE_DIR / "configs" / name for name in ("train.yaml", "inference.yaml"))
 _OVERLAYS = Path(__file__).resolve().parent / "configs"
 
-ROIS = 20_000  # that a training sees
+ROIS = 74_880  # that a training sees
 THREADS = 2
 
 

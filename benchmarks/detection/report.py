@@ -33,17 +33,19 @@ def summary(figures: Mapping[str, Any]) -> dict[str, Any]:
     Sum up the prediction of a set.
 
     Args:
-        figures: see `benchmarks.detection.measure`, with ``seconds_per_scan``.
+        figures: see `benchmarks.detection.measure`, with ``seconds_per_scan``, and ``min_score``, the operating point:
+            the score below which the recipe writes no candidate where it does not evaluate.
 
     Returns:
         ``scans``, ``candidates_per_scan``, ``candidates`` by scan, ``false_per_scan`` and ``seconds_per_scan``; and
         where scans are annotated the challenge's detection scores with their 95 % intervals, ``dice`` of all voxels,
-        and of what is found at the operating point (every candidate of the prediction) ``dice_of_hits``,
-        ``by_type`` and ``by_size``: each fractures found and there are.
+        and of what is found ``dice_of_hits``, ``by_type`` and ``by_size``: each fractures found and there are. Scores
+        and ``dice`` are of all candidates, all others of those at the operating point.
     """
-    scans = figures["scans"]
-    candidates = {scan["scan"]: len(scan["candidates"]) for scan in scans}
-    false = sum(not candidate["is_hit"] for scan in scans for candidate in scan["candidates"])
+    scans, least = figures["scans"], figures["min_score"]
+    written = {scan["scan"]: [c for c in scan["candidates"] if c["score"] >= least] for scan in scans}
+    candidates = {name: len(its) for name, its in written.items()}
+    false = sum(not candidate["is_hit"] for its in written.values() for candidate in its)
     result: dict[str, Any] = {
         "scans": len(scans),
         "candidates": candidates,
@@ -54,8 +56,9 @@ def summary(figures: Mapping[str, Any]) -> dict[str, Any]:
     if "scores" not in figures:
         return result
     fractures = [fracture for scan in scans for fracture in scan["fractures"]]
+    found = [fracture for fracture in fractures if fracture["score"] is not None and fracture["score"] >= least]
     detection, intervals = figures["scores"]["detection"], figures["scores"].get("bootstrap", {})
-    hits = [fracture["dice"] for fracture in fractures if fracture["dice"] is not None]
+    hits = [fracture["dice"] for fracture in found]
     result |= {key: detection[key] for key in ("key_recall", "average_recall", "max_recall")}
     result |= {f"{key}_interval": intervals.get(key) for key in ("key_recall", "average_recall", "max_recall")}
     result |= {
@@ -63,11 +66,11 @@ def summary(figures: Mapping[str, Any]) -> dict[str, Any]:
         "dice": figures["scores"]["segmentation"]["dice"],
         "dice_of_hits": float(np.mean(hits)) if hits else None,
         "by_type": {
-            name.lower(): _found([fracture for fracture in fractures if fracture["code"] == code])
+            name.lower(): [sum(fracture["code"] == code for fracture in of) for of in (found, fractures)]
             for code, name in CLASS_NAMES.items()
         },
         "by_size": {
-            name: _found([fracture for fracture in fractures if low <= fracture["volume_mm3"] / 1000 < high])
+            name: [sum(low <= fracture["volume_mm3"] / 1000 < high for fracture in of) for of in (found, fractures)]
             for name, (low, high) in SIZES_ML.items()
         },
     }
@@ -152,10 +155,6 @@ def write_between_markers(text: str, path: Path) -> None:
         raise ValueError(f"{path} lacks the lines {START} and {END}: add them where the tables are to be.")
     with whole_file(path) as temporary:
         temporary.write_text(f"{before}{START}\n\n{text}\n{END}{after}", encoding="utf-8")
-
-
-def _found(fractures: Sequence[Mapping[str, Any]]) -> list[int]:
-    return [sum(fracture["score"] is not None for fracture in fractures), len(fractures)]
 
 
 def _place(name: str) -> tuple[int, list[int], str]:

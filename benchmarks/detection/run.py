@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -63,7 +65,8 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
     weights = folder / "models" / recipe.weights
     record_path = folder / RUN_NAME
     record = _read_record(record_path)
-    scans, rois_per_scan = len(load_datalist(data_list, "training")), _rois_per_scan(recipe)
+    scans = len(load_datalist(data_list, "training"))
+    rois_per_scan = int(_value("rois_per_scan", recipe.train_configs, recipe.train_settings))
     epochs = epochs_for(rois or recipe.rois, scans, rois_per_scan)
     if record.get("epochs", epochs) != epochs:
         raise ValueError(
@@ -92,8 +95,10 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
 
     seconds = _run_bundle("training", [*recipe.train_configs, overlay], threads, folder / "training.log", note)
     last = torch.load(folder / "models" / "last.pt", map_location="cpu", weights_only=True)
+    averaged = {name.removeprefix("module."): value for name, value in last["averaged_network"].items()}
+    averaged.pop("n_averaged")
     with whole_file(folder / "models" / "final.pt") as temporary:
-        torch.save(last["network"], temporary)
+        torch.save(averaged, temporary)
     _write_record({**record, "seconds": seconds_before + seconds, "finished": True}, record_path)
     return weights
 
@@ -102,7 +107,7 @@ def predict(
     data_dir: Path, name: str, output_dir: Path, sets: Sequence[str] | None = None, threads: int | None = None
 ) -> None:
     """
-    Predict sets with a recipe and measure what it found; sets that are done are skipped.
+    Predict sets with a recipe and measure what it found; what is done by the same settings and weights is skipped.
 
     Args:
         data_dir: the benchmark's data.
@@ -126,10 +131,14 @@ def predict(
         data_list, folder = data_dir / f"{set_name}.json", output_dir / recipe.name / set_name
         if not data_list.is_file():
             raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command 'data'.")
-        if not (folder / FIGURES_NAME).is_file():
+        made_by = _made_by(recipe, weights)
+        if _read_record(folder / FIGURES_NAME).get("made_by") != made_by:
+            shutil.rmtree(folder, ignore_errors=True)  # what other settings or a stopped run left
             seconds = _predict_set(recipe, data_list, known[set_name], weights, folder, threads or recipe.threads)
             figures = measure_set(data_list, folder / "predictions", annotated=known[set_name])
             figures["seconds_per_scan"] = seconds / len(figures["scans"])
+            figures["made_by"] = made_by
+            figures["min_score"] = float(_value("min_score", recipe.inference_configs, recipe.inference_settings))
             _write_record(figures, folder / FIGURES_NAME)
 
 
@@ -138,6 +147,7 @@ def _predict_set(recipe: Recipe, data_list: Path, annotated: bool, weights: Path
     first, *overlays = recipe.inference_configs
     settings = {
         **PREDICTION_SETTINGS,
+        "save_probabilities": data_list.stem in VALIDATION_SETS,  # to tune on
         "dataset_dir": str(data_list.resolve()),
         "section": "test",
         "output_dir": str(folder.resolve()),
@@ -150,11 +160,22 @@ def _predict_set(recipe: Recipe, data_list: Path, annotated: bool, weights: Path
     return _run_bundle(run_id, configs, threads, folder / "prediction.log", note=lambda seconds: None)
 
 
-def _rois_per_scan(recipe: Recipe) -> int:
+def _made_by(recipe: Recipe, weights: Path) -> dict[str, str]:
+    """Tell what a prediction depends on: the recipe's configs and settings, and the weights."""
+    texts = [path.read_text(encoding="utf-8") for path in recipe.inference_configs]
+    settings = json.dumps([texts, dict(recipe.inference_settings)])
+    return {
+        "settings": hashlib.sha256(settings.encode()).hexdigest(),
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
+    }
+
+
+def _value(name: str, configs: Sequence[Path], settings: Mapping[str, Any]) -> Any:
+    """Return the value of a setting of configs in which others are set."""
     parser = ConfigParser()
-    parser.read_config([str(config) for config in recipe.train_configs])
-    parser.update(dict(recipe.train_settings))
-    return int(parser.get_parsed_content("rois_per_scan"))
+    parser.read_config([str(config) for config in configs])
+    parser.update(dict(settings))
+    return parser.get_parsed_content(name)
 
 
 def _run_bundle(run_id: str, configs: Sequence[Path], threads: int, log: Path, note: Callable[[float], None]) -> float:

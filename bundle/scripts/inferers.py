@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from monai.inferers import Inferer, SlidingWindowInferer
 
-__all__ = ["AutocastInferer", "SlidingWindowProbabilityInferer"]
+__all__ = ["AutocastInferer", "FlipAveragingInferer", "SlidingWindowProbabilityInferer"]
 
 
 class SlidingWindowProbabilityInferer(SlidingWindowInferer):
@@ -34,6 +34,33 @@ class SlidingWindowProbabilityInferer(SlidingWindowInferer):
             return network(windows, *network_args, **network_kwargs).float().sigmoid()
 
         return super().__call__(inputs, probabilities, *args, **kwargs)
+
+
+class FlipAveragingInferer(Inferer):
+    """
+    Average the predictions of a scan and of its mirror images.
+
+    MONAI's ``TestTimeAugmentation`` draws its augmentations at random and needs a data set of its own; this runs in
+    the place of any inferer, and gives the same result each time.
+
+    Args:
+        inferer: the inferer that does the work.
+        flips: spatial axes to flip, one list for each further prediction; 0 is left-right in RAS orientation. With
+            ``[[0]]`` two predictions are averaged, with ``[]`` there is one.
+
+    Inputs are ``(B, C, H, W, D)``; the result is what the inferer returns, a tensor of that same spatial shape.
+    """
+
+    def __init__(self, inferer: Inferer, flips: Sequence[Sequence[int]] = ()) -> None:
+        super().__init__()
+        self.inferer = inferer
+        self.flips = [[axis + 2 for axis in axes] for axes in flips]
+
+    def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> Any:
+        total = self.inferer(inputs, network, *args, **kwargs)
+        for axes in self.flips:
+            total = total + self.inferer(inputs.flip(axes), network, *args, **kwargs).flip(axes)
+        return total / (1 + len(self.flips))
 
 
 class AutocastInferer(Inferer):

@@ -33,6 +33,8 @@ from scripts.transforms.labels import CheckLabeld
 
 __all__ = ["ScanTable", "Setting", "measure_scan", "scan_result", "scan_table"]
 
+_ROUNDING = 1e-4  # of a map that was resampled to the scan's own grid
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -257,8 +259,9 @@ def measure_scan(
     affine = data["label"].affine.numpy()
     if data["pred"].shape != data["label"].shape or not np.allclose(data["pred"].affine, affine, rtol=0, atol=1e-2):
         raise ValueError(f"{item['pred']} is not on the grid of {item['label']}: predict this data set again.")
-    if not (data["pred"].min() >= 0 and data["pred"].max() <= 1):
+    if not (data["pred"].min() >= -_ROUNDING and data["pred"].max() <= 1 + _ROUNDING):
         raise ValueError(f"{item['pred']} holds values outside [0, 1]: a map of probabilities is needed.")
+    data["pred"] = data["pred"].clamp(0, 1)
     data = Orientationd(keys, axcodes="RAS", labels=None)(data)
     data = ScaleIntensityRanged("image", hu_range[0], hu_range[1], -1.0, 1.0, clip=True)(data)
     data = RemoveSpined("pred", hu_range=(hu_range[0], hu_range[1]), margin_mm=spine_margin_mm)(data)

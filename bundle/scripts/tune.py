@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from scripts.atomic_write import whole_file
 from scripts.datalist import load_datalist
-from scripts.froc import MIN_OVERLAP, ScanResult, detection_scores
+from scripts.froc import CHALLENGE_THRESHOLDS, MIN_OVERLAP, ScanResult, detection_scores
 from scripts.setting_tables import ScanTable, Setting, measure_scan, scan_result
 from scripts.transforms.candidates import SCORE_MARGIN, CandidateScore
 
@@ -41,6 +41,7 @@ __all__ = [
     "list_scans",
     "main",
     "measure_sets",
+    "operating_score",
     "outcome_of",
     "ranked",
     "tune",
@@ -58,6 +59,7 @@ RIDGE = 0.01
 MIN_SLOPE = 0.05
 # Settings whose average recall agrees to this many digits tie: no set of scans tells them apart.
 TIE_DIGITS = 3
+HIGHEST_SCORE = round(float(CHALLENGE_THRESHOLDS[-1]), 2)
 ROWS_SHOWN = 10
 INFERENCE_CONFIG = Path(__file__).resolve().parents[1] / "configs" / "inference.yaml"
 
@@ -72,8 +74,8 @@ class Outcome(NamedTuple):
         intercept: of it; 0 with slope 1 leaves scores as they are.
         average_recall: the challenge's, mean over the sets.
         candidates_per_scan: mean over all scans.
-        false_candidates_per_scan: of each set the mean over the scans without fractures, or, where all have some, the
-            mean number of candidates that hit none; the highest of the sets.
+        false_candidates_per_scan: of whatever score; of each set the mean over the scans without fractures, or, where
+            all have some, the mean number of candidates that hit none; the highest of the sets.
     """
 
     setting: Setting
@@ -181,25 +183,47 @@ def _samples(results: Sequence[ScanResult]) -> tuple[np.ndarray, np.ndarray]:
     return scores, np.concatenate([result.best_overlap for result in results]) > MIN_OVERLAP
 
 
-def _false_candidates(results: Sequence[ScanResult]) -> float:
+def _false_candidates(results: Sequence[ScanResult], min_score: float = 0.0) -> float:
     """Return candidates per scan without fractures, or, where all have some, candidates per scan that hit none."""
-    empty = [len(result.label_scores) for result in results if len(result.fracture_codes) == 0]
-    return float(np.mean(empty or [(result.best_overlap <= MIN_OVERLAP).sum() for result in results]))
+    empty = [(result.label_scores >= min_score).sum() for result in results if len(result.fracture_codes) == 0]
+    misses = [((result.best_overlap <= MIN_OVERLAP) & (result.label_scores >= min_score)).sum() for result in results]
+    return float(np.mean(empty or misses))
 
 
-def ranked(outcomes: Sequence[Outcome], max_candidates_per_scan: float) -> list[Outcome]:
+def ranked(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """
     Order settings by average recall, those that tie by fewer candidates.
 
     Args:
         outcomes: what each setting gives.
-        max_candidates_per_scan: settings with more false candidates per scan are left out, unless all have more.
 
     Returns:
-        the settings that may be chosen, the best one first.
+        the settings, the best one first.
     """
-    within = [outcome for outcome in outcomes if outcome.false_candidates_per_scan <= max_candidates_per_scan]
-    return sorted(within or outcomes, key=lambda o: (-round(o.average_recall, TIE_DIGITS), o.candidates_per_scan))
+    return sorted(outcomes, key=lambda o: (-round(o.average_recall, TIE_DIGITS), o.candidates_per_scan))
+
+
+def operating_score(
+    sets: Sequence[Sequence[ScanTable]], outcome: Outcome, max_candidates_per_scan: float
+) -> float | None:
+    """
+    Choose the score below which candidates are not written.
+
+    Args:
+        sets: the tables of each set's scans.
+        outcome: the setting, with its calibration.
+        max_candidates_per_scan: the most false candidates per scan, counted as ``false_candidates_per_scan``.
+
+    Returns:
+        the least of the challenge's thresholds 0, 0.01 ... 0.99 with so few in every set; None where 0.99 has more.
+    """
+    results = [
+        [scan_result(table, outcome.setting, outcome.slope, outcome.intercept) for table in tables] for tables in sets
+    ]
+    for score in CHALLENGE_THRESHOLDS.round(2).tolist():
+        if max(_false_candidates(its, score) for its in results) <= max_candidates_per_scan:
+            return score
+    return None
 
 
 def list_scans(probabilities_dir: str | Path, dataset_dir: str | Path, section: str) -> list[dict[str, Any]]:
@@ -236,6 +260,7 @@ _SETTING_NAMES = (
     "score",
     "score_slope",
     "score_intercept",
+    "min_score",
     "hu_range",
     "spine_margin_mm",
 )
@@ -246,6 +271,7 @@ class _Present(NamedTuple):
 
     setting: Setting
     line: tuple[float, float]
+    min_score: float
     hu_range: Sequence[float]
     spine_margin_mm: float
 
@@ -265,7 +291,7 @@ def _read_config(files: Sequence[str]) -> _Present:
         CandidateScore(value["score"]),
     )
     line = float(value["score_slope"]), float(value["score_intercept"])
-    return _Present(setting, line, value["hu_range"], float(value["spine_margin_mm"]))
+    return _Present(setting, line, float(value["min_score"]), value["hu_range"], float(value["spine_margin_mm"]))
 
 
 def measure_sets(
@@ -301,8 +327,8 @@ def measure_sets(
     return [[next(in_order) for _ in its] for its in sets]
 
 
-def _figures(sets: Sequence[Sequence[ScanTable]], outcome: Outcome) -> dict[str, Any]:
-    """Describe an outcome for ``tuned.json``."""
+def _figures(sets: Sequence[Sequence[ScanTable]], outcome: Outcome, min_score: float) -> dict[str, Any]:
+    """Describe an outcome for ``tuned.json``, also at the score from which on candidates are written."""
     details = []
     for tables in sets:
         results = [scan_result(table, outcome.setting, outcome.slope, outcome.intercept) for table in tables]
@@ -312,9 +338,11 @@ def _figures(sets: Sequence[Sequence[ScanTable]], outcome: Outcome) -> dict[str,
             | {
                 "candidates_per_scan": float(np.mean([len(result.label_scores) for result in results])),
                 "false_candidates_per_scan": _false_candidates(results),
+                "recall_at_min_score": scores["recall"][round(min_score * 100)],
+                "false_candidates_per_scan_at_min_score": _false_candidates(results, min_score),
             }
         )
-    return _row(outcome) | {"sets": details}
+    return _row(outcome) | {"min_score": min_score, "sets": details}
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
@@ -351,8 +379,8 @@ def _overlay(report: dict[str, Any], spine_margin_mm: float, name: str) -> str:
         *(
             f"# - {its['dataset_dir']} ({its['section']}): {its['scans']} scans, {its['scans_without_fractures']}"
             f" of them without a fracture, {its['fractures']} fractures in the others: average recall"
-            f" {new['average_recall']:.3f}, before {old['average_recall']:.3f}; {new['candidates_per_scan']:.1f}"
-            f" candidates per scan, before {old['candidates_per_scan']:.1f}"
+            f" {new['average_recall']:.3f}, before {old['average_recall']:.3f}; of those written, recall"
+            f" {new['recall_at_min_score']:.3f} at {new['false_candidates_per_scan_at_min_score']:.1f} false a scan"
             for its, new, old in zip(report["sets"], after["sets"], before["sets"])
         ),
         *(f"# {note}" for note in report["notes"]),
@@ -365,16 +393,19 @@ def _overlay(report: dict[str, Any], spine_margin_mm: float, name: str) -> str:
         f"score: {after['score']}",
         f"score_slope: {after['slope']}  # of the score's logit",
         f"score_intercept: {after['intercept']}  # of the score's logit",
+        f"min_score: {after['min_score']}  # candidates below are not written",
         f"spine_margin_mm: {spine_margin_mm}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _notes(sets: Sequence[Sequence[ScanTable]], best: Outcome, max_candidates_per_scan: float) -> list[str]:
+def _notes(
+    sets: Sequence[Sequence[ScanTable]], best: Outcome, min_score: float | None, max_candidates_per_scan: float
+) -> list[str]:
     """Say what the reader of the result must know."""
     notes = []
-    if best.false_candidates_per_scan > max_candidates_per_scan:
-        notes.append(f"No setting stays within {max_candidates_per_scan:g} false candidates per scan.")
+    if min_score is None:
+        notes.append(f"No score stays within {max_candidates_per_scan:g} false candidates per scan.")
     if any(all(table.fractures for table in tables) for tables in sets):
         notes.append("Where no scan is without fractures, false candidates are those that hit none, per scan.")
     _, is_hit = _samples([scan_result(table, best.setting) for table in chain.from_iterable(sets)])
@@ -417,12 +448,13 @@ def tune(options: argparse.Namespace, command: str) -> str:
 
     before = outcome_of(sets, present.setting, present.line)
     outcomes = [outcome_of(sets, setting) for setting in tqdm(settings, desc="try settings", unit="setting")]
-    best = ranked(outcomes, options.max_candidates_per_scan)
+    best = ranked(outcomes)
+    min_score = operating_score(sets, best[0], options.max_candidates_per_scan)
     report = {
         "command": command,
         "max_candidates_per_scan": options.max_candidates_per_scan,
         "spine_margin_mm": margin_mm,
-        "notes": _notes(sets, best[0], options.max_candidates_per_scan),
+        "notes": _notes(sets, best[0], min_score, options.max_candidates_per_scan),
         "sets": [
             {
                 "probabilities_dir": probabilities_dir,
@@ -434,8 +466,8 @@ def tune(options: argparse.Namespace, command: str) -> str:
             }
             for probabilities_dir, dataset_dir, tables in zip(options.probabilities_dir, options.dataset_dir, sets)
         ],
-        "before": _figures(sets, before),
-        "after": _figures(sets, best[0]),
+        "before": _figures(sets, before, present.min_score),
+        "after": _figures(sets, best[0], HIGHEST_SCORE if min_score is None else min_score),
         "best": [_row(outcome) for outcome in best[:ROWS_SHOWN]],
     }
     output = Path(options.output)
@@ -465,7 +497,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--section", default="validation", help="training, validation, test or all")
     add("--output", default="tuned.yaml", help="overlay to write; its figures go beside it, as .json")
     add("--config_file", nargs="+", default=[str(INFERENCE_CONFIG)], help="config of the prediction, and its overlays")
-    add("--max_candidates_per_scan", type=float, default=2.0, help="most, on average, in scans without fractures")
+    add("--max_candidates_per_scan", type=float, default=2.0, help="most of those written, on average")
     add("--probability_thresholds", nargs="+", type=float, default=THRESHOLDS, help="thresholds to try")
     add("--split_distances_mm", nargs="+", type=float, default=SPLIT_DISTANCES_MM, help="distances to try; 0: no split")
     add("--spine_margin_mm", type=float, help="margin around the spine; by default the config's")

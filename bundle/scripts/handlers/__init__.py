@@ -1,9 +1,16 @@
 """Handlers that MONAI lacks."""
 
 from .prediction import CandidateTablesHandler, FROCReportHandler, ScanPictureHandler
-from .training import CurveHistory, CurvesHandler, EarlyStopOnBestEpochHandler, ResumableCheckpointHandler
+from .training import (
+    AverageWeightsHandler,
+    CurveHistory,
+    CurvesHandler,
+    EarlyStopOnBestEpochHandler,
+    ResumableCheckpointHandler,
+)
 
 __all__ = [
+    "AverageWeightsHandler",
     "CandidateTablesHandler",
     "CurveHistory",
     "CurvesHandler",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from ignite.engine import Events
@@ -99,8 +99,8 @@ class ScanPictureHandler:
         ``Events.ITERATION_COMPLETED``.
 
     Reads:
-        ``image`` (in RAS orientation, scaled from ``hu_range`` to [-1, 1]), ``pred``, ``label_scores`` and, where
-        present, ``label`` of the decollated output.
+        ``image`` (in RAS orientation, scaled from ``hu_range`` to [-1, 1]; its grid is drawn), ``pred``,
+        ``label_scores`` and, where present, ``label`` of the decollated output.
 
     Writes:
         ``<scan>.png`` in ``output_dir``.
@@ -127,10 +127,10 @@ class ScanPictureHandler:
             scan_picture(
                 image_hu,
                 np.asarray(image.affine),
-                _in_ras(pred),
+                _on_grid_of(image, pred),
                 output["label_scores"].cpu().numpy(),
                 self.output_dir / f"{pred.meta['scan']}.png",
-                label=None if label is None else _in_ras(label),
+                label=None if label is None else _on_grid_of(image, label),
                 title=pred.meta["scan"],
             )
 
@@ -170,6 +170,22 @@ class FROCReportHandler:
             engine.logger.info(line)
 
 
-def _in_ras(mask: MetaTensor) -> np.ndarray:
-    """Bring a mask of shape ``(1, H, W, D)`` from the scan's own grid to the RAS orientation of its image."""
-    return Orientation(axcodes="RAS", labels=None)(mask)[0].cpu().numpy()
+def _on_grid_of(image: MetaTensor, mask: MetaTensor) -> np.ndarray:
+    """
+    Bring a mask from the scan's own grid to that of its image, in RAS orientation, cropped and perhaps resampled.
+
+    Args:
+        image: shape ``(1, H, W, D)``.
+        mask: ids of shape ``(1, H', W', D')``.
+
+    Returns:
+        The ids nearest to the image's voxels, shape ``(H, W, D)``.
+    """
+    turned = cast(MetaTensor, Orientation(axcodes="RAS", labels=None)(mask))
+    ids = turned[0].cpu().numpy()
+    to_ids = np.linalg.inv(np.asarray(turned.affine)) @ np.asarray(image.affine)
+    places = [
+        np.rint(to_ids[axis, axis] * np.arange(extent) + to_ids[axis, 3]).astype(int).clip(0, ids.shape[axis] - 1)
+        for axis, extent in enumerate(image.shape[1:])
+    ]
+    return ids[np.ix_(*places)]

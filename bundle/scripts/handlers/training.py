@@ -14,6 +14,7 @@ from ignite.engine import Events
 from ignite.handlers import DiskSaver
 from monai.config import PathLike
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from scripts.atomic_write import whole_file
 from scripts.pictures import curves_picture
@@ -22,7 +23,42 @@ if TYPE_CHECKING:
     from ignite.engine import Engine
     from monai.engines import Evaluator
 
-__all__ = ["CurveHistory", "CurvesHandler", "EarlyStopOnBestEpochHandler", "ResumableCheckpointHandler"]
+__all__ = [
+    "AverageWeightsHandler",
+    "CurveHistory",
+    "CurvesHandler",
+    "EarlyStopOnBestEpochHandler",
+    "ResumableCheckpointHandler",
+]
+
+
+class AverageWeightsHandler:
+    """
+    Move the averaged weights a step toward those of the network that is trained.
+
+    Ignite's ``EMAHandler`` makes the averaged network itself, so no other part of a config can refer to it: the
+    validation, the checkpoint. Here it is torch's ``AveragedModel``, which decides how weights are averaged.
+
+    Attach to:
+        the trainer.
+
+    Runs at:
+        ``Events.ITERATION_COMPLETED``.
+
+    Args:
+        averaged: the averaged network.
+        network: the network that is trained.
+    """
+
+    def __init__(self, averaged: AveragedModel, network: nn.Module) -> None:
+        self.averaged = averaged
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self.averaged.update_parameters(self.network)
 
 
 class ResumableCheckpointHandler:
@@ -31,7 +67,7 @@ class ResumableCheckpointHandler:
 
     MONAI's ``CheckpointSaver`` forgets the best score when training is resumed, unless it is stored in a nested
     checkpoint that ``monai.bundle.load`` cannot read; and it stores no random state. This writes two files after
-    each epoch: ``model.pt``, the network's plain state dictionary, when the evaluator found its best score in this
+    each epoch: ``model.pt``, a plain state dictionary, when the evaluator found its best score in this
     epoch, and ``last.pt`` with all the rest. Both are written to a temporary name first, so that a kill at any moment
     leaves a whole file.
 
@@ -55,9 +91,12 @@ class ResumableCheckpointHandler:
         stateful: other things to store and restore by name: anything with ``state_dict`` and ``load_state_dict``.
         resume: start where ``last.pt`` ended; without such a file training starts at the first epoch. A ``last.pt``
             that is not resumed from is renamed ``last-previous.pt``.
+        best_network: the network that is validated and written to ``model.pt``, such as one of averaged weights;
+            the trained one when ``None``. Name its average among ``stateful``.
 
     Raises:
-        ValueError: when it resumes a training that has another ``max_epochs``: the schedules were made for that.
+        ValueError: when it resumes a training that has another ``max_epochs``, for which its schedules were made, or of
+            another version of the bundle.
     """
 
     model_name = "model.pt"
@@ -70,9 +109,11 @@ class ResumableCheckpointHandler:
         evaluator: Evaluator,
         stateful: Mapping[str, Any],
         resume: bool = False,
+        best_network: nn.Module | None = None,
     ) -> None:
         self.save_dir = Path(save_dir)
         self.network = network
+        self.best_network = network if best_network is None else best_network
         self.evaluator = evaluator
         self.stateful = stateful
         self.resume = resume
@@ -95,6 +136,10 @@ class ResumableCheckpointHandler:
                 f"{path} is of a training of {last['max_epochs']} epochs, for which the learning rate is scheduled, "
                 f"but max_epochs is {engine.state.max_epochs}: give the same, or start without resuming."
             )
+        if missing := sorted(self.stateful.keys() - last.keys()):
+            raise ValueError(
+                f"{path} lacks {', '.join(missing)}: it is of another version of this bundle; start without resuming."
+            )
         self.network.load_state_dict(last["network"])
         for name, item in self.stateful.items():
             item.load_state_dict(last[name])
@@ -110,7 +155,7 @@ class ResumableCheckpointHandler:
         state = self.evaluator.state
         saver = DiskSaver(str(self.save_dir), atomic=True, create_dir=True, require_empty=False)
         if state.best_metric_epoch == engine.state.epoch:
-            saver(self.network.state_dict(), self.model_name)
+            saver(self.best_network.state_dict(), self.model_name)
         last = {name: item.state_dict() for name, item in self.stateful.items()}
         last.update(
             network=self.network.state_dict(),

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="least and most fractures a scan",
     )
     parser.add_argument(
-        "--as_is", action="store_true", help="write each image unchanged too, assuming that it has no fracture"
+        "--as_is", action="store_true", help="write each image without implants too, assuming that it has no fracture"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the data set")
     parser.add_argument("--section", choices=list(SECTIONS), default="training", help="section of the data set")

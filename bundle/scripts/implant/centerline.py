@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -12,6 +11,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
 
+from scripts.components import connected_components
 from scripts.phantom.geometry import STEP_MM, Curve
 
 __all__ = ["RibPiece", "rib_pieces"]
@@ -60,7 +60,7 @@ def rib_pieces(rib_ids: NDArray, spacing_mm: NDArray[np.float64]) -> list[RibPie
     middle = (low + high) / 2
     pieces = []
     for rib_id, box in boxes:
-        components = cc3d.connected_components(rib_ids[box] == rib_id, connectivity=26)
+        components = connected_components(rib_ids[box] == rib_id)
         voxels = np.argwhere(components)
         component = components[tuple(voxels.T)]
         points = (voxels + [part.start for part in box]) * spacing_mm

@@ -8,11 +8,13 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
-from monai.transforms import Compose, LoadImage, Orientation
+from monai.data import MetaTensor
+from monai.transforms import LoadImage, Orientation
+from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -22,7 +24,7 @@ from scripts.phantom.dataset import INFO_NAME, SECTIONS
 
 __all__ = ["generate_implanted"]
 
-GENERATOR_VERSION = 1  # raise it with every change to what a seed gives
+GENERATOR_VERSION = 2  # raise it with every change to what a seed gives
 _HU = (-1024, 3071)
 _LEAST_AIR_HU = -300  # every chest scan shows lung
 
@@ -54,7 +56,7 @@ def generate_implanted(
         rib_ids: lowest and highest id of the ribs, where the masks mark other structures too.
         scans: scans to make of each image.
         fractures: least and most fractures a scan; fewer where the ribs have no room.
-        as_is: write each image unchanged too, with an empty label: it is assumed to be free of fractures.
+        as_is: write each image without implants too, with an empty label: it is assumed to be free of fractures.
         seed: seed of the data set.
         section: ``training``, ``validation`` or ``test``, which gives the folders their names.
         first_id: number of the first scan; the section's first one in RibFrac when ``None``.
@@ -165,9 +167,12 @@ def _claimed(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
-    volume = Compose([LoadImage(image_only=True, ensure_channel_first=True), Orientation(axcodes="RAS", labels=None)])(
-        path
-    )
+    # one after another: Compose would hide the message of an error
+    try:
+        volume = LoadImage(image_only=True, ensure_channel_first=True)(path)
+    except (RuntimeError, OSError, EOFError, ValueError, ImageFileError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read as an image: {error}") from error
+    volume = cast(MetaTensor, Orientation(axcodes="RAS", labels=None)(volume))
     if volume.ndim != 4 or volume.shape[0] != 1:
         raise ValueError(f"{path}: has shape {tuple(volume.shape[1:])}; give one volume with three axes.")
     return volume.numpy()[0], volume.affine.numpy().astype(np.float64)
@@ -176,7 +181,7 @@ def _load(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
 def _load_image(path: Path) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
     values, affine = _load(path)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    if low > _LEAST_AIR_HU or high < 200:
+    if not (low <= _LEAST_AIR_HU and high >= 200):
         raise ValueError(f"{path}: holds values from {low:g} to {high:g}; give a chest CT in HU, with air and bone.")
     return np.clip(np.rint(np.nan_to_num(values, nan=_HU[0])), *_HU).astype(np.int16), affine
 

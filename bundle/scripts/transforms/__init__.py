@@ -1,21 +1,26 @@
 """Transforms that MONAI lacks, on arrays in RAS orientation."""
 
 from .anatomy import MidsagittalPlaned, RemoveSpined
-from .candidates import CandidateScore, FilterCandidatesd, LabelCandidatesd
-from .images import CheckImaged
+from .candidates import CalibrateScoresd, CandidateScore, FilterCandidatesd, LabelCandidatesd
+from .images import CheckImaged, CropBodyd
+from .implant import FindRibsd, RandImplantFracturesd
 from .labels import CheckLabeld, CropLabelSlicesd
 from .naming import NameScand, scan_name_formatter
 from .sampling import SymmetricROISamplerd
 
 __all__ = [
+    "CalibrateScoresd",
     "CandidateScore",
     "CheckImaged",
     "CheckLabeld",
+    "CropBodyd",
     "CropLabelSlicesd",
     "FilterCandidatesd",
+    "FindRibsd",
     "LabelCandidatesd",
     "MidsagittalPlaned",
     "NameScand",
+    "RandImplantFracturesd",
     "RemoveSpined",
     "SymmetricROISamplerd",
     "scan_name_formatter",

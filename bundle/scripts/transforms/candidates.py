@@ -258,7 +258,7 @@ class LabelCandidatesd(MapTransform):
 
 class FilterCandidatesd(MapTransform):
     """
-    Drop candidates that are too small or too improbable, and number the others 1..n again.
+    Drop candidates that are too small, too improbable or of too low a score, and number the others 1..n again.
 
     MONAI's ``RemoveSmallObjects`` is off by one with scikit-image 0.26 and knows no scores.
 
@@ -266,6 +266,7 @@ class FilterCandidatesd(MapTransform):
         keys: keys of the candidates' ids as ``LabelCandidatesd`` gives them, shape ``(1, H, W, D)``.
         min_volume_mm3: candidates smaller than this go.
         min_mean_probability: candidates whose mean probability is lower than this go.
+        min_score: candidates whose score is lower than this go.
         score_key: key of the candidates' scores.
         mean_key: key of the candidates' mean probabilities.
         allow_missing_keys: skip keys that the data lacks.
@@ -279,6 +280,7 @@ class FilterCandidatesd(MapTransform):
         keys: KeysCollection,
         min_volume_mm3: float,
         min_mean_probability: float,
+        min_score: float = 0.0,
         score_key: str = "label_scores",
         mean_key: str = "mean_probabilities",
         allow_missing_keys: bool = False,
@@ -286,6 +288,7 @@ class FilterCandidatesd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         self.min_volume_mm3 = min_volume_mm3
         self.min_mean_probability = min_mean_probability
+        self.min_score = min_score
         self.score_key = score_key
         self.mean_key = mean_key
 
@@ -296,8 +299,10 @@ class FilterCandidatesd(MapTransform):
             voxel_mm3 = float(np.prod(_spacing_mm(candidates, key)))
             ids = candidates[0].cpu().numpy()
             volumes_mm3 = np.bincount(ids[ids > 0], minlength=len(output[self.score_key]) + 1)[1:] * voxel_mm3
-            means = output[self.mean_key].numpy()
-            kept = np.flatnonzero((volumes_mm3 >= self.min_volume_mm3) & (means >= self.min_mean_probability))
+            means, scores = output[self.mean_key].numpy(), output[self.score_key].numpy()
+            kept = np.flatnonzero(
+                (volumes_mm3 >= self.min_volume_mm3) & (means >= self.min_mean_probability) & (scores >= self.min_score)
+            )
             output[key] = _renumbered(ids, kept, like=candidates)
             output[self.score_key] = output[self.score_key][kept]
             output[self.mean_key] = output[self.mean_key][kept]

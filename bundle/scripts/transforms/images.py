@@ -1,4 +1,4 @@
-"""Check an image as it is loaded."""
+"""Check an image as it is loaded, and crop it to the patient."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 import torch
-from monai.transforms import MapTransform
+from monai.config import KeysCollection
+from monai.transforms import CropForegroundd, MapTransform
 
-__all__ = ["CheckImaged"]
+__all__ = ["CheckImaged", "CropBodyd"]
 
 
 class CheckImaged(MapTransform):
@@ -41,3 +42,54 @@ class CheckImaged(MapTransform):
                     f"{name}: {wrong} voxels are infinite or not numbers; write it again with air (-1024 HU) there."
                 )
         return checked
+
+
+class CropBodyd(CropForegroundd):
+    """
+    Crop volumes to the box around the patient, and what lies on the table with him.
+
+    Half of a scan is air, whose windows cost a prediction as much as others. MONAI's ``CropForegroundd`` makes a volume
+    of size 0 of a scan without foreground. The affine follows, and the crop can be inverted.
+
+    Args:
+        keys: keys of the volumes to crop, shape ``(1, H, W, D)``.
+        image_key: key of the scan in HU, of that shape too.
+        body_hu: voxels above it are kept; air is about -1000 HU and lung -850, fat -100.
+        allow_missing_keys: skip keys that the data lacks.
+
+    Raises:
+        ValueError: when no voxel of the scan is above ``body_hu``.
+
+    Example:
+        >>> data = {"image": torch.tensor([[[[-1000.0, 40.0, -900.0, 60.0, -1000.0]]]])}
+        >>> CropBodyd("image")(data)["image"]
+        metatensor([[[[  40., -900.,   60.]]]])
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: str = "image",
+        body_hu: float = -500.0,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(
+            keys,
+            source_key=image_key,
+            select_fn=self._is_body,
+            allow_smaller=True,
+            start_coord_key=None,
+            end_coord_key=None,
+            allow_missing_keys=allow_missing_keys,
+        )
+        self.body_hu = body_hu
+
+    def _is_body(self, image_hu: torch.Tensor) -> torch.Tensor:
+        return image_hu > self.body_hu
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
+        image = data[self.source_key]
+        if not self._is_body(image).any():
+            name = getattr(image, "meta", {}).get("filename_or_obj", self.source_key)
+            raise ValueError(f"{name}: no voxel above {self.body_hu:g} HU: is this a CT in Hounsfield units?")
+        return super().__call__(data, lazy=lazy)

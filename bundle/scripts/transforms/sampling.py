@@ -11,8 +11,11 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import BorderPad, MapTransform, Randomizable, SpatialCrop
 from monai.utils import ensure_tuple_rep
+from scipy import ndimage
 
 __all__ = ["SymmetricROISamplerd"]
+
+_LOOKS_FOR_BONE = 4096  # voxels a scan; a chest CT is a twentieth bone, so hundreds of them are
 
 
 class SymmetricROISamplerd(Randomizable, MapTransform):
@@ -26,7 +29,9 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
       pieces, at the middle of its bounding box, moved by up to ``max_shift_voxels`` along each axis;
     - its *mirrored* ROI, at the place mirrored about the mid-sagittal plane; left out where any fracture lies in it;
     - as many *random* ROIs as positive ones, at least ``border_voxels`` from the border (at the middle of an axis
-      that is too short for that); they may hold a fracture.
+      that is too short for that); a share of them lies on *bone* instead, wherever it is: vertebrae, scapulae,
+      sternum and calcified cartilage are what a network takes for a fracture, and few places at random show them.
+      Both kinds may hold a fracture.
 
     ``num_samples`` of them are taken without repetition; where there are fewer, the rest are positives and random
     ROIs drawn anew. A scan without fractures gives random ROIs alone. What lies outside the scan is filled with
@@ -43,19 +48,23 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         plane_key: key of the mid-sagittal plane, as ``MidsagittalPlaned`` stores it; ``None`` mirrors about the
             middle of the array, as the report does.
         border_voxels: least distance of a random ROI's center from the border of the volume.
-        max_shift_voxels: greatest shift of a positive ROI from its fracture, along each axis.
+        bone_share: share in [0, 1] of the random ROIs whose center is bone; where none is met they stay random.
+        bone_hu: voxels of ``image_key`` above this are bone.
+        image_key: key of the image in HU, in which bone is looked for.
+        max_shift_voxels: greatest shift of a positive ROI from its fracture, along each axis; one number for all
+            axes, or one for each.
         fill_values: what lies outside the scan, for each of ``keys``: air in HU for an image, 0 for a label.
         seed: with a seed, each scan always gives the same ROIs, whatever was sampled before; for validation.
         scan_key: key of the scan's name, which tells the scans apart under ``seed``.
         allow_missing_keys: skip keys that the data lacks.
 
     Returns:
-        A list of ``num_samples`` dictionaries. Each has a new key ``"roi_kind"``: ``"positive"``, ``"mirrored"`` or
-        ``"random"``.
+        A list of ``num_samples`` dictionaries. Each has a new key ``"roi_kind"``: ``"positive"``, ``"mirrored"``,
+        ``"random"`` or ``"bone"``.
 
     Raises:
-        ValueError: when ``positive_share`` is not in [0, 1], ``max_shift_voxels`` is not less than half the ROI, or
-            the volumes differ in shape.
+        ValueError: when ``positive_share`` or ``bone_share`` is not in [0, 1], ``max_shift_voxels`` is not less than
+            half the ROI, or the volumes differ in shape.
 
     References:
         Report of 2021, section 3.2.
@@ -71,7 +80,10 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         mirrored: bool = True,
         plane_key: str | None = "midsagittal_plane",
         border_voxels: int = 32,
-        max_shift_voxels: int = 0,
+        bone_share: float = 0.0,
+        bone_hu: float = 250.0,
+        image_key: str = "image",
+        max_shift_voxels: Sequence[int] | int = 0,
         fill_values: Sequence[float] | float = (-1024.0, 0.0),
         seed: int | None = None,
         scan_key: str = "scan",
@@ -80,9 +92,12 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         if positive_share is not None and not 0 <= positive_share <= 1:
             raise ValueError(f"positive_share must be in [0, 1] or null, but is {positive_share}.")
+        if not 0 <= bone_share <= 1:
+            raise ValueError(f"bone_share must be in [0, 1], but is {bone_share}.")
         self.label_key = label_key
         self.roi_size = np.array(ensure_tuple_rep(roi_size, 3))
-        if max_shift_voxels >= self.roi_size.min() // 2:
+        self.max_shift_voxels = np.array(ensure_tuple_rep(max_shift_voxels, 3))
+        if np.any(self.max_shift_voxels >= self.roi_size // 2):
             raise ValueError(
                 f"max_shift_voxels is {max_shift_voxels}: the middle of a fracture would leave its ROI of "
                 f"{tuple(self.roi_size.tolist())} voxels."
@@ -92,21 +107,24 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         self.mirrored = mirrored
         self.plane_key = plane_key
         self.border_voxels = border_voxels
-        self.max_shift_voxels = max_shift_voxels
+        self.bone_share = bone_share
+        self.bone_hu = bone_hu
+        self.image_key = image_key
         self.fill_values = ensure_tuple_rep(fill_values, len(self.keys))
         self.seed = seed
         self.scan_key = scan_key
         self.centers: list[tuple[str, np.ndarray]] = []
 
-    def randomize(self, data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    def randomize(self, data: tuple[np.ndarray, np.ndarray, np.ndarray, torch.Tensor | None]) -> None:
         """
         Draw the kinds and centers of the ROIs of one scan.
 
         Args:
             data: centers of the fractures in voxels, shape ``(N, 3)``; centers of the mirrored ROIs that hold no
-                fracture, shape ``(M, 3)``; and the shape of the scan in voxels.
+                fracture, shape ``(M, 3)``; the shape of the scan in voxels; and the image in HU, of shape
+                ``(H, W, D)``, where some ROIs are to lie on bone.
         """
-        fractures, mirrors, shape = data
+        fractures, mirrors, shape, image = data
         positives = [("positive", center) for center in fractures]
         negatives = [("mirrored", center) for center in mirrors]
         negatives += [("random", None)] * len(fractures)
@@ -122,15 +140,28 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         while len(chosen) < self.num_samples:
             repeat = self.positive_share is None and positives and self.R.rand() < 0.5
             chosen.append(positives[self.R.randint(len(positives))] if repeat else ("random", None))
+        if image is not None:
+            bone = self._bone_places(image)
+            chosen = [self._perhaps_on_bone(kind, center, bone) for kind, center in chosen]
         self.centers = [(kind, self._placed(kind, center, shape)) for kind, center in chosen]
+
+    def _bone_places(self, image: torch.Tensor) -> np.ndarray:
+        """Look at voxels anywhere in the scan, and return those that are bone, shape ``(n, 3)``."""
+        places = np.stack([self.R.randint(extent, size=_LOOKS_FOR_BONE) for extent in image.shape], axis=1)
+        return places[np.asarray(image[tuple(places.T)]) > self.bone_hu]
+
+    def _perhaps_on_bone(self, kind: str, center: np.ndarray | None, bone: np.ndarray) -> tuple[str, np.ndarray | None]:
+        if kind != "random" or len(bone) == 0 or self.R.rand() >= self.bone_share:
+            return kind, center
+        return "bone", bone[self.R.randint(len(bone))]
 
     def _placed(self, kind: str, center: np.ndarray | None, shape: np.ndarray) -> np.ndarray:
         if center is None:
             low = np.minimum(self.border_voxels, shape // 2)
             high = np.maximum(shape - self.border_voxels, low + 1)
             return self.R.randint(low, high)
-        if kind == "positive" and self.max_shift_voxels:
-            return center + self.R.randint(-self.max_shift_voxels, self.max_shift_voxels + 1, size=3)
+        if kind == "positive" and self.max_shift_voxels.any():
+            return center + self.R.randint(-self.max_shift_voxels, self.max_shift_voxels + 1)
         return center
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
@@ -142,13 +173,16 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
                     f"{data.get(self.scan_key, 'scan')}: '{key}' has shape {tuple(data[key].shape[1:])}, "
                     f"but '{self.label_key}' has {tuple(shape)}."
                 )
-        voxels = torch.nonzero(label[0] > 0).cpu().numpy()
-        ids = label[0][tuple(voxels.T)].cpu().numpy()
-        fractures = np.array([_middle(voxels[ids == i]) for i in np.unique(ids)], dtype=int).reshape(-1, 3)
+        ids = np.asarray(label[0].cpu())
+        ids = ids if np.issubdtype(ids.dtype, np.integer) else ids.astype(np.int32)
+        boxes = [(i, box) for i, box in enumerate(ndimage.find_objects(ids), 1) if box is not None]
+        fractures = np.array([[(axis.start + axis.stop) // 2 for axis in box] for _, box in boxes], dtype=int)
+        fractures = fractures.reshape(-1, 3)
+        voxels = np.concatenate([_voxels(ids, i, box) for i, box in boxes]) if boxes else fractures
         mirrors = self._mirrored_centers(data, fractures, voxels, shape) if self.mirrored else fractures[:0]
         if self.seed is not None:
             self.set_random_state((self.seed + zlib.crc32(str(data.get(self.scan_key)).encode())) % 2**32)
-        self.randomize((fractures, mirrors, shape))
+        self.randomize((fractures, mirrors, shape, data[self.image_key][0] if self.bone_share > 0 else None))
         return [self._cut(data, kind, center) for kind, center in self.centers]
 
     def _mirrored_centers(
@@ -188,6 +222,6 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         return roi
 
 
-def _middle(voxels: np.ndarray) -> np.ndarray:
-    """Return the middle of the bounding box of voxels of shape ``(N, 3)``."""
-    return (voxels.min(axis=0) + voxels.max(axis=0) + 1) // 2
+def _voxels(ids: np.ndarray, instance: int, box: tuple[slice, ...]) -> np.ndarray:
+    """Return the voxels of an instance that lies in ``box``, shape ``(N, 3)``."""
+    return np.argwhere(ids[box] == instance) + [axis.start for axis in box]
