@@ -128,7 +128,7 @@ CHANGES = {
     "optimizer": Change("AdamW with warm-up", ours=("optimizer", "weight_decay", "lr_scheduler")),
     # on the weights of the base
     "score": Change("score of ours, calibrated", ours=("score", "score_slope", "score_intercept")),
-    "split": Change("candidates that touch are split", ours=("split_distance_mm",)),
+    "split": Change("candidates that touch are split", settings={"split_distance_mm": 20.0}),
     "spine": Change("a margin around the spine", ours=("spine_margin_mm",)),
     "postprocessing": Change(
         "thresholds of ours", ours=("probability_threshold", "min_volume_mm3", "min_mean_probability")
