@@ -30,8 +30,7 @@ class ResUNet(nn.Module):
     about 30 GFLOP for a 64×64×64 window. Most of that goes into the level at full resolution, for an outline finer
     than finding a fracture takes: with ``stem_stride`` 2 a first convolution puts each 2×2×2 block of voxels into
     the channels of one, and the levels begin there; nothing of the image is lost. With channels 32, 64, 128, 256
-    such a network has as many parameters and runs about five times as fast, in training and in prediction
-    (measured in bfloat16 on 2 cores, ``docs/detection.md``).
+    such a network has about as many parameters and is several times as fast (``benchmarks/network.py`` measures it).
 
     Args:
         in_channels: channels of the input.
