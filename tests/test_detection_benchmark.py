@@ -60,7 +60,7 @@ def test_a_change_differs_from_the_report(change: str) -> None:
     train["network_def::norm"] = inference["network_def::norm"] = train["network_def"]["norm"]
     pairs = [(train[key], value) for key, value in recipe.train_settings.items()]
     pairs += [(inference[key], value) for key, value in recipe.inference_settings.items()]
-    assert any(base != value for base, value in pairs)
+    assert any(base != value for base, value in pairs) or recipe.goes_on_from == "report"
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,7 @@ def test_a_change_differs_from_the_report(change: str) -> None:
         pytest.param("report+loss", "report+loss", id="a change of the training trains"),
         pytest.param("report+gaussian", "report", id="a change of the prediction takes the weights of its base"),
         pytest.param("report+network+flips+loss", "report+network+loss", id="each change by itself"),
+        pytest.param("ours+mined", "ours+mined", id="one that goes on trains"),
     ],
 )
 def test_weights_of_a_recipe(name: str, trained_as: str) -> None:
@@ -311,9 +312,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[d
             torch.save({"weight": torch.ones(1)}, log.parent / "models" / "model.pt")
         else:
             masks = Path(settings["output_dir"]) / "predictions"
-            masks.mkdir()
+            masks.mkdir(parents=True)
             rows = []
-            for item in data.load_datalist(settings["dataset_dir"], "test"):
+            for item in data.load_datalist(settings["dataset_dir"], settings["section"]):
                 label = nib.load(item["label"])
                 nib.save(label, masks / f"{item['scan']}.nii.gz")
                 rows += [(item["scan"], i, 0.5) for i in (0, *item["label_codes"])]
@@ -360,6 +361,24 @@ def test_a_stopped_training_goes_on_and_its_seconds_add_up(bench: tuple[Path, li
     weights = run.train(folder, "fracnet", folder / "out", rois=64)  # 8 epochs of 2 scans of 4 ROIs
     assert json.loads(record.read_text())["seconds"] == 38.0
     assert torch.load(weights)["weight"] == 1 and weights.name == "final.pt"
+
+
+def test_a_mined_training_goes_on_from_its_base_where_that_went_wrong(bench: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, runs = bench
+    out = folder / "out"
+    with pytest.raises(FileNotFoundError, match="run the command 'train' with 'ours'"):
+        run.train(folder, "ours+mined", out, rois=64)
+    first = run.train(folder, "ours", out, rois=32)
+    for _ in range(2):
+        assert run.train(folder, "ours+mined", out, rois=64) == out / "ours+mined" / "models" / "model.pt"
+    assert [made["run_id"] for made in runs] == ["training", "inference", "training"]
+    assert (runs[1]["section"], runs[1]["checkpoint"], runs[1]["min_score"]) == ("training", str(first), 0.0)
+    assert runs[2]["pretrained"] == str(first)
+    places = json.loads(Path(runs[2]["hard_places"]).read_text())
+    assert places.keys() == {item["scan"] for item in data.load_datalist(folder / "train.json", "training")}
+    record = json.loads((out / "ours+mined" / "run.json").read_text())
+    assert (record["rois"], record["rois_before"], record["seconds_before"]) == (64, 32, 8.0)
+    assert report._training(record)[0] == "96"
 
 
 def test_prediction_measures_each_set_once(bench: tuple[Path, list[dict[str, Any]]]) -> None:

@@ -279,3 +279,51 @@ def test_a_label_of_floats_is_sampled_too():
     data = scan((30, 20, 25))
     data["label"] = data["label"].float()
     assert "positive" in kinds(sampler()(data))
+
+
+def hard(false_voxels=(), missed=()):
+    """Hard places as scripts.mine adds them to a scan."""
+    return {"hard_places": {"false_mm": np.reshape(false_voxels, (-1, 3)) * [0.75, 0.75, 1.25], "missed": list(missed)}}
+
+
+def test_negatives_lie_on_false_alarms():
+    data = scan((12, 20, 25), **hard([(40, 11, 20), (50, 30, 40)]))
+    rois = sampler(positive_share=0.5, hard_share=1.0)(data)
+    assert kinds(rois) == ["positive"] * 8 + ["hard"] * 8
+    middles = {tuple(int(i) for i in np.unravel_index(int(roi["image"][0, 8, 8, 8]), (60, 40, 50))) for roi in rois[8:]}
+    assert middles == {(40, 11, 20), (50, 30, 40)}
+
+
+def test_positives_lie_on_missed_fractures():
+    data = scan((20, 20, 20), (40, 20, 20), ids=[3, 7], **hard(missed=[7]))
+    rois = sampler(positive_share=1.0, hard_share=1.0)(data)
+    assert {int(roi["label"].max()) for roi in rois} == {7}
+
+
+def test_a_share_of_the_negatives_lies_on_false_alarms():
+    data = scan((30, 20, 25), **hard([(12, 11, 20)]))
+    found = kinds(sampler(num_samples=400, hard_share=0.25, positive_share=0.5)(data))
+    assert found.count("positive") == 200 and 25 < found.count("hard") < 75  # as many as of bone above
+
+
+def test_false_alarms_are_shifted_like_positives():
+    rois = sampler(max_shift_voxels=(4, 0, 2), hard_share=1.0)(scan(**hard([(30, 20, 25)])))
+    starts = np.array([np.asarray(roi["image"].affine)[:3, 3] / [0.75, 0.75, 1.25] for roi in rois])
+    assert np.abs(starts + 8 - [30, 20, 25]).max(axis=0).round(3).tolist() == [4, 0, 2]
+
+
+@pytest.mark.parametrize(
+    "arguments, places",
+    [
+        pytest.param({"hard_share": 1.0}, {}, id="scan without hard places"),
+        pytest.param({"hard_share": 0.0}, hard([(30, 20, 25)], [1]), id="no share"),
+        pytest.param({"hard_share": 1.0}, hard([(90, 20, 25)]), id="place cropped away"),
+    ],
+)
+def test_without_hard_places_rois_are_as_ever(arguments, places):
+    assert "hard" not in kinds(sampler(**arguments)(scan((30, 20, 25), **places)))
+
+
+def test_a_hard_share_above_one_is_refused():
+    with pytest.raises(ValueError, match="hard_share must be in .0, 1., but is 2"):
+        sampler(hard_share=2)

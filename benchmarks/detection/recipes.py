@@ -57,11 +57,13 @@ class Change:
         says: what it is, for a table.
         ours: settings that take the value of our configs, ``train.yaml`` and ``inference.yaml``.
         settings: settings that take the value given here; ``a::b`` is ``b`` in ``a``.
+        mines: whether it goes on from the weights so far, on the places where they went wrong in the training scans.
     """
 
     says: str
     ours: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    mines: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Recipe:
         train_settings: what its changes set in training.
         inference_settings: what they set in prediction.
         trained_as: the recipe whose training gives the weights; the name itself where it is trained.
+        goes_on_from: the recipe whose weights the training starts from, and whose errors it mines; None: from scratch.
         rois: ROIs that its training sees.
         threads: threads of training and prediction.
         weights: the file of the training that is predicted with.
@@ -89,6 +92,7 @@ class Recipe:
     train_settings: Mapping[str, Any]
     inference_settings: Mapping[str, Any]
     trained_as: str
+    goes_on_from: str | None
     rois: int
     threads: int
     weights: str
@@ -126,6 +130,7 @@ CHANGES = {
     "plane": Change("mirrored about the body's plane", ours=("mirror_plane",)),
     "ema": Change("moving average of the weights", ours=("ema_decay",)),
     "optimizer": Change("AdamW with warm-up", ours=("optimizer", "weight_decay", "lr_scheduler")),
+    "mined": Change("goes on, where it went wrong in the training scans", mines=True),
     # on the weights of the base
     "score": Change("score of ours, calibrated", ours=("score", "score_slope", "score_intercept")),
     "split": Change("candidates that touch are split", settings={"split_distance_mm": 20.0}),
@@ -169,7 +174,7 @@ def find_recipe(name: str) -> Recipe:
         )
     base = BASES[base_name]
     train, inference = _read(TRAIN), _read(INFERENCE)
-    trained_as = base_name
+    trained_as, goes_on_from = base_name, None
     train_settings: dict[str, Any] = {}
     inference_settings: dict[str, Any] = {}
     for change_name in change_names:
@@ -180,7 +185,8 @@ def find_recipe(name: str) -> Recipe:
             raise ValueError(
                 f"neither {TRAIN} nor {INFERENCE} has the setting {missing[0]} of '{change_name}': name it."
             )
-        trained_as += f"+{change_name}" if in_training else ""
+        goes_on_from = trained_as if change.mines else goes_on_from
+        trained_as += f"+{change_name}" if in_training or change.mines else ""
         train_settings |= in_training
         inference_settings |= in_inference
     return Recipe(
@@ -191,6 +197,7 @@ def find_recipe(name: str) -> Recipe:
         train_settings=train_settings,
         inference_settings=inference_settings,
         trained_as=trained_as,
+        goes_on_from=goes_on_from,
         rois=base.rois,
         threads=base.threads,
         weights=base.weights,

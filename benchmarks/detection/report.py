@@ -219,7 +219,9 @@ def _candidates(of_set: Mapping[str, Mapping[str, Any]], names: Mapping[str, str
 
 
 def _training(training: Mapping[str, Any]) -> list[str]:
-    return [f"{training['rois']:,}", str(training["threads"]), f"{training['seconds'] / 3600:.1f}"]
+    rois = training["rois"] + training.get("rois_before", 0)
+    seconds = sum(training.get(part, 0.0) for part in ("seconds_before", "seconds_mining", "seconds"))
+    return [f"{rois:,}", str(training["threads"]), f"{seconds / 3600:.1f}"]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -21,6 +21,7 @@ from benchmarks.detection.measure import measure_set
 from benchmarks.detection.recipes import BUNDLE_DIR, Recipe, find_recipe, write_overlay
 from scripts.atomic_write import whole_file
 from scripts.datalist import load_datalist
+from scripts.mine import mine
 
 __all__ = ["FIGURES_NAME", "RUN_NAME", "epochs_for", "predict", "train"]
 
@@ -29,6 +30,8 @@ FIGURES_NAME = "figures.json"  # what a set's prediction is worth; written last
 # The same for all recipes: they change the speed and how long a training lasts, not what it learns from an ROI.
 TRAINING_SETTINGS = {"amp": True, "cache_rate": 1.0, "num_workers": 1}
 PREDICTION_SETTINGS = {"amp": True, "num_workers": 1, "save_pictures": False}
+# Every training scan is looked at once, in a third of the windows
+MINING_SETTINGS = {**PREDICTION_SETTINGS, "section": "training", "overlap": 0.25, "min_score": 0.0}
 _SECONDS_BETWEEN_NOTES = 20.0  # a killed run loses no more of its time than this
 
 
@@ -54,7 +57,7 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
         The weights to predict with.
 
     Raises:
-        FileNotFoundError: when the data are missing.
+        FileNotFoundError: when the data are missing, or the weights that it goes on from.
         ValueError: when the recipe is unknown, its training was begun with another number of epochs, or it fails.
     """
     recipe = find_recipe(find_recipe(name).trained_as)
@@ -79,7 +82,7 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
     record |= {"recipe": recipe.name, "says": recipe.says, "scans": scans, "rois_per_scan": rois_per_scan}
     record |= {"epochs": epochs, "rois": epochs * scans * rois_per_scan, "threads": threads, "finished": False}
     record |= {"commit": _commit()}
-    settings = {
+    settings: dict[str, Any] = {
         **TRAINING_SETTINGS,
         "dataset_dir": str(data_list.resolve()),
         "output_dir": str(folder.resolve()),
@@ -87,6 +90,13 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
         "patience_epochs": epochs,
         "resume": True,
     }
+    if recipe.goes_on_from is not None:
+        before = _finished(recipe.goes_on_from, output_dir)
+        record |= {"goes_on_from": recipe.goes_on_from, "rois_before": before["rois"]}
+        pretrained = output_dir / recipe.goes_on_from / "models" / recipe.weights
+        hard_places, seconds_mining = _mine(recipe, data_list, pretrained, folder, threads)
+        record |= {"seconds_before": before["seconds"], "seconds_mining": record.get("seconds_mining", seconds_mining)}
+        settings |= {"pretrained": str(pretrained.resolve()), "hard_places": str(hard_places.resolve())}
     overlay = write_overlay({**recipe.train_settings, **settings}, folder / "train_overlay.yaml")
     seconds_before = record.get("seconds", 0.0)
 
@@ -122,8 +132,7 @@ def predict(
     """
     recipe = find_recipe(name)
     weights = output_dir / recipe.trained_as / "models" / recipe.weights
-    if not _read_record(output_dir / recipe.trained_as / RUN_NAME).get("finished"):
-        raise FileNotFoundError(f"{weights} is not there yet: run the command 'train' with '{recipe.trained_as}'.")
+    _finished(recipe.trained_as, output_dir)
     known = {**TEST_SETS, **VALIDATION_SETS}
     for set_name in sets or [test for test in TEST_SETS if (data_dir / f"{test}.json").is_file()]:
         if set_name not in known:
@@ -158,6 +167,33 @@ def _predict_set(recipe: Recipe, data_list: Path, annotated: bool, weights: Path
     run_id = "evaluating" if annotated else "inference"
     configs = [first, *evaluate, *overlays, overlay]
     return _run_bundle(run_id, configs, threads, folder / "prediction.log", note=lambda seconds: None)
+
+
+def _mine(recipe: Recipe, data_list: Path, weights: Path, folder: Path, threads: int) -> tuple[Path, float]:
+    """Predict the training scans with the weights so far, unless that is done; return the hard places, and seconds."""
+    start = time.monotonic()
+    hard_places, predictions = folder / "hard_places.json", folder / "mining"
+    if not hard_places.is_file():
+        shutil.rmtree(predictions, ignore_errors=True)  # what a stopped run left
+        settings = {
+            **MINING_SETTINGS,
+            "dataset_dir": str(data_list.resolve()),
+            "output_dir": str(predictions.resolve()),
+            "checkpoint": str(weights.resolve()),
+        }
+        overlay = write_overlay({**recipe.inference_settings, **settings}, folder / "mining_overlay.yaml")
+        configs = [*recipe.inference_configs, overlay]
+        _run_bundle("inference", configs, threads, folder / "mining.log", note=lambda seconds: None)
+        _write_record(mine(predictions / "predictions", data_list), hard_places)
+    return hard_places, time.monotonic() - start
+
+
+def _finished(name: str, output_dir: Path) -> dict[str, Any]:
+    """Return what a finished training took."""
+    record = _read_record(output_dir / name / RUN_NAME)
+    if not record.get("finished"):
+        raise FileNotFoundError(f"{output_dir / name} has no weights yet: run the command 'train' with '{name}'.")
+    return record
 
 
 def _made_by(recipe: Recipe, weights: Path) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +13,32 @@ from monai.transforms import BorderPad, MapTransform, Randomizable, SpatialCrop
 from monai.utils import ensure_tuple_rep
 from scipy import ndimage
 
+from scripts.mine import HARD_KEY
+
 __all__ = ["SymmetricROISamplerd"]
 
 _LOOKS_FOR_BONE = 4096  # voxels a scan; a chest CT is a twentieth bone, so hundreds of them are
+
+
+class _Places(NamedTuple):
+    """
+    Where the ROIs of a scan may lie; centers in voxels.
+
+    Args:
+        fractures: centers of the fractures, shape ``(N, 3)``.
+        mirrors: centers of the mirrored ROIs that hold no fracture, shape ``(M, 3)``.
+        shape: of the scan, in voxels.
+        image: in HU, shape ``(H, W, D)``, where some ROIs are to lie on bone.
+        missed: those of ``fractures`` that an earlier network missed.
+        false: centers of its false alarms, shape ``(F, 3)``.
+    """
+
+    fractures: np.ndarray
+    mirrors: np.ndarray
+    shape: np.ndarray
+    image: torch.Tensor | None
+    missed: np.ndarray
+    false: np.ndarray
 
 
 class SymmetricROISamplerd(Randomizable, MapTransform):
@@ -31,10 +54,13 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
     - as many *random* ROIs as positive ones, at least ``border_voxels`` from the border (at the middle of an axis
       that is too short for that); a share of them lies on *bone* instead, wherever it is: vertebrae, scapulae,
       sternum and calcified cartilage are what a network takes for a fracture, and few places at random show them.
-      Both kinds may hold a fracture.
+      Both kinds may hold a fracture;
+    - a *hard* ROI for each place where an earlier network raised a false alarm, as ``scripts.mine`` lists them, moved
+      like a positive one.
 
     ``num_samples`` of them are taken without repetition; where there are fewer, the rest are positives and random
-    ROIs drawn anew. A scan without fractures gives random ROIs alone. What lies outside the scan is filled with
+    ROIs drawn anew. A scan without fractures gives random ROIs alone. Where hard places of a scan are known, a share of
+    the negatives lies on its false alarms, and a share of the positives on the fractures that were missed. What lies outside the scan is filled with
     ``fill_values``, so sample before the image is scaled and let the fill be the value of air.
 
     Args:
@@ -51,8 +77,11 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         bone_share: share in [0, 1] of the random ROIs whose center is bone; where none is met they stay random.
         bone_hu: voxels of ``image_key`` above this are bone.
         image_key: key of the image in HU, in which bone is looked for.
-        max_shift_voxels: greatest shift of a positive ROI from its fracture, along each axis; one number for all
-            axes, or one for each.
+        max_shift_voxels: greatest shift of a positive ROI from its fracture, and of a hard one from its place, along
+            each axis; one number for all axes, or one for each.
+        hard_key: key of a scan's hard places, as ``scripts.mine.add_hard_places`` adds them; a scan may lack it.
+        hard_share: share in [0, 1] of the negative ROIs that lie on false alarms, and of the positive ones that lie on
+            missed fractures, as far as there are any.
         fill_values: what lies outside the scan, for each of ``keys``: air in HU for an image, 0 for a label.
         seed: with a seed, each scan always gives the same ROIs, whatever was sampled before; for validation.
         scan_key: key of the scan's name, which tells the scans apart under ``seed``.
@@ -60,10 +89,10 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
 
     Returns:
         A list of ``num_samples`` dictionaries. Each has a new key ``"roi_kind"``: ``"positive"``, ``"mirrored"``,
-        ``"random"`` or ``"bone"``.
+        ``"random"``, ``"bone"`` or ``"hard"``.
 
     Raises:
-        ValueError: when ``positive_share`` or ``bone_share`` is not in [0, 1], ``max_shift_voxels`` is not less than
+        ValueError: when ``positive_share``, ``bone_share`` or ``hard_share`` is not in [0, 1], ``max_shift_voxels`` is not less than
             half the ROI, or the volumes differ in shape.
 
     References:
@@ -84,6 +113,8 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         bone_hu: float = 250.0,
         image_key: str = "image",
         max_shift_voxels: Sequence[int] | int = 0,
+        hard_key: str = HARD_KEY,
+        hard_share: float = 0.0,
         fill_values: Sequence[float] | float = (-1024.0, 0.0),
         seed: int | None = None,
         scan_key: str = "scan",
@@ -92,8 +123,9 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         MapTransform.__init__(self, keys, allow_missing_keys)
         if positive_share is not None and not 0 <= positive_share <= 1:
             raise ValueError(f"positive_share must be in [0, 1] or null, but is {positive_share}.")
-        if not 0 <= bone_share <= 1:
-            raise ValueError(f"bone_share must be in [0, 1], but is {bone_share}.")
+        for name, share in (("bone_share", bone_share), ("hard_share", hard_share)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must be in [0, 1], but is {share}.")
         self.label_key = label_key
         self.roi_size = np.array(ensure_tuple_rep(roi_size, 3))
         self.max_shift_voxels = np.array(ensure_tuple_rep(max_shift_voxels, 3))
@@ -110,21 +142,21 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         self.bone_share = bone_share
         self.bone_hu = bone_hu
         self.image_key = image_key
+        self.hard_key = hard_key
+        self.hard_share = hard_share
         self.fill_values = ensure_tuple_rep(fill_values, len(self.keys))
         self.seed = seed
         self.scan_key = scan_key
         self.centers: list[tuple[str, np.ndarray]] = []
 
-    def randomize(self, data: tuple[np.ndarray, np.ndarray, np.ndarray, torch.Tensor | None]) -> None:
+    def randomize(self, data: _Places) -> None:
         """
         Draw the kinds and centers of the ROIs of one scan.
 
         Args:
-            data: centers of the fractures in voxels, shape ``(N, 3)``; centers of the mirrored ROIs that hold no
-                fracture, shape ``(M, 3)``; the shape of the scan in voxels; and the image in HU, of shape
-                ``(H, W, D)``, where some ROIs are to lie on bone.
+            data: where they may lie.
         """
-        fractures, mirrors, shape, image = data
+        fractures, mirrors, shape, image = data[:4]
         positives = [("positive", center) for center in fractures]
         negatives = [("mirrored", center) for center in mirrors]
         negatives += [("random", None)] * len(fractures)
@@ -143,6 +175,8 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         if image is not None:
             bone = self._bone_places(image)
             chosen = [self._perhaps_on_bone(kind, center, bone) for kind, center in chosen]
+        if self.hard_share > 0:
+            chosen = [self._perhaps_hard(kind, center, data) for kind, center in chosen]
         self.centers = [(kind, self._placed(kind, center, shape)) for kind, center in chosen]
 
     def _bone_places(self, image: torch.Tensor) -> np.ndarray:
@@ -155,12 +189,18 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
             return kind, center
         return "bone", bone[self.R.randint(len(bone))]
 
+    def _perhaps_hard(self, kind: str, center: np.ndarray | None, data: _Places) -> tuple[str, np.ndarray | None]:
+        hard_kind, places = ("positive", data.missed) if kind == "positive" else ("hard", data.false)
+        if len(places) == 0 or self.R.rand() >= self.hard_share:
+            return kind, center
+        return hard_kind, places[self.R.randint(len(places))]
+
     def _placed(self, kind: str, center: np.ndarray | None, shape: np.ndarray) -> np.ndarray:
         if center is None:
             low = np.minimum(self.border_voxels, shape // 2)
             high = np.maximum(shape - self.border_voxels, low + 1)
             return self.R.randint(low, high)
-        if kind == "positive" and self.max_shift_voxels.any():
+        if kind in ("positive", "hard") and self.max_shift_voxels.any():
             return center + self.R.randint(-self.max_shift_voxels, self.max_shift_voxels + 1)
         return center
 
@@ -182,7 +222,14 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         mirrors = self._mirrored_centers(data, fractures, voxels, shape) if self.mirrored else fractures[:0]
         if self.seed is not None:
             self.set_random_state((self.seed + zlib.crc32(str(data.get(self.scan_key)).encode())) % 2**32)
-        self.randomize((fractures, mirrors, shape, data[self.image_key][0] if self.bone_share > 0 else None))
+        image = data[self.image_key][0] if self.bone_share > 0 else None
+        missed = false = fractures[:0]
+        if self.hard_share > 0 and self.hard_key in data:
+            hard = data[self.hard_key]
+            missed = fractures[np.isin([i for i, _ in boxes], hard["missed"])]
+            false = self._to_voxels(np.reshape(hard["false_mm"], (-1, 3)), data)
+            false = false[np.all((false >= 0) & (false < shape), axis=1)]
+        self.randomize(_Places(fractures, mirrors, shape, image, missed, false))
         return [self._cut(data, kind, center) for kind, center in self.centers]
 
     def _mirrored_centers(
@@ -197,11 +244,16 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
             *normal, offset = np.asarray(data[self.plane_key], dtype=float)
             world = fractures @ affine[:3, :3].T + affine[:3, 3]
             world -= 2 * (world @ normal - offset)[:, None] * np.array(normal)
-            mirrors = np.rint((world - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T).astype(int)
+            mirrors = self._to_voxels(world, data)
         kept = [
             center for center in mirrors if np.all((center >= 0) & (center < shape)) and not self._holds(voxels, center)
         ]
         return np.array(kept, dtype=int).reshape(-1, 3)
+
+    def _to_voxels(self, world: np.ndarray, data: Mapping[Hashable, Any]) -> np.ndarray:
+        """Return the voxels at places in mm (RAS), both of shape ``(N, 3)``."""
+        affine = np.asarray(data[self.label_key].affine, dtype=float)
+        return np.rint((world - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T).astype(int)
 
     def _holds(self, voxels: np.ndarray, center: np.ndarray) -> bool:
         start = center - self.roi_size // 2

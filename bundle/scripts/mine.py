@@ -1,0 +1,163 @@
+"""
+List where a prediction of training scans went wrong, so that a further training looks there more often.
+
+    python -m scripts.mine --predictions_dir output/prediction/predictions --dataset_dir /data/ribfrac \\
+      --output hard_places.json
+
+``train.yaml`` takes the file as ``hard_places``. Few ROIs at random meet the few places of a scan that a network takes
+for a fracture, so most of them teach it nothing new.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from scipy import ndimage
+from tqdm import tqdm
+
+from scripts.atomic_write import whole_file
+from scripts.datalist import load_datalist
+from scripts.froc import MIN_OVERLAP, instance_overlaps, integer_ids
+
+__all__ = ["HARD_KEY", "add_hard_places", "find_hard_places", "main", "mine"]
+
+HARD_KEY = "hard_places"  # of a data list's item
+
+
+def find_hard_places(pred: np.ndarray, label: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
+    """
+    List the false candidates and the missed fractures of one scan.
+
+    A candidate that touches a fracture is not false, even where their overlap is too small for a hit: an ROI there
+    would hold the fracture.
+
+    Args:
+        pred: ids of the candidates, integer, 0 is background, shape ``(H, W, D)``.
+        label: ids of the fractures, likewise.
+        affine: of both volumes, voxels to mm in RAS, shape ``(4, 4)``.
+
+    Returns:
+        ``false_mm``, the center of each false candidate's bounding box, ``[x, y, z]`` in mm, and ``missed``, the ids of
+        the fractures that no candidate hits by the challenge's rule.
+    """
+    found = instance_overlaps(pred, label)
+    boxes = ndimage.find_objects(pred)
+    touching = found.overlap.max(axis=1, initial=0.0) > 0
+    centers = [
+        [(axis.start + axis.stop - 1) / 2 for axis in boxes[candidate - 1]]
+        for candidate in found.candidate_ids[~touching]
+    ]
+    false_mm = np.array(centers).reshape(-1, 3) @ affine[:3, :3].T + affine[:3, 3]
+    missed = found.fracture_ids[found.overlap.max(axis=0, initial=0.0) <= MIN_OVERLAP]
+    return {"false_mm": false_mm.round(1).tolist(), "missed": missed.tolist()}
+
+
+def mine(predictions_dir: str | Path, dataset_dir: str | Path, section: str = "training") -> dict[str, dict[str, Any]]:
+    """
+    List the hard places of every predicted scan of a data set.
+
+    Args:
+        predictions_dir: folder of masks, ``SCAN.nii.gz``, as an inference writes them.
+        dataset_dir: the data set that was predicted, see ``scripts.datalist.load_datalist``.
+        section: of the data set; scans that were not predicted are passed over.
+
+    Returns:
+        See ``find_hard_places``, by the scan's name.
+
+    Raises:
+        FileNotFoundError: when the folder holds no prediction of any scan.
+        ValueError: when a prediction does not fit its annotation.
+    """
+    pairs = [
+        (item["scan"], Path(predictions_dir) / f"{item['scan']}.nii.gz", Path(item["label"]))
+        for item in load_datalist(dataset_dir, section)
+    ]
+    pairs = [pair for pair in pairs if pair[1].is_file()]
+    if not pairs:
+        raise FileNotFoundError(
+            f"{predictions_dir} holds no prediction of a scan of {dataset_dir} ({section}): predict them first, "
+            "inference takes --section training."
+        )
+    places = {}
+    for scan, prediction, annotation in tqdm(pairs, desc="mine", unit="scan"):
+        (pred, affine), (label, label_affine) = _load_ids(prediction), _load_ids(annotation)
+        if pred.shape != label.shape or not np.allclose(affine, label_affine, rtol=0, atol=1e-2):
+            raise ValueError(f"{prediction}: is not on the grid of {annotation}: predict the scan again.")
+        places[scan] = find_hard_places(pred, label, affine)
+    return places
+
+
+def add_hard_places(data: Sequence[dict[str, Any]], hard_places: str | Path | None) -> list[dict[str, Any]]:
+    """
+    Give the items of a data list their hard places, for ``SymmetricROISamplerd``.
+
+    Args:
+        data: items with the key ``scan``.
+        hard_places: file that ``python -m scripts.mine`` wrote; None adds nothing.
+
+    Returns:
+        The items; those of which the file knows something have it as ``hard_places``.
+
+    Raises:
+        FileNotFoundError: when the file does not exist.
+        ValueError: when it is no such file, or knows none of the scans.
+    """
+    if hard_places is None:
+        return list(data)
+    path = Path(hard_places)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: python -m scripts.mine writes it.")
+    try:
+        places = {
+            scan: {"false_mm": np.array(of_scan["false_mm"], dtype=float).reshape(-1, 3), "missed": of_scan["missed"]}
+            for scan, of_scan in json.loads(path.read_text()).items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no file of hard places ({error!r}): python -m scripts.mine writes it.") from error
+    if not places.keys() & {item["scan"] for item in data}:
+        raise ValueError(f"{path} knows none of the {len(data)} scans: mine the data set that is trained on.")
+    return [item | {HARD_KEY: places[item["scan"]]} if item["scan"] in places else item for item in data]
+
+
+def _load_ids(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read a volume of ids and its affine."""
+    image = nib.nifti1.Nifti1Image.from_filename(path)
+    return integer_ids(np.asanyarray(image.dataobj), str(path)), image.affine
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Mine from the command line; ``--help`` explains the arguments.
+
+    Args:
+        arguments: command line arguments; those of the process where None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.mine",
+        description="List the false candidates and the missed fractures of predicted training scans.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--predictions_dir", required=True, help="folder of the masks that inference wrote")
+    add("--dataset_dir", required=True, help="the data set that was predicted")
+    add("--section", default="training", help="training, validation, test or all")
+    add("--output", default="hard_places.json", help="file to write")
+    options = parser.parse_args(arguments)
+    try:
+        places = mine(options.predictions_dir, options.dataset_dir, options.section)
+    except (FileNotFoundError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    with whole_file(Path(options.output)) as temporary:
+        temporary.write_text(json.dumps(places, indent=1) + "\n")
+    false, missed = (sum(len(of_scan[kind]) for of_scan in places.values()) for kind in ("false_mm", "missed"))
+    print(f"{options.output}: {false} false candidates and {missed} missed fractures in {len(places)} scans")
+
+
+if __name__ == "__main__":
+    main()
