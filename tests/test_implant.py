@@ -14,8 +14,9 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from scripts import ribs as ribs_module
-from scripts.implant import Implanted, generate_implanted, implant_fractures
+from scripts.implant import Implanted
+from scripts.implant import dataset as dataset_module
+from scripts.implant import generate_implanted, implant_fractures
 from scripts.implant.__main__ import main
 from scripts.implant.centerline import RibPiece, rib_pieces
 from scripts.implant.fractures import draw_fracture
@@ -495,7 +496,7 @@ def test_ribs_are_searched_where_no_mask_is_given(
         seen.append(spacing_mm)
         return (image_hu > 150).astype(np.uint8)
 
-    monkeypatch.setattr(ribs_module, "find_ribs", find_ribs)
+    monkeypatch.setattr(dataset_module, "find_ribs", find_ribs)
     generate(tmp_path / "out", source, ribs=None, rib_ids=None)
     np.testing.assert_allclose(seen, [SPACING], atol=1e-5)
     assert np.asarray(volume(tmp_path / "out", "label", 1).dataobj).any()

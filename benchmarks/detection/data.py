@@ -20,7 +20,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from scripts.atomic_write import whole_file
+from scripts.atomic_write import write_text
 from scripts.datalist import load_datalist
 from scripts.implant import dataset as implant_dataset
 from scripts.implant import generate_implanted
@@ -239,5 +239,4 @@ def _digests(lists: Mapping[str, Mapping[str, list[dict[str, Any]]]], folder: Pa
 
 
 def _write_json(content: Mapping[str, Any], path: Path) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_text(path, json.dumps(content, indent=1) + "\n")

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.detection.data import RECORD_NAME, TEST_SETS
 from benchmarks.detection.recipes import BASES, CHANGES, find_recipe
 from benchmarks.detection.run import FIGURES_NAME, RUN_NAME
-from scripts.atomic_write import whole_file
+from scripts.atomic_write import write_text
 from scripts.froc import CLASS_NAMES, KEY_FALSE_POSITIVES
 
 __all__ = ["collect", "summary", "tables", "write_between_markers"]
@@ -153,8 +153,7 @@ def write_between_markers(text: str, path: Path) -> None:
     _, end, after = rest.partition(END)
     if not (start and end):
         raise ValueError(f"{path} lacks the lines {START} and {END}: add them where the tables are to be.")
-    with whole_file(path) as temporary:
-        temporary.write_text(f"{before}{START}\n\n{text}\n{END}{after}", encoding="utf-8")
+    write_text(path, f"{before}{START}\n\n{text}\n{END}{after}")
 
 
 def _place(name: str) -> tuple[int, list[int], str]:

@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 from benchmarks.detection.data import TEST_SETS, TRAINING_LIST, VALIDATION_SETS
 from benchmarks.detection.measure import measure_set
 from benchmarks.detection.recipes import BUNDLE_DIR, Recipe, find_recipe, write_overlay
-from scripts.atomic_write import whole_file
+from scripts.atomic_write import whole_file, write_text
 from scripts.datalist import load_datalist
 from scripts.mine import mine
 
@@ -263,5 +263,4 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _write_record(record: Mapping[str, Any], path: Path) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
+    write_text(path, json.dumps(record, indent=1) + "\n")

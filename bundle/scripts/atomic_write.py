@@ -1,4 +1,4 @@
-"""Write a file whole or not at all."""
+"""Write files whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["whole_file"]
+import nibabel as nib
+from numpy.typing import NDArray
+
+__all__ = ["whole_file", "write_text", "write_volume"]
 
 
 @contextmanager
@@ -31,3 +34,26 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file in UTF-8."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_volume(path: str | os.PathLike[str], volume: NDArray, affine: NDArray) -> None:
+    """
+    Write a volume as NIfTI, in the patient's coordinates.
+
+    Args:
+        path: the file, ``.nii.gz`` or ``.nii``.
+        volume: shape ``(H, W, D)``.
+        affine: voxels to mm in RAS, shape ``(4, 4)``.
+    """
+    image = nib.Nifti1Image(volume, affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    with whole_file(path) as temporary:
+        nib.save(image, temporary)

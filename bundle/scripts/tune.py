@@ -28,7 +28,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 from tqdm import tqdm
 
-from scripts.atomic_write import whole_file
+from scripts.atomic_write import write_text
 from scripts.datalist import load_datalist
 from scripts.froc import CHALLENGE_THRESHOLDS, MIN_OVERLAP, ScanResult, detection_scores
 from scripts.setting_tables import ScanTable, Setting, measure_scan, scan_result
@@ -471,10 +471,8 @@ def tune(options: argparse.Namespace, command: str) -> str:
         "best": [_row(outcome) for outcome in best[:ROWS_SHOWN]],
     }
     output = Path(options.output)
-    with whole_file(output.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-    with whole_file(output) as temporary:
-        temporary.write_text(_overlay(report, margin_mm, output.name))
+    write_text(output.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
+    write_text(output, _overlay(report, margin_mm, output.name))
     rows = [("before", before), *((str(place), outcome) for place, outcome in enumerate(best[:ROWS_SHOWN], start=1))]
     return "\n".join([_table(rows), *report["notes"], f"{output} and {output.with_suffix('.json')} written."])
 

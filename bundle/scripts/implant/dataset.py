@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-import nibabel as nib
 import numpy as np
 from monai.data import MetaTensor
 from monai.transforms import LoadImage, Orientation
@@ -18,9 +17,10 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from scripts.atomic_write import whole_file
+from scripts.atomic_write import write_text, write_volume
 from scripts.implant.scan import Implanted, implant_fractures
 from scripts.phantom.dataset import INFO_NAME, SECTIONS
+from scripts.ribs import find_ribs
 
 __all__ = ["generate_implanted"]
 
@@ -106,14 +106,14 @@ def generate_implanted(
                 continue
             image, affine = _load_image(path)
             spacing = np.linalg.norm(affine[:3, :3], axis=0)
-            rib_mask = _find_ribs(image, spacing) if mask is None else _load_ribs(mask, rib_ids, path, image, affine)
+            rib_mask = find_ribs(image, spacing) if mask is None else _load_ribs(mask, rib_ids, path, image, affine)
             for number in todo:
                 unchanged = as_is and number == scans
                 made = _implanted(image, rib_mask, spacing, seed, number, (0, 0) if unchanged else fractures, path)
                 public_id = f"RibFrac{first + index * per_image + number}"
                 images_dir, labels_dir = folder / f"ribfrac-{name}-images", folder / f"ribfrac-{name}-labels"
-                _write_volume(images_dir / f"{public_id}-image.nii.gz", made.image_hu, affine)
-                _write_volume(labels_dir / f"{public_id}-label.nii.gz", made.label, affine)
+                write_volume(images_dir / f"{public_id}-image.nii.gz", made.image_hu, affine)
+                write_volume(labels_dir / f"{public_id}-label.nii.gz", made.label, affine)
                 done.append(
                     {
                         "public_id": public_id,
@@ -122,13 +122,13 @@ def generate_implanted(
                         "fractures": [asdict(fracture) for fracture in made.fractures],
                     }
                 )
-                _write_text(folder / INFO_NAME, json.dumps(info, indent=2) + "\n")
+                write_text(folder / INFO_NAME, json.dumps(info, indent=2) + "\n")
                 progress.update()
     rows = ["public_id,label_id,label_code"]
     for scan in done:
         rows.append(f"{scan['public_id']},0,0")
         rows += [f"{scan['public_id']},{one['label_id']},{one['code']}" for one in scan["fractures"]]
-    _write_text(folder / f"ribfrac-{name}-info.csv", "\n".join(rows) + "\n")
+    write_text(folder / f"ribfrac-{name}-info.csv", "\n".join(rows) + "\n")
 
 
 def _check_numbers(
@@ -162,7 +162,7 @@ def _claimed(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder}: the folder holds other data (no {INFO_NAME}); give a new or an empty output_dir.")
     info = {**settings, "made": []}
-    _write_text(path, json.dumps(info, indent=2) + "\n")
+    write_text(path, json.dumps(info, indent=2) + "\n")
     return info
 
 
@@ -204,12 +204,6 @@ def _load_ribs(
     return ids
 
 
-def _find_ribs(image: NDArray, spacing: NDArray) -> NDArray:
-    from scripts.ribs import find_ribs
-
-    return find_ribs(image, spacing)
-
-
 def _implanted(
     image: NDArray[np.int16],
     ribs: NDArray,
@@ -227,17 +221,3 @@ def _implanted(
             f"{path}: no rib of the scan has room for a fracture; take it out, or give a mask of its ribs."
         )
     return made
-
-
-def _write_volume(path: Path, volume: NDArray, affine: NDArray) -> None:
-    image = nib.Nifti1Image(volume, affine)
-    image.header.set_xyzt_units("mm", "sec")
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    with whole_file(path) as temporary:
-        nib.save(image, temporary)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(text)

@@ -6,13 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.implant.centerline import RibPiece
-from scripts.phantom.fractures import CODES, Break, Fracture
+from scripts.phantom.fractures import CODE_SHARES, CODES, Break, Fracture
 from scripts.phantom.geometry import STEP_MM
 
 __all__ = ["CODES", "draw_fracture"]
 
-# RibFrac's training table names the type of 1,655 fractures: 618, 567, 291 and 179 of the types 1 to 4
-_CODE_SHARES = {1: 618 / 1655, 2: 567 / 1655, 3: 291 / 1655, 4: 179 / 1655}
 # out of the chest, upward or downward, into it, in radians from the normal: a broken rib seldom sinks in
 _DIRECTIONS = (0.0, np.pi / 2, -np.pi / 2, np.pi)
 _DIRECTION_SHARES = (0.35, 0.2, 0.2, 0.25)
@@ -39,7 +37,7 @@ def draw_fracture(
         Jin et al. (2020), EBioMedicine, doi:10.1016/j.ebiom.2020.103106: the four types.
     """
     if code is None:
-        code = int(rng.choice(list(_CODE_SHARES), p=list(_CODE_SHARES.values())))
+        code = int(rng.choice(list(CODE_SHARES), p=list(CODE_SHARES.values())))
     i = int(np.clip(round(s_mm / STEP_MM), 0, len(piece.curve.points) - 1))
     normal, tangent = piece.curve.normals[i], piece.curve.tangents[i]
     angle = rng.choice(_DIRECTIONS, p=_DIRECTION_SHARES) + rng.normal(0, 0.35)

@@ -10,11 +10,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
-import numpy as np
 from tqdm import tqdm
 
-from scripts.atomic_write import whole_file
+from scripts.atomic_write import write_text, write_volume
 from scripts.phantom.scan import SIZES, make_phantom
 
 __all__ = ["INFO_NAME", "SECTIONS", "generate_phantoms"]
@@ -96,8 +94,8 @@ def generate_phantoms(
     for section, (name, _, _) in SECTIONS.items():
         if tables[section]:
             lines = ["public_id,label_id,label_code", *(",".join(map(str, row)) for row in tables[section])]
-            _write_text(folder / f"ribfrac-{name}-info.csv", "\n".join(lines) + "\n")
-    _write_text(folder / INFO_NAME, json.dumps({**settings, "finished": True}, indent=2) + "\n")
+            write_text(folder / f"ribfrac-{name}-info.csv", "\n".join(lines) + "\n")
+    write_text(folder / INFO_NAME, json.dumps({**settings, "finished": True}, indent=2) + "\n")
     shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
 
 
@@ -117,7 +115,7 @@ def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder}: the folder holds other data (no {INFO_NAME}); give a new or an empty output_dir.")
     folder.mkdir(parents=True, exist_ok=True)
-    _write_text(info_path, json.dumps({**settings, "finished": False}, indent=2) + "\n")
+    write_text(info_path, json.dumps({**settings, "finished": False}, indent=2) + "\n")
     return False
 
 
@@ -138,21 +136,7 @@ def _write_scan(job: tuple[Path, str, int, dict[str, Any]]) -> tuple[str, list[t
             fractures=0 if index % _EMPTY_EVERY == _EMPTY_EVERY - 1 else None,
         )
         codes = phantom.label_codes
-        _write_volume(folder / f"ribfrac-{name}-images" / f"{public_id}-image.nii.gz", phantom.image, phantom.affine)
-        _write_volume(folder / f"ribfrac-{name}-labels" / f"{public_id}-label.nii.gz", phantom.label, phantom.affine)
-        _write_text(done_path, json.dumps(codes))
+        write_volume(folder / f"ribfrac-{name}-images" / f"{public_id}-image.nii.gz", phantom.image, phantom.affine)
+        write_volume(folder / f"ribfrac-{name}-labels" / f"{public_id}-label.nii.gz", phantom.label, phantom.affine)
+        write_text(done_path, json.dumps(codes))
     return section, [(public_id, instance, code) for instance, code in sorted({0: 0, **codes}.items())]
-
-
-def _write_volume(path: Path, volume: np.ndarray, affine: np.ndarray) -> None:
-    image = nib.Nifti1Image(volume, affine)
-    image.header.set_xyzt_units("mm", "sec")
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
-    with whole_file(path) as temporary:
-        nib.save(image, temporary)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(text)

@@ -10,11 +10,21 @@ import numpy as np
 from scripts.phantom.geometry import Grid, TubeCoordinates, coverage, tube_coordinates
 from scripts.phantom.skeleton import Rib, paint_bone, section_distance
 
-__all__ = ["CODES", "Break", "Fracture", "Mimic", "draw_fractures", "draw_mimics", "paint_rib", "paint_swelling"]
+__all__ = [
+    "CODES",
+    "CODE_SHARES",
+    "Break",
+    "Fracture",
+    "Mimic",
+    "draw_fractures",
+    "draw_mimics",
+    "paint_rib",
+    "paint_swelling",
+]
 
 CODES = {1: "displaced", 2: "nondisplaced", 3: "buckle", 4: "segmental"}
-# RibFrac's training table names the type of 1,655 fractures, so many of each
-_CODE_COUNTS = {1: 618, 2: 567, 3: 291, 4: 179}
+# RibFrac's training table names the type of 1,655 fractures: 618, 567, 291 and 179 of the types 1 to 4
+CODE_SHARES = {1: 618 / 1655, 2: 567 / 1655, 3: 291 / 1655, 4: 179 / 1655}
 _REACH_MM = 16.0
 _OVERHANG_MM = 5.0
 _FROM_SPINE_MM = 45.0  # from the axis of the vertebral bodies: 25 mm from their edge
@@ -136,7 +146,6 @@ def draw_fractures(
         At most ``count`` fractures: fewer where the scan shows too little of the ribs.
     """
     where = {(rib.side, rib.number): i for i, rib in enumerate(ribs)}
-    codes, weights = np.array(list(_CODE_COUNTS)), np.array(list(_CODE_COUNTS.values()), dtype=float)
     main_side = int(rng.choice([1, -1]))
     fractures: list[Fracture] = []
     for _ in range(300):
@@ -148,7 +157,7 @@ def draw_fractures(
             if number in (1, 12) and rng.random() < 0.6:
                 continue
             index = where[side, number]
-            code = int(rng.choice(codes, p=weights / weights.sum()))
+            code = int(rng.choice(list(CODE_SHARES), p=list(CODE_SHARES.values())))
             s_mm = float(ribs[index].curve.length_mm * np.clip(place + rng.normal(0, 0.04), 0, 1))
             fracture = _draw_fracture(ribs[index], index, code, s_mm, rng)
             unlikely = _is_mirrored(fracture, fractures, ribs) and rng.random() < 0.9

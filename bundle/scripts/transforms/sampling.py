@@ -60,8 +60,9 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
 
     ``num_samples`` of them are taken without repetition; where there are fewer, the rest are positives and random
     ROIs drawn anew. A scan without fractures gives random ROIs alone. Where hard places of a scan are known, a share of
-    the negatives lies on its false alarms, and a share of the positives on the fractures that were missed. What lies outside the scan is filled with
-    ``fill_values``, so sample before the image is scaled and let the fill be the value of air.
+    the negatives lies on its false alarms, and a share of the positives on the fractures that were missed. What lies
+    outside the scan is filled with ``fill_values``, so sample before the image is scaled and let the fill be the value
+    of air.
 
     Args:
         keys: keys of the volumes to cut, shape ``(C, H, W, D)``, all of one shape, in RAS orientation.
@@ -92,8 +93,8 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         ``"random"``, ``"bone"`` or ``"hard"``.
 
     Raises:
-        ValueError: when ``positive_share``, ``bone_share`` or ``hard_share`` is not in [0, 1], ``max_shift_voxels`` is not less than
-            half the ROI, or the volumes differ in shape.
+        ValueError: when ``positive_share``, ``bone_share`` or ``hard_share`` is not in [0, 1], ``max_shift_voxels`` is
+            not less than half the ROI, or the volumes differ in shape.
 
     References:
         Report of 2021, section 3.2.
