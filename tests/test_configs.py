@@ -23,6 +23,7 @@ from scripts.networks import ResUNet
 
 CHANNELS = [2, 3, 4, 5]
 SMALL_TRAINING = {
+    "cache_dir": "$None",
     "max_epochs": 1,
     "rois_per_scan": 2,
     "scans_per_batch": 1,
@@ -32,6 +33,7 @@ SMALL_TRAINING = {
 }
 # The network is not trained: nearly every voxel is one candidate
 SMALL_PREDICTION = {
+    "min_bone_voxels": 0,  # the windows are too small to hold many
     "roi_size": [16, 16, 16],
     "probability_threshold": 0.1,
     "min_mean_probability": 0.0,

@@ -307,8 +307,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[d
         note(1.0)
         if run_id == "training":
             (log.parent / "models").mkdir(exist_ok=True)
-            averaged = {"module.weight": torch.ones(1), "n_averaged": torch.tensor(7)}
-            torch.save({"averaged_network": averaged}, log.parent / "models" / "last.pt")
+            torch.save({"weight": torch.ones(1)}, log.parent / "models" / "final.pt")
             torch.save({"weight": torch.ones(1)}, log.parent / "models" / "model.pt")
         else:
             masks = Path(settings["output_dir"]) / "predictions"
@@ -370,7 +369,7 @@ def test_a_mined_training_goes_on_from_its_base_where_that_went_wrong(bench: tup
         run.train(folder, "ours+mined", out, rois=64)
     first = run.train(folder, "ours", out, rois=32)
     for _ in range(2):
-        assert run.train(folder, "ours+mined", out, rois=64) == out / "ours+mined" / "models" / "model.pt"
+        assert run.train(folder, "ours+mined", out, rois=64) == out / "ours+mined" / "models" / "final.pt"
     assert [made["run_id"] for made in runs] == ["training", "inference", "training"]
     assert (runs[1]["section"], runs[1]["checkpoint"], runs[1]["min_score"]) == ("training", str(first), 0.0)
     assert runs[2]["pretrained"] == str(first)

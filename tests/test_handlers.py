@@ -107,7 +107,7 @@ def test_a_resumed_training_goes_on_where_it_was(tmp_path):
     assert second.trainer.state.iteration == 10 and second.trainer.state.epoch == 5
     assert second.evaluator.state.best_metric_epoch == 5 and second.evaluator.state.best_metric == 0.4
     assert second.history.points == straight.history.points
-    names = ["curves.csv", "models/model.pt", "models/last.pt"]
+    names = ["curves.csv", "models/model.pt", "models/final.pt", "models/last.pt"]
     assert (tmp_path / "resumed" / names[0]).read_text() == (tmp_path / "straight" / names[0]).read_text()
     for name in names[1:]:
         assert (tmp_path / "resumed" / name).exists()
@@ -160,7 +160,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         run(tmp_path, 2, resume=True)
     assert (tmp_path / "models" / "last.pt").read_bytes() == before
-    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["last.pt", "model.pt"]
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["final.pt", "last.pt", "model.pt"]
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,9 @@ def test_averaged_weights_are_kept_as_the_model(tmp_path):
     ).attach(trainer)
     trainer.run([4.0, 8.0, 16.0], max_epochs=1)
     # 4, then 4 + (8 - 4) / 4 = 5, then 5 + (16 - 5) / 4 = 7.75
-    assert torch.load(tmp_path / "model.pt")["weight"].item() == 7.75
+    assert (
+        torch.load(tmp_path / "model.pt")["weight"].item() == torch.load(tmp_path / "final.pt")["weight"].item() == 7.75
+    )
     assert torch.load(tmp_path / "last.pt")["network"]["weight"].item() == 16
 
 

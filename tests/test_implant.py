@@ -578,8 +578,9 @@ def test_ribs_are_searched_where_the_data_has_none(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(transform_module, "find_ribs", lambda image_hu, spacing_mm: (image_hu > 150).astype(np.uint8))
     data = training_scan()
     del data["ribs"], data["label_codes"]
+    data["fracture_boxes"] = np.zeros((0, 7), int)
     made = RandImplantFracturesd("image", prob=1.0, fractures=(1, 1)).set_random_state(2)(data)
-    assert int(made["label"].max()) == 5 and "label_codes" not in made
+    assert int(made["label"].max()) == 5 and "label_codes" not in made and "fracture_boxes" not in made
 
 
 def test_ribs_that_were_found_once_are_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:

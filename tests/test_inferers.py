@@ -86,6 +86,26 @@ def test_probabilities_are_averaged_not_logits():
     assert torch.allclose(probability[0, 0, 2:4], expected)
 
 
+def test_windows_with_too_little_bone_are_skipped_and_count_as_nothing():
+    seen = []
+
+    def network(windows):
+        seen.append(len(windows))
+        return torch.full_like(windows, 100.0)
+
+    image = torch.zeros(1, 1, 16, 4, 4)  # windows start at 0, 2, 4 ... 12
+    image[..., 3, 0, :3] = 0.5
+    inferer = SlidingWindowProbabilityInferer(
+        roi_size=(4, 4, 4), sw_batch_size=2, overlap=0.5, bone_level=0.4, min_bone_voxels=3
+    )
+    probability = inferer(image, network)[0, 0, :, 0, 0]
+    assert sum(seen) == 2  # those at 0 and 2 hold the three voxels
+    # rows 4 and 5 also lie in the window at 4, which is skipped
+    assert probability[:6].tolist() == [1, 1, 1, 1, 0.5, 0.5] and not probability[6:].any()
+    inferer.min_bone_voxels = 4
+    assert not inferer(image, network).any() and sum(seen) == 2
+
+
 @pytest.mark.parametrize("enabled, dtype", [(True, torch.bfloat16), (False, torch.float32)], ids=["on", "off"])
 def test_autocast_on_a_cpu(enabled, dtype):
     convolution = nn.Conv3d(1, 1, 3)

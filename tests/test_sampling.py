@@ -9,7 +9,7 @@ from conftest import lps_affine
 from monai.data import MetaTensor
 from monai.transforms import CenterSpatialCrop, Compose, Orientation, RandZoomd, Zoom
 
-from scripts.transforms import SymmetricROISamplerd
+from scripts.transforms import FindFracturesd, SymmetricROISamplerd
 
 AFFINE = torch.diag(torch.tensor([0.75, 0.75, 1.25, 1.0], dtype=torch.float64))
 
@@ -327,3 +327,18 @@ def test_without_hard_places_rois_are_as_ever(arguments, places):
 def test_a_hard_share_above_one_is_refused():
     with pytest.raises(ValueError, match="hard_share must be in .0, 1., but is 2"):
         sampler(hard_share=2)
+
+
+def test_boxes_of_the_fractures_are_found():
+    boxes = FindFracturesd("label")(scan((20, 20, 20), (40, 10, 5), ids=[3, 7]))["fracture_boxes"]
+    assert boxes.tolist() == [[3, 18, 18, 18, 22, 22, 22], [7, 38, 8, 3, 42, 12, 7]]
+    assert FindFracturesd("label")(scan())["fracture_boxes"].shape == (0, 7)
+
+
+def test_boxes_that_are_known_are_not_searched():
+    data = FindFracturesd("label")(scan((20, 20, 20), (40, 20, 20)))
+    expected = [str(roi["image"].affine) for roi in sampler(seed=1)(data)]
+    data["fracture_boxes"] = data["fracture_boxes"][:1]
+    rois = sampler(seed=1, positive_share=1.0)(data)
+    assert {int(roi["label"].max()) for roi in rois} == {1}
+    assert [str(roi["image"].affine) for roi in sampler(seed=1)(scan((20, 20, 20), (40, 20, 20)))] == expected

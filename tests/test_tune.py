@@ -135,6 +135,13 @@ def test_the_score_from_which_on_candidates_are_written(most: float, score: floa
     assert operating_score([tables], plain, most) == score
 
 
+def test_what_is_less_likely_a_fracture_than_not_is_not_written_where_scores_are_calibrated() -> None:
+    tables = tables_of(([0.9, 0.8], [0]), ([0.605], []))
+    calibrated = outcome_of([tables], SETTING, (2.0, 0.0))
+    assert operating_score([tables], calibrated, 2.0) == 0.5 and operating_score([tables], calibrated, 2.0, 0.3) == 0.3
+    assert operating_score([tables], calibrated, 0.0) > 0.6
+
+
 # Ten hits of scores in one step of 0.01, and ten misses below them in the same step, in one scan.
 CROWDED = [0.9991 + 0.00004 * i for i in range(20)], list(range(10, 20))
 

@@ -200,7 +200,8 @@ def find_recipe(name: str) -> Recipe:
         goes_on_from=goes_on_from,
         rois=base.rois,
         threads=base.threads,
-        weights=base.weights,
+        # beside hard ROIs the loss on the validation ROIs, which are not, says little: the last epoch counts
+        weights="final.pt" if goes_on_from else base.weights,
     )
 
 

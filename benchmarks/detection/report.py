@@ -22,7 +22,7 @@ SIZES_ML = {"< 1.5 mL": (0.0, 1.5), "1.5 to 3 mL": (1.5, 3.0), "> 3 mL": (3.0, n
 START, END = "<!-- detection -->", "<!-- /detection -->"
 TITLES = {
     "made_up_test": "Made-up test scans",
-    "implanted_test": "Fractures implanted into a real CT, of a patient not trained on",
+    "implanted_test": "Fractures implanted into real CT, of one patient not trained on",
     "as_is_test": "Real scans as they are, neither trained nor tuned on",
     "as_is_seen": "Real scans as they are, trained or tuned on",
 }

@@ -13,13 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.bundle import ConfigParser
 
 from benchmarks.detection.data import TEST_SETS, TRAINING_LIST, VALIDATION_SETS
 from benchmarks.detection.measure import measure_set
 from benchmarks.detection.recipes import BUNDLE_DIR, Recipe, find_recipe, write_overlay
-from scripts.atomic_write import whole_file, write_text
+from scripts.atomic_write import write_text
 from scripts.datalist import load_datalist
 from scripts.mine import mine
 
@@ -28,7 +27,7 @@ __all__ = ["FIGURES_NAME", "RUN_NAME", "epochs_for", "predict", "train"]
 RUN_NAME = "run.json"  # what a training took
 FIGURES_NAME = "figures.json"  # what a set's prediction is worth; written last
 # The same for all recipes: they change the speed and how long a training lasts, not what it learns from an ROI.
-TRAINING_SETTINGS = {"amp": True, "cache_rate": 1.0, "num_workers": 1}
+TRAINING_SETTINGS = {"amp": True, "num_workers": 2}
 PREDICTION_SETTINGS = {"amp": True, "num_workers": 1, "save_pictures": False}
 # Every training scan is looked at once, in a third of the windows
 MINING_SETTINGS = {**PREDICTION_SETTINGS, "section": "training", "overlap": 0.25, "min_score": 0.0}
@@ -85,6 +84,7 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
     settings: dict[str, Any] = {
         **TRAINING_SETTINGS,
         "dataset_dir": str(data_list.resolve()),
+        "cache_dir": str((data_dir / "cache").resolve()),
         "output_dir": str(folder.resolve()),
         "max_epochs": epochs,
         "patience_epochs": epochs,
@@ -93,7 +93,7 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
     if recipe.goes_on_from is not None:
         before = _finished(recipe.goes_on_from, output_dir)
         record |= {"goes_on_from": recipe.goes_on_from, "rois_before": before["rois"]}
-        pretrained = output_dir / recipe.goes_on_from / "models" / recipe.weights
+        pretrained = output_dir / recipe.goes_on_from / "models" / find_recipe(recipe.goes_on_from).weights
         hard_places, seconds_mining = _mine(recipe, data_list, pretrained, folder, threads)
         record |= {"seconds_before": before["seconds"], "seconds_mining": record.get("seconds_mining", seconds_mining)}
         settings |= {"pretrained": str(pretrained.resolve()), "hard_places": str(hard_places.resolve())}
@@ -104,11 +104,6 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
         _write_record({**record, "seconds": seconds_before + seconds}, record_path)
 
     seconds = _run_bundle("training", [*recipe.train_configs, overlay], threads, folder / "training.log", note)
-    last = torch.load(folder / "models" / "last.pt", map_location="cpu", weights_only=True)
-    averaged = {name.removeprefix("module."): value for name, value in last["averaged_network"].items()}
-    averaged.pop("n_averaged")
-    with whole_file(folder / "models" / "final.pt") as temporary:
-        torch.save(averaged, temporary)
     _write_record({**record, "seconds": seconds_before + seconds, "finished": True}, record_path)
     return weights
 

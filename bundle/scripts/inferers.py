@@ -19,8 +19,13 @@ class SlidingWindowProbabilityInferer(SlidingWindowInferer):
     probabilities, so the sigmoid goes inside. The last window of each axis is moved back to end with the scan, and
     a scan smaller than the window is padded with ``cval``: set it to the value of air in the scaled image.
 
+    A rib fracture needs a rib: windows that hold next to no bone, half of a chest CT, are not shown to the network, and
+    count as probability 0.
+
     Args:
         args: as for ``SlidingWindowInferer``.
+        bone_level: voxels of the input above this are bone, in the scaled range.
+        min_bone_voxels: a window with fewer of them is skipped; 0 skips none.
         kwargs: as for ``SlidingWindowInferer``.
 
     Inputs are ``(B, 1, H, W, D)``; the result has the same shape, with probabilities in [0, 1].
@@ -29,9 +34,18 @@ class SlidingWindowProbabilityInferer(SlidingWindowInferer):
         Report of 2021, section 3.7: windows of 64³ at stride 32.
     """
 
+    def __init__(self, *args: Any, bone_level: float = 0.0, min_bone_voxels: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.bone_level = bone_level
+        self.min_bone_voxels = min_bone_voxels
+
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         def probabilities(windows: torch.Tensor, *network_args: Any, **network_kwargs: Any) -> torch.Tensor:
-            return network(windows, *network_args, **network_kwargs).float().sigmoid()
+            has_bone = (windows > self.bone_level).flatten(1).sum(1) >= self.min_bone_voxels
+            result = torch.zeros(windows.shape, dtype=torch.float32, device=windows.device)
+            if has_bone.any():
+                result[has_bone] = network(windows[has_bone], *network_args, **network_kwargs).float().sigmoid()
+            return result
 
         return super().__call__(inputs, probabilities, *args, **kwargs)
 

@@ -47,7 +47,7 @@ __all__ = [
     "tune",
 ]
 
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
+THRESHOLDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98)
 SPLIT_DISTANCES_MM = (0.0, 20.0)
 MIN_VOLUMES_MM3 = (50.0, 100.0, 200.0, 300.0, 500.0, 800.0, 1200.0)
 MIN_MEANS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
@@ -57,6 +57,7 @@ MIN_SAMPLES = 10
 # So weak that it counts only where the scores of hits and misses do not overlap, and the slope would grow without end.
 RIDGE = 0.01
 MIN_SLOPE = 0.05
+LIKELY = 0.5  # a candidate of this calibrated score is a fracture as likely as not
 # Settings whose average recall agrees to this many digits tie: no set of scans tells them apart.
 TIE_DIGITS = 3
 HIGHEST_SCORE = round(float(CHALLENGE_THRESHOLDS[-1]), 2)
@@ -204,23 +205,30 @@ def ranked(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def operating_score(
-    sets: Sequence[Sequence[ScanTable]], outcome: Outcome, max_candidates_per_scan: float
+    sets: Sequence[Sequence[ScanTable]], outcome: Outcome, max_candidates_per_scan: float, least: float = LIKELY
 ) -> float | None:
     """
     Choose the score below which candidates are not written.
+
+    A few validation scans hold too few false candidates to tell how many other scans will have. So where scores are
+    calibrated, what is less likely a fracture than not is not written either.
 
     Args:
         sets: the tables of each set's scans.
         outcome: the setting, with its calibration.
         max_candidates_per_scan: the most false candidates per scan, counted as ``false_candidates_per_scan``.
+        least: the least score to choose, where scores are calibrated.
 
     Returns:
         the least of the challenge's thresholds 0, 0.01 ... 0.99 with so few in every set; None where 0.99 has more.
     """
+    is_calibrated = (outcome.slope, outcome.intercept) != (1.0, 0.0)
     results = [
         [scan_result(table, outcome.setting, outcome.slope, outcome.intercept) for table in tables] for tables in sets
     ]
     for score in CHALLENGE_THRESHOLDS.round(2).tolist():
+        if is_calibrated and score < least:
+            continue
         if max(_false_candidates(its, score) for its in results) <= max_candidates_per_scan:
             return score
     return None
@@ -449,7 +457,7 @@ def tune(options: argparse.Namespace, command: str) -> str:
     before = outcome_of(sets, present.setting, present.line)
     outcomes = [outcome_of(sets, setting) for setting in tqdm(settings, desc="try settings", unit="setting")]
     best = ranked(outcomes)
-    min_score = operating_score(sets, best[0], options.max_candidates_per_scan)
+    min_score = operating_score(sets, best[0], options.max_candidates_per_scan, options.least_score)
     report = {
         "command": command,
         "max_candidates_per_scan": options.max_candidates_per_scan,
@@ -496,6 +504,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--output", default="tuned.yaml", help="overlay to write; its figures go beside it, as .json")
     add("--config_file", nargs="+", default=[str(INFERENCE_CONFIG)], help="config of the prediction, and its overlays")
     add("--max_candidates_per_scan", type=float, default=2.0, help="most of those written, on average")
+    add("--least_score", type=float, default=LIKELY, help="least min_score to choose, where scores are calibrated")
     add("--probability_thresholds", nargs="+", type=float, default=THRESHOLDS, help="thresholds to try")
     add("--split_distances_mm", nargs="+", type=float, default=SPLIT_DISTANCES_MM, help="distances to try; 0: no split")
     add("--spine_margin_mm", type=float, help="margin around the spine; by default the config's")

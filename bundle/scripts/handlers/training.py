@@ -66,10 +66,10 @@ class ResumableCheckpointHandler:
     Keep the best model and everything that a killed training needs to go on.
 
     MONAI's ``CheckpointSaver`` forgets the best score when training is resumed, unless it is stored in a nested
-    checkpoint that ``monai.bundle.load`` cannot read; and it stores no random state. This writes two files after
-    each epoch: ``model.pt``, a plain state dictionary, when the evaluator found its best score in this
-    epoch, and ``last.pt`` with all the rest. Both are written to a temporary name first, so that a kill at any moment
-    leaves a whole file.
+    checkpoint that ``monai.bundle.load`` cannot read; and it stores no random state. This writes three files after
+    each epoch: ``model.pt``, a plain state dictionary, when the evaluator found its best score in this epoch,
+    ``final.pt``, the same of this epoch, and ``last.pt`` with all the rest. All are written to a temporary name first,
+    so that a kill at any moment leaves a whole file.
 
     Attach to:
         the trainer, behind the ``ValidationHandler`` and before handlers that use what it restores.
@@ -81,18 +81,18 @@ class ResumableCheckpointHandler:
         ``best_metric`` and ``best_metric_epoch`` of the evaluator's state.
 
     Writes:
-        ``model.pt`` and ``last.pt`` in ``save_dir``; ``epoch`` and ``iteration`` of the trainer's state and the two
-        above of the evaluator's when it resumes.
+        ``model.pt``, ``final.pt`` and ``last.pt`` in ``save_dir``; ``epoch`` and ``iteration`` of the trainer's state
+        and the two above of the evaluator's when it resumes.
 
     Args:
-        save_dir: folder of both files, made if it is missing.
+        save_dir: folder of the files, made if it is missing.
         network: the network that is trained.
         evaluator: the engine that validates; its key metric decides which model is best.
         stateful: other things to store and restore by name: anything with ``state_dict`` and ``load_state_dict``.
         resume: start where ``last.pt`` ended; without such a file training starts at the first epoch. A ``last.pt``
             that is not resumed from is renamed ``last-previous.pt``.
-        best_network: the network that is validated and written to ``model.pt``, such as one of averaged weights;
-            the trained one when ``None``. Name its average among ``stateful``.
+        best_network: the network that is validated and written to ``model.pt`` and ``final.pt``, such as one of
+            averaged weights; the trained one when ``None``. Name its average among ``stateful``.
 
     Raises:
         ValueError: when it resumes a training that has another ``max_epochs``, for which its schedules were made, or of
@@ -100,6 +100,7 @@ class ResumableCheckpointHandler:
     """
 
     model_name = "model.pt"
+    final_name = "final.pt"
     last_name = "last.pt"
 
     def __init__(
@@ -151,11 +152,12 @@ class ResumableCheckpointHandler:
         engine.logger.info("Resumed from %s, at the end of epoch %d.", path, last["epoch"])
 
     def save(self, engine: Engine) -> None:
-        """Write ``last.pt``, and ``model.pt`` when this epoch is the best."""
+        """Write ``final.pt`` and ``last.pt``, and ``model.pt`` when this epoch is the best."""
         state = self.evaluator.state
         saver = DiskSaver(str(self.save_dir), atomic=True, create_dir=True, require_empty=False)
         if state.best_metric_epoch == engine.state.epoch:
             saver(self.best_network.state_dict(), self.model_name)
+        saver(self.best_network.state_dict(), self.final_name)
         last = {name: item.state_dict() for name, item in self.stateful.items()}
         last.update(
             network=self.network.state_dict(),

@@ -6,7 +6,7 @@ from .images import CheckImaged, CropBodyd
 from .implant import FindRibsd, RandImplantFracturesd
 from .labels import CheckLabeld, CropLabelSlicesd
 from .naming import NameScand, scan_name_formatter
-from .sampling import SymmetricROISamplerd
+from .sampling import FindFracturesd, SymmetricROISamplerd
 
 __all__ = [
     "CalibrateScoresd",
@@ -16,6 +16,7 @@ __all__ = [
     "CropBodyd",
     "CropLabelSlicesd",
     "FilterCandidatesd",
+    "FindFracturesd",
     "FindRibsd",
     "LabelCandidatesd",
     "MidsagittalPlaned",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scripts.implant import implant_fractures
 from scripts.ribs import find_ribs
+from scripts.transforms.sampling import BOXES_KEY
 
 __all__ = ["FindRibsd", "RandImplantFracturesd"]
 
@@ -127,6 +128,7 @@ class RandImplantFracturesd(RandomizableTransform, MapTransform):
             d[self.label_key] = label
             d[key] = image.clone()
             d[key].copy_(torch.from_numpy(made.image_hu)[None])
+            d.pop(BOXES_KEY, None)  # of the fractures before
             if self.codes_key in d:
                 new_codes = {highest + label_id: code for label_id, code in made.label_codes.items()}
                 d[self.codes_key] = {**d[self.codes_key], **new_codes}

@@ -15,9 +15,38 @@ from scipy import ndimage
 
 from scripts.mine import HARD_KEY
 
-__all__ = ["SymmetricROISamplerd"]
+__all__ = ["BOXES_KEY", "FindFracturesd", "SymmetricROISamplerd"]
 
-_LOOKS_FOR_BONE = 4096  # voxels a scan; a chest CT is a twentieth bone, so hundreds of them are
+BOXES_KEY = "fracture_boxes"
+_LOOKS_FOR_BONE = 1024  # voxels a scan; a chest CT is a twentieth bone, so dozens of them are
+
+
+class FindFracturesd(MapTransform):
+    """
+    Note where the fractures lie, once, so that ``SymmetricROISamplerd`` need not read the whole label each time.
+
+    Args:
+        keys: key of the instance ids (integers, 0 is background), shape ``(1, H, W, D)``; one key.
+        boxes_key: key of the result, an array of shape ``(N, 7)``: id, first voxel, and the voxel behind the last one.
+        allow_missing_keys: do nothing when the data lacks the label.
+    """
+
+    def __init__(self, keys: KeysCollection, boxes_key: str = BOXES_KEY, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.boxes_key = boxes_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            ids = np.asarray(d[key][0].cpu())
+            ids = ids if np.issubdtype(ids.dtype, np.integer) else ids.astype(np.int32)
+            boxes = [
+                [i, *(axis.start for axis in box), *(axis.stop for axis in box)]
+                for i, box in enumerate(ndimage.find_objects(ids), 1)
+                if box is not None
+            ]
+            d[self.boxes_key] = np.array(boxes, dtype=np.int64).reshape(-1, 7)
+        return d
 
 
 class _Places(NamedTuple):
@@ -214,27 +243,23 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
                     f"{data.get(self.scan_key, 'scan')}: '{key}' has shape {tuple(data[key].shape[1:])}, "
                     f"but '{self.label_key}' has {tuple(shape)}."
                 )
-        ids = np.asarray(label[0].cpu())
-        ids = ids if np.issubdtype(ids.dtype, np.integer) else ids.astype(np.int32)
-        boxes = [(i, box) for i, box in enumerate(ndimage.find_objects(ids), 1) if box is not None]
-        fractures = np.array([[(axis.start + axis.stop) // 2 for axis in box] for _, box in boxes], dtype=int)
-        fractures = fractures.reshape(-1, 3)
-        voxels = np.concatenate([_voxels(ids, i, box) for i, box in boxes]) if boxes else fractures
-        mirrors = self._mirrored_centers(data, fractures, voxels, shape) if self.mirrored else fractures[:0]
+        boxes = data[BOXES_KEY] if BOXES_KEY in data else FindFracturesd(self.label_key)(data)[BOXES_KEY]
+        fractures = (boxes[:, 1:4] + boxes[:, 4:]) // 2
+        mirrors = self._mirrored_centers(data, fractures, boxes, shape) if self.mirrored else fractures[:0]
         if self.seed is not None:
             self.set_random_state((self.seed + zlib.crc32(str(data.get(self.scan_key)).encode())) % 2**32)
         image = data[self.image_key][0] if self.bone_share > 0 else None
         missed = false = fractures[:0]
         if self.hard_share > 0 and self.hard_key in data:
             hard = data[self.hard_key]
-            missed = fractures[np.isin([i for i, _ in boxes], hard["missed"])]
+            missed = fractures[np.isin(boxes[:, 0], hard["missed"])]
             false = self._to_voxels(np.reshape(hard["false_mm"], (-1, 3)), data)
             false = false[np.all((false >= 0) & (false < shape), axis=1)]
         self.randomize(_Places(fractures, mirrors, shape, image, missed, false))
         return [self._cut(data, kind, center) for kind, center in self.centers]
 
     def _mirrored_centers(
-        self, data: Mapping[Hashable, Any], fractures: np.ndarray, voxels: np.ndarray, shape: np.ndarray
+        self, data: Mapping[Hashable, Any], fractures: np.ndarray, boxes: np.ndarray, shape: np.ndarray
     ) -> np.ndarray:
         """Mirror the fractures' centers, in voxels, and keep those whose ROI lies in the scan and holds no fracture."""
         if self.plane_key is None:
@@ -246,8 +271,11 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
             world = fractures @ affine[:3, :3].T + affine[:3, 3]
             world -= 2 * (world @ normal - offset)[:, None] * np.array(normal)
             mirrors = self._to_voxels(world, data)
+        label = data[self.label_key][0]
         kept = [
-            center for center in mirrors if np.all((center >= 0) & (center < shape)) and not self._holds(voxels, center)
+            center
+            for center in mirrors
+            if np.all((center >= 0) & (center < shape)) and not self._holds_any(label, boxes, center)
         ]
         return np.array(kept, dtype=int).reshape(-1, 3)
 
@@ -256,9 +284,15 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         affine = np.asarray(data[self.label_key].affine, dtype=float)
         return np.rint((world - affine[:3, 3]) @ np.linalg.inv(affine[:3, :3]).T).astype(int)
 
-    def _holds(self, voxels: np.ndarray, center: np.ndarray) -> bool:
+    def _holds_any(self, label: torch.Tensor, boxes: np.ndarray, center: np.ndarray) -> bool:
+        """Tell whether the ROI at a center holds a voxel of a fracture; reads the label in their boxes alone."""
         start = center - self.roi_size // 2
-        return bool(np.any(np.all((voxels >= start) & (voxels < start + self.roi_size), axis=1)))
+        shared = zip(np.maximum(boxes[:, 1:4], start), np.minimum(boxes[:, 4:], start + self.roi_size))
+        return any(
+            bool((label[tuple(slice(a, b) for a, b in zip(first, last))] != 0).any())
+            for first, last in shared
+            if np.all(first < last)
+        )
 
     def _cut(self, data: Mapping[Hashable, Any], kind: str, center: np.ndarray) -> dict[Hashable, Any]:
         start = center - self.roi_size // 2
@@ -273,8 +307,3 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
             roi[key] = cut.clone()
         roi["roi_kind"] = kind
         return roi
-
-
-def _voxels(ids: np.ndarray, instance: int, box: tuple[slice, ...]) -> np.ndarray:
-    """Return the voxels of an instance that lies in ``box``, shape ``(N, 3)``."""
-    return np.argwhere(ids[box] == instance) + [axis.start for axis in box]

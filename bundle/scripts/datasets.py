@@ -1,0 +1,176 @@
+"""Data sets that MONAI lacks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor, PersistentDataset
+from monai.data.utils import pickle_hashing
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from tqdm import tqdm
+
+from scripts.atomic_write import whole_file
+
+__all__ = ["MappedDataset", "files_hashing"]
+
+_logger = logging.getLogger(__name__)
+
+
+class MappedDataset(PersistentDataset):
+    """
+    Keep on disk what the deterministic transforms give, uncompressed, and read only what is sampled.
+
+    MONAI's ``CacheDataset`` holds whole scans in memory, once in each process, and ``PersistentDataset`` reads a whole
+    scan for each item. Here the volumes are memory maps: of a scan of 200 MB an epoch reads the pages of its ROIs, and
+    the operating system keeps as many of them in memory as there is room for, once for all processes.
+
+    ``prepare`` prepares all scans that the folder does not hold yet, several at a time; without it each is prepared
+    when it is first asked for. A file is written whole or not at all, and belongs to the source files' sizes and times
+    of change and to the transforms; where any of them differs the scan is prepared anew. What is of no use any more
+    stays until the folder is removed.
+
+    Args:
+        data: items; what they hold as paths is read by the transforms.
+        transform: all transforms; those before the first random one give what is kept.
+        cache_dir: folder of the prepared scans; None prepares nothing, and each item is read anew.
+        num_workers: processes that prepare scans; 0 prepares in this one.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[str, Any]],
+        transform: Sequence[Callable] | Callable,
+        cache_dir: str | os.PathLike[str] | None,
+        num_workers: int = 1,
+    ) -> None:
+        super().__init__(
+            data,
+            transform,
+            Path(cache_dir) if cache_dir is not None else None,
+            hash_func=files_hashing,
+            hash_transform=pickle_hashing,
+        )
+        self.num_workers = num_workers
+
+    def prepare(self) -> None:
+        """
+        Prepare all scans that are not, with progress; does nothing without ``cache_dir``.
+
+        Raises:
+            OSError: when the disk has no room for the scans.
+        """
+        cache_dir = self.cache_dir
+        if cache_dir is None:
+            return
+        missing = [index for index, item in enumerate(self.data) if not self._file_of(item).is_file()]
+        if not missing:
+            return
+        _logger.info(
+            f"Preparing {len(missing)} of {len(self.data)} scans in {cache_dir}, where "
+            f"{shutil.disk_usage(cache_dir).free / 1e9:.0f} GB are free."
+        )
+        # Each worker writes what it prepares, and hands back the size alone
+        sizes = DataLoader(_Preparing(self, missing), batch_size=None, num_workers=self.num_workers)
+        total = 0
+        for done, size in enumerate(tqdm(sizes, desc="prepare scans", unit="scan"), 1):
+            total += int(size)
+            expected = total / done * (len(missing) - done)
+            if expected > shutil.disk_usage(cache_dir).free:
+                raise OSError(
+                    f"{cache_dir}: the {len(missing) - done} scans left need about {expected / 1e9:.0f} GB, more "
+                    "than the disk has: set cache_dir to another disk, or to '$None', which keeps nothing."
+                )
+        _logger.info(f"{cache_dir}: prepared {len(missing)} scans, {total / 1e9:.1f} GB.")
+
+    def _file_of(self, item: Mapping[str, Any]) -> Path:
+        assert self.cache_dir is not None
+        return self.cache_dir / f"{self.hash_func(item).decode()[:32]}-{self.transform_hash[:16]}.pt"
+
+    def _cachecheck(self, item_transformed: Mapping[str, Any]) -> dict[str, Any]:
+        if self.cache_dir is None:
+            return super()._cachecheck(item_transformed)
+        path = self._file_of(item_transformed)
+        if not path.is_file():
+            _write(self._pre_transform(dict(item_transformed)), path)
+        return {**item_transformed, **_read_mapped(path)}
+
+
+class _Preparing(TorchDataset):
+    """The scans that are still to be prepared: an item is the size of its file."""
+
+    def __init__(self, dataset: MappedDataset, missing: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.missing = missing
+
+    def __len__(self) -> int:
+        return len(self.missing)
+
+    def __getitem__(self, index: int) -> int:
+        item = self.dataset.data[self.missing[index]]
+        self.dataset._cachecheck(item)
+        return self.dataset._file_of(item).stat().st_size
+
+
+def files_hashing(item: Mapping[str, Any]) -> bytes:
+    """
+    Hash an item by its files' paths, sizes and times of change, and by its other plain values.
+
+    Args:
+        item: of a data list; a path may be a file, or a folder whose files count. What is neither a path nor plain data
+            (text, numbers, lists and dictionaries of them) does not count.
+
+    Returns:
+        SHA-256, in hexadecimal.
+    """
+    content: dict[str, Any] = {}
+    for key, value in item.items():
+        if isinstance(value, str) and os.path.exists(value):
+            content[key] = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in _files(value)]
+        else:
+            try:
+                json.dumps(value)
+            except TypeError:
+                continue
+            content[key] = value
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest().encode()
+
+
+def _files(path: str) -> Iterator[Path]:
+    resolved = Path(path).resolve()
+    yield from sorted(resolved.rglob("*")) if resolved.is_dir() else [resolved]
+
+
+def _write(item: Mapping[str, Any], path: Path) -> None:
+    """Write the tensors and arrays of an item, with the place of those that have one."""
+    tensors = {
+        key: torch.as_tensor(value) for key, value in item.items() if isinstance(value, torch.Tensor | np.ndarray)
+    }
+    kept = {
+        "tensors": {
+            key: (v.as_tensor() if isinstance(v, MetaTensor) else v).contiguous() for key, v in tensors.items()
+        },
+        "affines": {key: value.affine for key, value in item.items() if isinstance(value, MetaTensor)},
+        "arrays": [key for key, value in item.items() if isinstance(value, np.ndarray)],
+    }
+    with whole_file(path) as temporary:
+        torch.save(kept, temporary)
+
+
+def _read_mapped(path: Path) -> dict[str, Any]:
+    """Map what was written; a volume's voxels are read when they are used, and a change of them is not written."""
+    kept = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    tensors, affines = kept["tensors"], kept["affines"]
+    item: dict[str, Any] = {
+        key: MetaTensor(value, affine=affines[key]) if key in affines else value for key, value in tensors.items()
+    }
+    return item | {key: tensors[key].numpy() for key in kept["arrays"]}
