@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -100,6 +101,10 @@ def test_right_is_left_and_front_is_up_and_head_is_up(
     assert np.ptp(coronal.get_ylim()) == pytest.approx(12 * 1.25) and np.ptp(axial.get_ylim()) == pytest.approx(
         16 * 0.8
     )
+    FigureCanvasAgg(figures[0]).draw()
+    (heading,) = [text for text in figures[0].texts if "coronal" in text.get_text()]
+    box = heading.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figures[0].bbox.width  # nothing of it is cut off
     # The head's slice: 30 mm at index 0; ten more voxels up where the axis runs up.
     superior_mm = 30 + 11 * 1.25 if affine is not PERMUTED else 30
     assert axial.get_title() == f"S +{superior_mm:.1f} mm, predicted"

@@ -244,8 +244,9 @@ def scan_picture(
             what = "annotated" if ids is scan.label else "predicted"
             axes.set_title(f"S {scan.superior_mm(index):+.1f} mm, {what}".replace("-", "\N{MINUS SIGN}"), fontsize=9)
     low_hu, high_hu = (f"{value:.0f}".replace("-", "\N{MINUS SIGN}") for value in BONE_WINDOW_HU)
-    heading = f"coronal maximum projection; axial slices, bone window ({low_hu} to {high_hu} HU)"
-    figure.suptitle(f"{title}\n{heading}" if title else heading, fontsize=11)
+    between, size = (" ", 11) if columns > 1 else ("\n", 10)  # one column is too narrow for a line of all
+    heading = f"coronal maximum projection;{between}axial slices, bone window ({low_hu} to {high_hu} HU)"
+    figure.suptitle(f"{title}\n{heading}" if title else heading, fontsize=size)
     handles = [
         Line2D([], [], label=what, linewidth=2, color=color)
         for what, color in (("F: fracture (annotated)", FRACTURE_COLOR), ("C: candidate (predicted)", CANDIDATE_COLOR))
