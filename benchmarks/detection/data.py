@@ -20,7 +20,7 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from scripts.atomic_write import write_text
+from scripts.atomic_write import write_json
 from scripts.datalist import load_datalist
 from scripts.implant import dataset as implant_dataset
 from scripts.implant import generate_implanted
@@ -114,9 +114,9 @@ def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: 
     again = [_again(item, repeat, output_dir / "repeated") for item in seen for repeat in range(1, AS_IS_REPEATS)]
     lists = _lists(scans | {"as_is_training_again": again})
     for name, content in lists.items():
-        _write_json(_relative(content, output_dir), output_dir / f"{name}.json")
+        write_json(output_dir / f"{name}.json", _relative(content, output_dir))
     record = {**settings, "says": _says(parts), "names": names, "sha256": _digests(lists, output_dir)}
-    _write_json(record, record_path)
+    write_json(record_path, record)
 
 
 _SECTIONS = ("training", "validation", "test")
@@ -236,7 +236,3 @@ def _digests(lists: Mapping[str, Mapping[str, list[dict[str, Any]]]], folder: Pa
         voxels = np.asanyarray(nib.nifti1.Nifti1Image.from_filename(path).dataobj)
         digests[os.path.relpath(path, folder)] = hashlib.sha256(voxels.tobytes(order="F")).hexdigest()
     return digests
-
-
-def _write_json(content: Mapping[str, Any], path: Path) -> None:
-    write_text(path, json.dumps(content, indent=1) + "\n")

@@ -7,13 +7,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from scripts.datalist import load_datalist
-from scripts.froc import MIN_OVERLAP, ScanResult, challenge_scores, integer_ids, score_scan
+from scripts.froc import MIN_OVERLAP, ScanResult, challenge_scores, score_scan
+from scripts.prediction_folder import load_instances
 
 __all__ = ["measure_scan", "measure_set"]
 
@@ -44,8 +44,9 @@ def measure_set(data_list: Path, predictions_dir: Path, annotated: bool) -> dict
                 f"{predictions_dir}: holds no prediction of {name}: remove the folder, predict again."
             )
         if annotated:
-            pred, _ = _load_ids(predictions_dir / f"{name}.nii.gz")
-            label, voxel_mm3 = _load_ids(Path(item["label"]))
+            pred, _ = load_instances(predictions_dir / f"{name}.nii.gz")
+            label, affine = load_instances(Path(item["label"]))
+            voxel_mm3 = float(abs(np.linalg.det(affine[:3, :3])))
             figures, result = measure_scan(pred, label, scores[name], item["label_codes"], voxel_mm3)
             results.append(result)
         else:
@@ -92,12 +93,6 @@ def measure_scan(
         fractures.append({"id": fracture, "code": label_codes[fracture], "volume_mm3": volume_mm3, **found})
     candidates = [{"id": i, "score": scores[i], "is_hit": bool(hit)} for i, hit in zip(candidate_ids, is_hit)]
     return {"fractures": fractures, "candidates": candidates}, result
-
-
-def _load_ids(path: Path) -> tuple[NDArray, float]:
-    """Read a volume of ids and the volume of its voxels in mm3."""
-    image = nib.nifti1.Nifti1Image.from_filename(path)
-    return integer_ids(np.asanyarray(image.dataobj), str(path)), float(abs(np.linalg.det(image.affine[:3, :3])))
 
 
 def _read_scores(table: Path) -> dict[str, dict[int, float]]:

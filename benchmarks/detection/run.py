@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser
 from benchmarks.detection.data import TEST_SETS, TRAINING_LIST, VALIDATION_SETS
 from benchmarks.detection.measure import measure_set
 from benchmarks.detection.recipes import BUNDLE_DIR, Recipe, find_recipe, write_overlay
-from scripts.atomic_write import write_text
+from scripts.atomic_write import write_json
 from scripts.datalist import load_datalist
 from scripts.mine import mine
 
@@ -109,10 +109,10 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
     seconds_before = record.get("seconds", 0.0)
 
     def note(seconds: float) -> None:
-        _write_record({**record, "seconds": seconds_before + seconds}, record_path)
+        write_json(record_path, {**record, "seconds": seconds_before + seconds})
 
     seconds = _run_bundle("training", [*recipe.train_configs, overlay], threads, folder / "training.log", note)
-    _write_record({**record, "seconds": seconds_before + seconds, "finished": True}, record_path)
+    write_json(record_path, {**record, "seconds": seconds_before + seconds, "finished": True})
     return weights
 
 
@@ -151,7 +151,7 @@ def predict(
             figures["seconds_per_scan"] = seconds / len(figures["scans"])
             figures["made_by"] = made_by
             figures["min_score"] = float(_value("min_score", recipe.inference_configs, recipe.inference_settings))
-            _write_record(figures, folder / FIGURES_NAME)
+            write_json(folder / FIGURES_NAME, figures)
 
 
 def _predict_set(recipe: Recipe, data_list: Path, annotated: bool, weights: Path, folder: Path, threads: int) -> float:
@@ -187,7 +187,7 @@ def _mine(recipe: Recipe, data_list: Path, weights: Path, folder: Path, threads:
         overlay = write_overlay({**recipe.inference_settings, **settings}, folder / "mining_overlay.yaml")
         configs = [*recipe.inference_configs, overlay]
         _run_bundle("inference", configs, threads, folder / "mining.log", note=lambda seconds: None)
-        _write_record(mine(predictions / "predictions", data_list), hard_places)
+        write_json(hard_places, mine(predictions / "predictions", data_list))
     return hard_places, time.monotonic() - start
 
 
@@ -263,7 +263,3 @@ def _commit() -> str | None:
 
 def _read_record(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def _write_record(record: Mapping[str, Any], path: Path) -> None:
-    write_text(path, json.dumps(record, indent=1) + "\n")

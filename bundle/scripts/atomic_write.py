@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 from numpy.typing import NDArray
 
-__all__ = ["whole_file", "write_text", "write_volume"]
+__all__ = ["whole_file", "write_json", "write_text", "write_volume"]
 
 
 @contextmanager
@@ -40,6 +42,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file in UTF-8."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], content: Any, indent: int = 1) -> None:
+    """Write plain data as JSON, each item on a line of its own."""
+    write_text(path, json.dumps(content, indent=indent) + "\n")
 
 
 def write_volume(path: str | os.PathLike[str], volume: NDArray, affine: NDArray) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor, PersistentDataset
 from monai.data.utils import pickle_hashing
+from monai.utils import convert_to_tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
@@ -152,12 +153,11 @@ def _files(path: str) -> Iterator[Path]:
 
 def _write(item: Mapping[str, Any], path: Path) -> None:
     """Write the tensors and arrays of an item, with the place of those that have one."""
-    tensors = {
-        key: torch.as_tensor(value) for key, value in item.items() if isinstance(value, torch.Tensor | np.ndarray)
-    }
     kept = {
         "tensors": {
-            key: (v.as_tensor() if isinstance(v, MetaTensor) else v).contiguous() for key, v in tensors.items()
+            key: convert_to_tensor(value, track_meta=False).contiguous()
+            for key, value in item.items()
+            if isinstance(value, torch.Tensor | np.ndarray)
         },
         "affines": {key: value.affine for key, value in item.items() if isinstance(value, MetaTensor)},
         "arrays": [key for key, value in item.items() if isinstance(value, np.ndarray)],

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scripts.atomic_write import whole_file, write_text
+from scripts.atomic_write import whole_file, write_json
 from scripts.froc import CHALLENGE_THRESHOLDS, KEY_FALSE_POSITIVES
 from scripts.pictures import froc_picture
 
@@ -30,7 +29,7 @@ def write_metrics(details: dict[str, Any], output_dir: str | Path, name: str = "
     output_dir = Path(output_dir)
     curve = details.get("detection_exact_thresholds", details["detection"])
     thresholds = curve.get("thresholds", np.round(CHALLENGE_THRESHOLDS, 2).tolist())
-    write_text(output_dir / name, json.dumps(details, indent=1) + "\n")
+    write_json(output_dir / name, details)
     with whole_file(output_dir / "froc.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["threshold", "fp_per_scan", "recall"])

@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from scripts.atomic_write import write_text
+from scripts.atomic_write import write_json
 from scripts.datalist import load_datalist
-from scripts.froc import MIN_OVERLAP, instance_overlaps, integer_ids
+from scripts.froc import MIN_OVERLAP, instance_overlaps
+from scripts.prediction_folder import load_instances
 
 __all__ = ["HARD_KEY", "add_hard_places", "find_hard_places", "main", "mine"]
 
@@ -72,7 +72,7 @@ def mine(predictions_dir: str | Path, dataset_dir: str | Path, section: str = "t
 
     Raises:
         FileNotFoundError: when the folder holds no prediction of any scan.
-        ValueError: when a prediction does not fit its annotation.
+        ValueError: when a prediction does not fit its annotation, or one of them cannot be read.
     """
     pairs = [
         (item["scan"], Path(predictions_dir) / f"{item['scan']}.nii.gz", Path(item["label"]))
@@ -86,7 +86,7 @@ def mine(predictions_dir: str | Path, dataset_dir: str | Path, section: str = "t
         )
     places = {}
     for scan, prediction, annotation in tqdm(pairs, desc="mine", unit="scan"):
-        (pred, affine), (label, label_affine) = _load_ids(prediction), _load_ids(annotation)
+        (pred, affine), (label, label_affine) = load_instances(prediction), load_instances(annotation)
         if pred.shape != label.shape or not np.allclose(affine, label_affine, rtol=0, atol=1e-2):
             raise ValueError(f"{prediction}: is not on the grid of {annotation}: predict the scan again.")
         places[scan] = find_hard_places(pred, label, affine)
@@ -125,12 +125,6 @@ def add_hard_places(data: Sequence[dict[str, Any]], hard_places: str | Path | No
     return [item | {HARD_KEY: places[item["scan"]]} if item["scan"] in places else item for item in data]
 
 
-def _load_ids(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read a volume of ids and its affine."""
-    image = nib.nifti1.Nifti1Image.from_filename(path)
-    return integer_ids(np.asanyarray(image.dataobj), str(path)), image.affine
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """
     Mine from the command line; ``--help`` explains the arguments.
@@ -153,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         places = mine(options.predictions_dir, options.dataset_dir, options.section)
     except (FileNotFoundError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
-    write_text(Path(options.output), json.dumps(places, indent=1) + "\n")
+    write_json(options.output, places)
     false, missed = (sum(len(of_scan[kind]) for of_scan in places.values()) for kind in ("false_mm", "missed"))
     print(f"{options.output}: {false} false candidates and {missed} missed fractures in {len(places)} scans")
 

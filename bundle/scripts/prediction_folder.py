@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from scripts.froc import UNKNOWN_CLASS, ScanResult, integer_ids, score_scan
 
-__all__ = ["score_folders"]
+__all__ = ["load_instances", "score_folders"]
 
 
 def _volumes(paths: Sequence[Path]) -> dict[str, Path]:
@@ -29,8 +29,19 @@ def _volumes(paths: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _load_instances(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read a volume of ids, integer, shape ``(H, W, D)``, and its affine."""
+def load_instances(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Read a volume of ids.
+
+    Args:
+        path: a NIfTI file.
+
+    Returns:
+        The ids, integer, shape ``(H, W, D)``, and the affine.
+
+    Raises:
+        ValueError: when the file cannot be read, or holds no such volume.
+    """
     try:
         image = nib.Nifti1Image.from_filename(path)
         volume = np.asanyarray(image.dataobj)
@@ -76,8 +87,8 @@ def _load_tables(paths: Sequence[Path], has_scores: bool) -> dict[str, dict[int,
 
 def _score_files(scan: str, gt_path: Path, pred_path: Path, gt: dict[int, _Row], pred: dict[int, _Row]) -> ScanResult:
     """Score one scan from its two volumes and their tables' rows."""
-    label, label_affine = _load_instances(gt_path)
-    volume, pred_affine = _load_instances(pred_path)
+    label, label_affine = load_instances(gt_path)
+    volume, pred_affine = load_instances(pred_path)
     if volume.shape != label.shape:
         raise ValueError(f"{pred_path} has shape {volume.shape}, {gt_path} has {label.shape}: use the scan's own grid")
     # Affines are stored as float32 or by a quaternion; this bound is far below a voxel.

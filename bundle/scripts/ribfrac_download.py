@@ -28,7 +28,7 @@ from urllib.request import Request, urlopen
 from monai.apps.utils import safe_extract_member
 from tqdm import tqdm
 
-from scripts.atomic_write import whole_file, write_text
+from scripts.atomic_write import whole_file, write_json
 
 __all__ = ["download_ribfrac", "main"]
 
@@ -191,7 +191,7 @@ def _unpacked(output_dir: Path) -> dict[str, Any]:
 def _remember(file: _RecordFile, sizes: dict[str, int], output_dir: Path) -> None:
     """Write down that an archive was unpacked whole."""
     entries = {**_unpacked(output_dir), file.name: {"md5": file.md5, "files": sizes}}
-    write_text(output_dir / UNPACKED_NAME, json.dumps(entries, indent=1) + "\n")
+    write_json(output_dir / UNPACKED_NAME, entries)
 
 
 def _fetch(file: _RecordFile, output_dir: Path) -> Path:

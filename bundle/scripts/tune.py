@@ -10,7 +10,6 @@ Every setting is scored by the challenge's rule (``scripts.froc``), from tables 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import shlex
 import sys
@@ -28,7 +27,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 from tqdm import tqdm
 
-from scripts.atomic_write import write_text
+from scripts.atomic_write import write_json, write_text
 from scripts.datalist import load_datalist
 from scripts.froc import CHALLENGE_THRESHOLDS, MIN_OVERLAP, ScanResult, detection_scores
 from scripts.setting_tables import ScanTable, Setting, measure_scan, scan_result
@@ -479,7 +478,7 @@ def tune(options: argparse.Namespace, command: str) -> str:
         "best": [_row(outcome) for outcome in best[:ROWS_SHOWN]],
     }
     output = Path(options.output)
-    write_text(output.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
+    write_json(output.with_suffix(".json"), report, indent=2)
     write_text(output, _overlay(report, margin_mm, output.name))
     rows = [("before", before), *((str(place), outcome) for place, outcome in enumerate(best[:ROWS_SHOWN], start=1))]
     return "\n".join([_table(rows), *report["notes"], f"{output} and {output.with_suffix('.json')} written."])

@@ -17,7 +17,7 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from scripts.atomic_write import write_text, write_volume
+from scripts.atomic_write import write_json, write_text, write_volume
 from scripts.implant.scan import Implanted, implant_fractures
 from scripts.phantom.dataset import INFO_NAME, SECTIONS
 from scripts.ribs import find_ribs
@@ -122,7 +122,7 @@ def generate_implanted(
                         "fractures": [asdict(fracture) for fracture in made.fractures],
                     }
                 )
-                write_text(folder / INFO_NAME, json.dumps(info, indent=2) + "\n")
+                write_json(folder / INFO_NAME, info, indent=2)
                 progress.update()
     rows = ["public_id,label_id,label_code"]
     for scan in done:
@@ -162,7 +162,7 @@ def _claimed(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder}: the folder holds other data (no {INFO_NAME}); give a new or an empty output_dir.")
     info = {**settings, "made": []}
-    write_text(path, json.dumps(info, indent=2) + "\n")
+    write_json(path, info, indent=2)
     return info
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from scripts.atomic_write import write_text, write_volume
+from scripts.atomic_write import write_json, write_text, write_volume
 from scripts.phantom.scan import SIZES, make_phantom
 
 __all__ = ["INFO_NAME", "SECTIONS", "generate_phantoms"]
@@ -95,7 +95,7 @@ def generate_phantoms(
         if tables[section]:
             lines = ["public_id,label_id,label_code", *(",".join(map(str, row)) for row in tables[section])]
             write_text(folder / f"ribfrac-{name}-info.csv", "\n".join(lines) + "\n")
-    write_text(folder / INFO_NAME, json.dumps({**settings, "finished": True}, indent=2) + "\n")
+    write_json(folder / INFO_NAME, {**settings, "finished": True}, indent=2)
     shutil.rmtree(folder / _UNFINISHED, ignore_errors=True)
 
 
@@ -115,7 +115,7 @@ def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder}: the folder holds other data (no {INFO_NAME}); give a new or an empty output_dir.")
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(info_path, json.dumps({**settings, "finished": False}, indent=2) + "\n")
+    write_json(info_path, {**settings, "finished": False}, indent=2)
     return False
 
 
