@@ -38,6 +38,7 @@ class Base:
         threads: threads of training and prediction.
         weights: the file of the training that is predicted with: ``model.pt``, best on the validation scans, or
             ``final.pt``, of the last epoch.
+        compiled: whether the network is compiled for training: that of ours gains nothing by it.
     """
 
     says: str
@@ -46,6 +47,7 @@ class Base:
     rois: int = ROIS
     threads: int = THREADS
     weights: str = "model.pt"
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Recipe:
         rois: ROIs that its training sees.
         threads: threads of training and prediction.
         weights: the file of the training that is predicted with.
+        compiled: whether the network is compiled for training.
     """
 
     name: str
@@ -96,18 +99,20 @@ class Recipe:
     rois: int
     threads: int
     weights: str
+    compiled: bool
 
 
 _REPORT = (BUNDLE_DIR / "configs" / "report.yaml",), (BUNDLE_DIR / "configs" / "report_inference.yaml",)
 _FRACNET = (_OVERLAYS / "fracnet_network.yaml",)
 
 BASES = {
-    "report": Base("the report of 2021", *_REPORT),
+    "report": Base("the report of 2021", *_REPORT, compiled=True),
     "fracnet": Base(
         "the public baseline, FracNet",
         (*_FRACNET, _OVERLAYS / "fracnet.yaml"),
         (*_FRACNET, _OVERLAYS / "fracnet_inference.yaml"),
         weights="final.pt",
+        compiled=True,
     ),
     "ours": Base("the default of this bundle"),
 }
@@ -202,6 +207,7 @@ def find_recipe(name: str) -> Recipe:
         threads=base.threads,
         # beside hard ROIs the loss on the validation ROIs, which are not, says little: the last epoch counts
         weights="final.pt" if goes_on_from else base.weights,
+        compiled=base.compiled and "network" not in change_names,
     )
 
 

@@ -96,6 +96,7 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
         "output_dir": str(folder.resolve()),
         "max_epochs": epochs,
         "patience_epochs": epochs,
+        "compile": recipe.compiled,
         "resume": True,
     }
     if recipe.goes_on_from is not None:
