@@ -190,6 +190,23 @@ def test_the_pieces_scores_are_their_own():
     assert (output["label_scores"] < torch.tensor([0.95, 0.9])).all()
 
 
+@pytest.mark.parametrize(
+    "peak_share, voxels",
+    [
+        pytest.param(0.0, [64, 200], id="nothing is cut back"),
+        pytest.param(0.5, [8, 64, 64], id="each by its own peak, and what that parts is numbered apart"),
+    ],
+)
+def test_candidates_are_cut_back_to_a_share_of_their_peak(peak_share, voxels):
+    # 64, 128 and 8 voxels in a row, and 64 faint ones alone
+    row = (np.s_[2:6, 2:6, 2:6], 0.9), (np.s_[6:14, 2:6, 2:6], 0.3), (np.s_[14:16, 2:4, 2:4], 0.6)
+    volume = probabilities(*row, (np.s_[20:24, 10:14, 2:6], 0.2), shape=(26, 16, 9))
+    output = LabelCandidatesd("pred", threshold=0.1, peak_share=peak_share)(volume)
+    ids = output["pred"].numpy()
+    assert sorted(np.bincount(ids[ids > 0])[1:].tolist()) == voxels
+    assert len(output["label_scores"]) == len(voxels)
+
+
 def test_max_is_the_highest_mean_over_5_mm():
     # the window is 7 by 7 by 5 voxels: 5.25, 5.25 and 6.25 mm
     block, voxel = (np.s_[1:8, 1:8, 1:6], 0.75), (np.s_[20, 12, 4], 0.98)
@@ -204,6 +221,11 @@ def test_max_is_the_highest_mean_over_5_mm():
 def test_lengths_need_an_affine(setting):
     with pytest.raises(ValueError, match="affine"):
         LabelCandidatesd("pred", **setting)({"pred": torch.ones(1, 4, 4, 4)})
+
+
+def test_a_share_of_the_peak_above_one_is_refused():
+    with pytest.raises(ValueError, match="peak_share must be in"):
+        LabelCandidatesd("pred", peak_share=1.0)
 
 
 def test_negative_distance_is_refused():

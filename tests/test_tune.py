@@ -27,7 +27,7 @@ from scripts.tune import (
     ranked,
 )
 
-SETTING = Setting(0.5, 0.0, 0.0, 0.0, CandidateScore.MEAN)
+SETTING = Setting(0.5, 0.0, 0.0, 0.0, 0.0, CandidateScore.MEAN)
 
 
 def outcome(average_recall: float, candidates: float, false: float = 0.0) -> Outcome:
@@ -53,6 +53,8 @@ def test_the_grid_names_no_mean_that_drops_nothing() -> None:
     means = {(s.probability_threshold, s.min_mean_probability) for s in settings}
     assert {mean for threshold, mean in means if threshold == 0.9} == {0.0, 0.93, 0.95, 0.97, 0.98, 0.99}
     assert (0.3, 0.4) in means and (0.3, 0.3) not in means
+    shares = {(s.probability_threshold, s.peak_share) for s in settings}
+    assert shares == {(0.9, 0.0), (0.3, 0.0), (0.3, 0.5)}
     assert {s.split_distance_mm for s in settings} == {0.0, 12.0} and {s.score for s in settings} == {*CandidateScore}
 
 
@@ -165,7 +167,7 @@ def test_a_calibration_that_would_lower_the_recall_is_left_out() -> None:
 
 
 def samples_of(tables: list) -> tuple[np.ndarray, np.ndarray]:
-    labelings = [table.labelings[0.5, 0.0] for table in tables]
+    labelings = [table.labelings[SETTING.labeling] for table in tables]
     scores = np.concatenate([labeling.scores[CandidateScore.MEAN] for labeling in labelings])
     hits = [next(iter(labeling.matches.values()))[1] > 0.2 for labeling in labelings]
     return scores, np.concatenate(hits)

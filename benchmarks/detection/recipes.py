@@ -60,12 +60,14 @@ class Change:
         ours: settings that take the value of our configs, ``train.yaml`` and ``inference.yaml``.
         settings: settings that take the value given here; ``a::b`` is ``b`` in ``a``.
         mines: whether it goes on from the weights so far, on the places where they went wrong in the training scans.
+        tunes: whether the post-processing is chosen on the validation scans, for the recipe's own weights.
     """
 
     says: str
     ours: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     mines: bool = False
+    tunes: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Recipe:
         train_settings: what its changes set in training.
         inference_settings: what they set in prediction.
         trained_as: the recipe whose training gives the weights; the name itself where it is trained.
+        tuned_on: the recipe whose prediction of the validation scans its post-processing is chosen on; None: on none.
         goes_on_from: the recipe whose weights the training starts from, and whose errors it mines; None: from scratch.
         rois: ROIs that its training sees.
         threads: threads of training and prediction.
@@ -95,6 +98,7 @@ class Recipe:
     train_settings: Mapping[str, Any]
     inference_settings: Mapping[str, Any]
     trained_as: str
+    tuned_on: str | None
     goes_on_from: str | None
     rois: int
     threads: int
@@ -137,12 +141,10 @@ CHANGES = {
     "optimizer": Change("AdamW with warm-up", ours=("optimizer", "weight_decay", "lr_scheduler")),
     "mined": Change("goes on, where it went wrong in the training scans", mines=True),
     # on the weights of the base
-    "score": Change("score of ours, calibrated", ours=("score", "score_slope", "score_intercept")),
+    "tuned": Change("post-processing and scores tuned for its weights on the validation scans", tunes=True),
     "split": Change("candidates that touch are split", settings={"split_distance_mm": 20.0}),
+    "cut": Change("candidates cut back to a third of their peak", settings={"peak_share": 0.3}),
     "spine": Change("a margin around the spine", ours=("spine_margin_mm",)),
-    "postprocessing": Change(
-        "thresholds of ours", ours=("probability_threshold", "min_volume_mm3", "min_mean_probability")
-    ),
     "flips": Change("left and right exchanged, averaged", settings={"flips": [[0]]}),
     "gaussian": Change("windows weighted to their middle", ours=("window_weights",)),
 }
@@ -180,9 +182,10 @@ def find_recipe(name: str) -> Recipe:
     base = BASES[base_name]
     train, inference = _read(TRAIN), _read(INFERENCE)
     trained_as, goes_on_from = base_name, None
+    tuned_on = None
     train_settings: dict[str, Any] = {}
     inference_settings: dict[str, Any] = {}
-    for change_name in change_names:
+    for place, change_name in enumerate(change_names):
         change = CHANGES[change_name]
         in_training, in_inference = _values(change, train), _values(change, inference)
         missing = [setting for setting in (*change.ours, *change.settings) if setting not in in_training | in_inference]
@@ -190,6 +193,7 @@ def find_recipe(name: str) -> Recipe:
             raise ValueError(
                 f"neither {TRAIN} nor {INFERENCE} has the setting {missing[0]} of '{change_name}': name it."
             )
+        tuned_on = "+".join([base_name, *change_names[:place]]) if change.tunes else tuned_on
         goes_on_from = trained_as if change.mines else goes_on_from
         trained_as += f"+{change_name}" if in_training or change.mines else ""
         train_settings |= in_training
@@ -202,6 +206,7 @@ def find_recipe(name: str) -> Recipe:
         train_settings=train_settings,
         inference_settings=inference_settings,
         trained_as=trained_as,
+        tuned_on=tuned_on,
         goes_on_from=goes_on_from,
         rois=base.rois,
         threads=base.threads,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,9 @@ def predict(
     recipe = find_recipe(name)
     weights = output_dir / recipe.trained_as / "models" / recipe.weights
     _finished(recipe.trained_as, output_dir)
+    if recipe.tuned_on is not None:
+        tuned = _tune(data_dir, recipe.tuned_on, output_dir, output_dir / recipe.name, threads)
+        recipe = replace(recipe, inference_configs=(*recipe.inference_configs, tuned))
     known = {**TEST_SETS, **VALIDATION_SETS}
     for set_name in sets or [test for test in TEST_SETS if (data_dir / f"{test}.json").is_file()]:
         if set_name not in known:
@@ -170,7 +174,30 @@ def _predict_set(recipe: Recipe, data_list: Path, annotated: bool, weights: Path
     evaluate = [first.with_name("evaluate.yaml")] if annotated else []
     run_id = "evaluating" if annotated else "inference"
     configs = [first, *evaluate, *overlays, overlay]
-    return _run_bundle(run_id, configs, threads, folder / "prediction.log", note=lambda seconds: None)
+    return _run_bundle(run_id, configs, threads, folder / "prediction.log")
+
+
+def _tune(data_dir: Path, name: str, output_dir: Path, folder: Path, threads: int | None) -> Path:
+    """Choose the post-processing on a recipe's prediction of the validation sets; return the overlay that sets it."""
+    sets = [test for test in VALIDATION_SETS if (data_dir / f"{test}.json").is_file()]
+    predict(data_dir, name, output_dir, sets, threads)
+    predicted = [output_dir / name / test for test in sets]
+    overlay, record_path = folder / "tuned.yaml", folder / "tuned_on.json"
+    made_by = [_read_record(path / FIGURES_NAME)["made_by"] for path in predicted]
+    if _read_record(record_path).get("made_by") != made_by:
+        recipe = find_recipe(name)
+        settings = write_overlay(recipe.inference_settings, folder / "untuned_overlay.yaml")
+        arguments = ["--section", "test", "--output", overlay, "--workers", "2"]
+        arguments += ["--probabilities_dir", *(path / "probabilities" for path in predicted)]
+        arguments += ["--dataset_dir", *(data_dir / f"{test}.json" for test in sets)]
+        arguments += ["--config_file", *recipe.inference_configs, settings]
+        _run(["-m", "scripts.tune", *map(_absolute, arguments)], threads or recipe.threads, folder / "tuning.log")
+        write_json(record_path, {"made_by": made_by})
+    return overlay
+
+
+def _absolute(argument: str | Path) -> str:
+    return str(argument.resolve() if isinstance(argument, Path) else argument)
 
 
 def _mine(recipe: Recipe, data_list: Path, weights: Path, folder: Path, threads: int) -> tuple[Path, float]:
@@ -187,7 +214,7 @@ def _mine(recipe: Recipe, data_list: Path, weights: Path, folder: Path, threads:
         }
         overlay = write_overlay({**recipe.inference_settings, **settings}, folder / "mining_overlay.yaml")
         configs = [*recipe.inference_configs, overlay]
-        _run_bundle("inference", configs, threads, folder / "mining.log", note=lambda seconds: None)
+        _run_bundle("inference", configs, threads, folder / "mining.log")
         write_json(hard_places, mine(predictions / "predictions", data_list))
     return hard_places, time.monotonic() - start
 
@@ -218,13 +245,28 @@ def _value(name: str, configs: Sequence[Path], settings: Mapping[str, Any]) -> A
     return parser.get_parsed_content(name)
 
 
-def _run_bundle(run_id: str, configs: Sequence[Path], threads: int, log: Path, note: Callable[[float], None]) -> float:
+def _run_bundle(
+    run_id: str, configs: Sequence[Path], threads: int, log: Path, note: Callable[[float], None] = lambda seconds: None
+) -> float:
     """
-    Run the bundle in a process of its own.
+    Run the bundle in a process of its own, see `_run`.
 
     Args:
         run_id: ``training``, ``evaluating`` or ``inference``.
         configs: config and overlays, in their order.
+    """
+    files = str([str(config.resolve()) for config in configs])
+    return _run(["-m", "monai.bundle", "run", run_id, "--config_file", files], threads, log, note)
+
+
+def _run(
+    arguments: Sequence[str], threads: int, log: Path, note: Callable[[float], None] = lambda seconds: None
+) -> float:
+    """
+    Run Python in the bundle's folder, in a process of its own.
+
+    Args:
+        arguments: of the interpreter.
         threads: threads to compute with.
         log: file that the run's output is appended to.
         note: called now and then with the seconds so far.
@@ -235,8 +277,7 @@ def _run_bundle(run_id: str, configs: Sequence[Path], threads: int, log: Path, n
     Raises:
         ValueError: when the run fails.
     """
-    files = str([str(config.resolve()) for config in configs])
-    command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--config_file", files]
+    command = [sys.executable, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     start = time.monotonic()
     with log.open("a") as output:
@@ -252,7 +293,7 @@ def _run_bundle(run_id: str, configs: Sequence[Path], threads: int, log: Path, n
             process.wait()
     seconds = time.monotonic() - start
     if process.returncode:
-        raise ValueError(f"{log}: the run '{run_id}' failed, see the end of that file.")
+        raise ValueError(f"{log}: the run of '{' '.join(arguments[1:4])}' failed, see the end of that file.")
     return seconds
 
 

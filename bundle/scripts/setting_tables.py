@@ -1,8 +1,8 @@
 """
 What each scan adds to the challenge's score of every setting of the post-processing, without labeling it for each.
 
-A scan is labeled once for each threshold (and each distance of splitting); filters then only choose rows of a table of
-candidates. That is exact: a candidate that goes changes the overlaps of others only in the connected component of
+A scan is labeled once for each threshold, distance of splitting and share of the peak; filters then only choose rows of
+a table of candidates. That is exact: a candidate that goes changes the overlaps of others only in the connected component of
 candidates and fractures that held it, and those few are measured again.
 """
 
@@ -44,6 +44,7 @@ class Setting:
     Args:
         probability_threshold: voxels at or below it belong to no candidate.
         split_distance_mm: least distance of two peaks that split a component; 0 splits nothing.
+        peak_share: candidates are cut back to what is above this share of their highest probability; 0 cuts nothing.
         min_volume_mm3: smaller candidates are dropped.
         min_mean_probability: candidates with a lower mean probability are dropped.
         score: how a candidate's score is made.
@@ -51,14 +52,20 @@ class Setting:
 
     probability_threshold: float
     split_distance_mm: float
+    peak_share: float
     min_volume_mm3: float
     min_mean_probability: float
     score: CandidateScore
 
+    @property
+    def labeling(self) -> tuple[float, float, float]:
+        """What the candidates' voxels depend on, before any is dropped."""
+        return self.probability_threshold, self.split_distance_mm, self.peak_share
+
 
 class _Labeling(NamedTuple):
     """
-    The candidates of a scan at one threshold and one distance of splitting; arrays of shape ``(candidates,)``.
+    The candidates of a scan, labeled in one way; arrays of shape ``(candidates,)``.
 
     Args:
         voxels: number of voxels of each.
@@ -85,12 +92,12 @@ class ScanTable(NamedTuple):
     Args:
         fractures: number of fractures.
         fracture_voxels: number of voxels in them.
-        labelings: its candidates, by threshold and distance of splitting.
+        labelings: its candidates, by `Setting.labeling`.
     """
 
     fractures: int
     fracture_voxels: int
-    labelings: dict[tuple[float, float], _Labeling]
+    labelings: dict[tuple[float, float, float], _Labeling]
 
 
 def _matches(ids: np.ndarray, label: np.ndarray, kepts: Iterable[np.ndarray]) -> dict[bytes, tuple[Any, Any]]:
@@ -173,12 +180,12 @@ def scan_table(
     box = tuple(slice(low, max(high, 1)) for low, high in zip(start, end))  # one voxel where nothing is marked
     probability, label, local = probability[box], label[box], local[box]
     own_label = nib.apply_orientation(label, to_own)
-    by_labeling: dict[tuple[float, float], list[Setting]] = {}
+    by_labeling: dict[tuple[float, float, float], list[Setting]] = {}
     for setting in settings:
-        by_labeling.setdefault((setting.probability_threshold, setting.split_distance_mm), []).append(setting)
+        by_labeling.setdefault(setting.labeling, []).append(setting)
     labelings = {}
-    for (threshold, distance_mm), chosen in by_labeling.items():
-        ids = label_candidates(probability, threshold, spacing_mm, distance_mm)
+    for (threshold, distance_mm, peak_share), chosen in by_labeling.items():
+        ids = label_candidates(probability, threshold, spacing_mm, distance_mm, peak_share)
         ids = _without_small(ids, min(setting.min_volume_mm3 for setting in chosen) / voxel_mm3)
         voxels = np.bincount(ids.ravel())[1:]
         means = mean_probabilities(ids, probability)
@@ -190,7 +197,7 @@ def scan_table(
         labeling = _Labeling(voxels, shared, voxels * voxel_mm3, means.astype(np.float32), scores, {})
         kepts = (_kept(labeling, setting) for setting in chosen)
         own_ids = nib.apply_orientation(ids, to_own)
-        labelings[threshold, distance_mm] = labeling._replace(matches=_matches(own_ids, own_label, kepts))
+        labelings[threshold, distance_mm, peak_share] = labeling._replace(matches=_matches(own_ids, own_label, kepts))
     return ScanTable(len(np.unique(label[label > 0])), int((label > 0).sum()), labelings)
 
 
@@ -215,7 +222,7 @@ def scan_result(table: ScanTable, setting: Setting, slope: float = 1.0, intercep
     Returns:
         the same as :func:`scripts.froc.score_scan` of the prediction that the setting gives.
     """
-    labeling = table.labelings[setting.probability_threshold, setting.split_distance_mm]
+    labeling = table.labelings[setting.labeling]
     kept = _kept(labeling, setting)
     scores = labeling.scores[setting.score][kept]
     if (slope, intercept) != (1, 0):

@@ -55,7 +55,11 @@ class CandidateScore(StrEnum):
 
 
 def label_candidates(
-    probability: np.ndarray, threshold: float, spacing_mm: Sequence[float], split_distance_mm: float = 0.0
+    probability: np.ndarray,
+    threshold: float,
+    spacing_mm: Sequence[float],
+    split_distance_mm: float = 0.0,
+    peak_share: float = 0.0,
 ) -> np.ndarray:
     """
     Number the candidates in a map of probabilities: connected components, voxels touching by 26 neighbors.
@@ -64,11 +68,16 @@ def label_candidates(
     smoothed by a Gaussian of a quarter of that distance. A peak is the highest point within that distance, and
     between two of them the smoothed probability falls ``MIN_DIP`` below the lower one.
 
+    A threshold low enough for faint fractures draws clear ones too large. Where ``peak_share`` is above 0, each
+    component, or piece of it, is cut back to the voxels above this share of its own highest probability; what that
+    parts is numbered apart.
+
     Args:
         probability: probabilities in [0, 1], shape ``(H, W, D)``.
         threshold: voxels whose probability is at or below it belong to no candidate.
         spacing_mm: voxel size along each axis; used in splitting alone.
         split_distance_mm: least distance of two peaks of one component; 0 splits nothing.
+        peak_share: in [0, 1); 0 cuts nothing back.
 
     Returns:
         ids 1 to n, int32, 0 is background, shape ``(H, W, D)``.
@@ -77,20 +86,34 @@ def label_candidates(
         Soille (2003), Morphological Image Analysis, chapters 6 (h-maxima) and 9 (watershed).
     """
     ids = connected_components(probability > threshold).astype(np.int32)
-    if split_distance_mm == 0:
-        return ids
-    spacing = np.asarray(spacing_mm)
+    if split_distance_mm > 0:
+        _split_components(ids, probability, np.asarray(spacing_mm), split_distance_mm)
+    return _cut_back(ids, probability, peak_share) if peak_share > 0 else ids
+
+
+def _split_components(ids: np.ndarray, probability: np.ndarray, spacing: np.ndarray, distance_mm: float) -> None:
+    """Divide components among their peaks, in place; the pieces beside the brightest one get new ids."""
     count = int(ids.max(initial=0))
     for component, box in enumerate(ndimage.find_objects(ids), start=1):
         extent_mm = spacing * [side.stop - side.start - 1 for side in box]
-        if np.linalg.norm(extent_mm) < split_distance_mm:
+        if np.linalg.norm(extent_mm) < distance_mm:
             continue
         inside = ids[box] == component
-        pieces = _split(np.where(inside, probability[box], 0), spacing, split_distance_mm)
+        pieces = _split(np.where(inside, probability[box], 0), spacing, distance_mm)
         more = pieces > 1  # the first piece keeps the component's id
         ids[box][more] = count + pieces[more] - 1
         count += int(pieces.max()) - 1
-    return ids
+
+
+def _cut_back(ids: np.ndarray, probability: np.ndarray, peak_share: float) -> np.ndarray:
+    """Keep of each component what is above a share of its highest probability, and number what is left anew."""
+    inside = ids > 0
+    own, values = ids[inside], probability[inside]
+    peaks = np.zeros(int(own.max(initial=0)) + 1, dtype=values.dtype)
+    np.maximum.at(peaks, own, values)
+    kept = np.zeros_like(ids)
+    kept[inside] = np.where(values > peak_share * peaks[own], own, 0)
+    return connected_components(kept).astype(np.int32)
 
 
 def _split(probability: np.ndarray, spacing: np.ndarray, distance_mm: float) -> np.ndarray:
@@ -205,13 +228,15 @@ class LabelCandidatesd(MapTransform):
         score: how a candidate's score is made, see :class:`CandidateScore`.
         split_distance_mm: where two fractures touch, a component is split at its peaks if they are at least this far
             apart, see :func:`label_candidates`; 0 splits nothing.
+        peak_share: a candidate is cut back to the voxels above this share of its highest probability, in [0, 1); 0
+            cuts nothing back.
         score_key: key of the scores that are added, float32, shape ``(n,)``: that of candidate i stands at i - 1.
         mean_key: key of the candidates' mean probabilities, in [0, 1], in the same order.
         allow_missing_keys: skip keys that the data lacks.
 
     Raises:
-        ValueError: when ``threshold`` is not in [0, 1) or ``split_distance_mm`` below 0, when the probabilities have
-            more than one channel, or when lengths in mm are needed and they carry no affine.
+        ValueError: when ``threshold`` or ``peak_share`` is not in [0, 1), or ``split_distance_mm`` below 0; when the
+            probabilities have more than one channel, or when lengths in mm are needed and they carry no affine.
     """
 
     def __init__(
@@ -220,6 +245,7 @@ class LabelCandidatesd(MapTransform):
         threshold: float = 0.64,
         score: CandidateScore | str = CandidateScore.MEAN_ABOVE_THRESHOLD,
         split_distance_mm: float = 0.0,
+        peak_share: float = 0.0,
         score_key: str = "label_scores",
         mean_key: str = "mean_probabilities",
         allow_missing_keys: bool = False,
@@ -229,9 +255,12 @@ class LabelCandidatesd(MapTransform):
             raise ValueError(f"the probability threshold must be in [0, 1), but is {threshold}.")
         if not split_distance_mm >= 0:
             raise ValueError(f"split_distance_mm is {split_distance_mm}: 0 splits nothing, lengths are above it.")
+        if not 0 <= peak_share < 1:
+            raise ValueError(f"peak_share must be in [0, 1), but is {peak_share}.")
         self.threshold = threshold
         self.score = CandidateScore(score)
         self.split_distance_mm = split_distance_mm
+        self.peak_share = peak_share
         self.score_key = score_key
         self.mean_key = mean_key
 
@@ -245,7 +274,7 @@ class LabelCandidatesd(MapTransform):
             spacing_mm = [1.0, 1.0, 1.0]
             if self.split_distance_mm or self.score == CandidateScore.MAX:
                 spacing_mm = _spacing_mm(probability, key)
-            ids = label_candidates(values, self.threshold, spacing_mm, self.split_distance_mm)
+            ids = label_candidates(values, self.threshold, spacing_mm, self.split_distance_mm, self.peak_share)
             means = mean_probabilities(ids, values)
             local = local_means(values, spacing_mm) if self.score == CandidateScore.MAX else None
             scores = candidate_scores(self.score, ids, means, local, self.threshold)
