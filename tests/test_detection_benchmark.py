@@ -108,14 +108,22 @@ def test_a_change_of_a_part_is_laid_over_the_whole(tmp_path: Path) -> None:
 
 def test_names_of_recipes_change_one_thing_of_the_base() -> None:
     names = recipes.recipe_names("report+loss")
-    assert names[:5] == ["report", "fracnet", "ours", "report+loss", "report+loss+network"]
-    assert len(names) == 3 + 1 + len(recipes.CHANGES) - 1
+    assert names[:6] == ["report", "fracnet", "ours", "shipped", "report+loss", "report+loss+network"]
+    assert len(names) == 4 + 1 + len(recipes.CHANGES) - 1
 
 
 @pytest.mark.parametrize("name", ["theirs", "report+luck", "+loss", "loss"])
 def test_an_unknown_recipe_is_told(name: str) -> None:
     with pytest.raises(ValueError, match="there is no recipe"):
         recipes.find_recipe(name)
+
+
+def test_the_weights_that_ship_are_not_trained(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="take 'ours'"):
+        recipes.find_recipe("shipped+loss")
+    for name in ("shipped", "shipped+tuned"):
+        with pytest.raises(ValueError, match="nothing is to be trained"):
+            run.train(tmp_path, name, tmp_path)
 
 
 def test_a_setting_that_no_config_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,6 +463,24 @@ def test_a_step_out_of_order_names_the_one_before(
 ) -> None:
     with pytest.raises(FileNotFoundError, match=message):
         step(bench[0])
+
+
+def test_the_weights_that_ship_are_predicted_with(bench: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, runs = bench
+    run.predict(folder, "shipped", folder / "out", ["made_up_test"])
+    assert [made["checkpoint"] for made in runs] == [str(BUNDLE_ROOT.resolve() / "models" / "model.pt")]
+
+
+def test_results_from_elsewhere_stay(bench: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, _ = bench
+    run.predict(folder, "shipped", folder / "here", ["made_up_test"])
+    here = report.collect(folder, folder / "here")
+    elsewhere = {**here, "recipes": {"ours": {"says": "from elsewhere"}, "shipped": {"says": "older"}}}
+    both = report.collect(folder, folder / "here", elsewhere)["recipes"]
+    assert list(both) == ["ours", "shipped"]
+    assert both["ours"]["says"] == "from elsewhere" and both["shipped"] == here["recipes"]["shipped"]
+    with pytest.raises(ValueError, match="of other data"):
+        report.collect(folder, folder / "here", {**here, "benchmark": {"version": 0}})
 
 
 def test_a_failed_run_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

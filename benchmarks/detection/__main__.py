@@ -15,7 +15,7 @@ from benchmarks.detection.data import TEST_SETS, VALIDATION_SETS, make_data  # n
 from benchmarks.detection.pictures import examples_picture, froc_curves_picture  # noqa: E402
 from benchmarks.detection.recipes import recipe_names  # noqa: E402
 from benchmarks.detection.report import TITLES, collect, tables, write_between_markers  # noqa: E402
-from benchmarks.detection.run import FIGURES_NAME, predict, train  # noqa: E402
+from benchmarks.detection.run import predict, train  # noqa: E402
 from scripts.atomic_write import write_json  # noqa: E402
 
 __all__ = ["main"]
@@ -57,7 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     examples.add_argument("--picture", type=Path, required=True, help="PNG to write")
     examples.set_defaults(run=_examples)
     report = commands.add_parser("report", help="write the results of all recipes as JSON, tables and curves")
-    report.add_argument("--json", type=Path, help="JSON to write; OUTPUT_DIR/results.json by default")
+    report.add_argument(
+        "--json",
+        type=Path,
+        help="JSON to write, OUTPUT_DIR/results.json by default; what it has of recipes without a result here stays",
+    )
     report.add_argument("--markdown", type=Path, help="file with the markers that the tables go between")
     report.add_argument("--picture", type=Path, help="PNG of the FROC curves to write")
     report.set_defaults(run=_report)
@@ -77,8 +81,9 @@ def _examples(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    results = collect(options.data, options.output_dir)
-    write_json(options.json or options.output_dir / "results.json", results)
+    path = options.json or options.output_dir / "results.json"
+    results = collect(options.data, options.output_dir, json.loads(path.read_text()) if path.is_file() else None)
+    write_json(path, results)
     text = tables(results)
     if options.markdown:
         write_between_markers(text, options.markdown)
@@ -87,10 +92,9 @@ def _report(options: argparse.Namespace) -> None:
     if options.picture:
         curves: dict[str, dict[str, dict]] = {}
         for name, recipe in results["recipes"].items():
-            for test in recipe["sets"]:
-                figures = json.loads((options.output_dir / name / test / FIGURES_NAME).read_text())
-                if "scores" in figures:
-                    curves.setdefault(TITLES[test], {})[name] = figures["scores"]["detection"]
+            for test, summary in recipe["sets"].items():
+                if "curve" in summary:
+                    curves.setdefault(TITLES[test], {})[name] = summary
         froc_curves_picture(curves, options.picture)
 
 

@@ -38,7 +38,7 @@ TEST_SETS = {"made_up_test": True, "implanted_test": True, "as_is_test": False, 
 VALIDATION_SETS = {"made_up_validation": True, "implanted_validation": True}
 
 MADE_UP: dict[str, Any] = {"training": 48, "validation": 20, "test": 20, "seed": 0, "size": "slab"}
-# Of the made-up validation scans, how many a training validates on after each epoch; the post-processing is chosen on all
+# So many of the made-up validation scans are those of a training's own validation; the post-processing is chosen on all
 VALIDATED_EACH_EPOCH = 6
 TRAINING_CT = ("lidc0314.nii.gz", "qin_lsc_0003.nii.gz", "qin_lung_01_0007.nii.gz")
 VALIDATION_CT = "dicom_jpeg2000"

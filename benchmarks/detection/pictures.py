@@ -35,7 +35,8 @@ def froc_curves_picture(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], p
     Draw the FROC curves of all recipes, one panel for each set.
 
     Args:
-        curves: by the set's title, by recipe: ``detection`` as `scripts.froc.challenge_scores` gives it.
+        curves: by the set's title, by recipe: ``curve`` and ``average_recall`` as `benchmarks.detection.report.summary`
+            gives them.
         path: PNG to write.
 
     Raises:
@@ -47,9 +48,9 @@ def froc_curves_picture(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], p
     lines = -(-len(recipes) // 2)  # of the legend
     figure = Figure(figsize=(6.2 * len(curves), 5.4 + 0.19 * lines), layout="constrained")
     for axes, (title, of_set) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items()):
-        for recipe, detection in of_set.items():
+        for recipe, summary in of_set.items():
             place = recipes.index(recipe)
-            fp, recall = np.array(detection["fp"]), np.array(detection["recall"])
+            fp, recall = np.array(summary["curve"]["fp"]), np.array(summary["curve"]["recall"])
             order = np.lexsort((recall, fp))
             # Where the curve ends, its last recall holds on: that is how the challenge reads it.
             fp, recall = np.append(fp[order], max(fp.max(), KEY_FALSE_POSITIVES[-1])), np.append(
@@ -60,7 +61,7 @@ def froc_curves_picture(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], p
                 recall,
                 color=_COLORS[place % len(_COLORS)],
                 linestyle=_DASHES[place // len(_COLORS) % len(_DASHES)],
-                label=f"{recipe}: {detection['average_recall']:.3f}",
+                label=f"{recipe}: {summary['average_recall']:.3f}",
             )
         axes.set(
             xlim=(0, KEY_FALSE_POSITIVES[-1]),

@@ -15,9 +15,21 @@ from typing import Any
 
 import yaml
 
-__all__ = ["BASES", "BUNDLE_DIR", "CHANGES", "Base", "Change", "Recipe", "find_recipe", "recipe_names", "write_overlay"]
+__all__ = [
+    "BASES",
+    "BUNDLE_DIR",
+    "CHANGES",
+    "SHIPPED_WEIGHTS",
+    "Base",
+    "Change",
+    "Recipe",
+    "find_recipe",
+    "recipe_names",
+    "write_overlay",
+]
 
 BUNDLE_DIR = Path(__file__).resolve().parents[2] / "bundle"
+SHIPPED_WEIGHTS = BUNDLE_DIR / "models" / "model.pt"
 TRAIN, INFERENCE = (BUNDLE_DIR / "configs" / name for name in ("train.yaml", "inference.yaml"))
 _OVERLAYS = Path(__file__).resolve().parent / "configs"
 
@@ -39,6 +51,7 @@ class Base:
         weights: the file of the training that is predicted with: ``model.pt``, best on the validation scans, or
             ``final.pt``, of the last epoch.
         compiled: whether the network is compiled for training: that of ours gains nothing by it.
+        shipped: whether the weights are those that ship, and nothing is trained.
     """
 
     says: str
@@ -48,6 +61,7 @@ class Base:
     threads: int = THREADS
     weights: str = "model.pt"
     compiled: bool = False
+    shipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,7 @@ class Recipe:
         threads: threads of training and prediction.
         weights: the file of the training that is predicted with.
         compiled: whether the network is compiled for training.
+        shipped: whether it predicts with the weights that ship; without a change of the training, nothing is trained.
     """
 
     name: str
@@ -104,6 +119,7 @@ class Recipe:
     threads: int
     weights: str
     compiled: bool
+    shipped: bool
 
 
 _REPORT = (BUNDLE_DIR / "configs" / "report.yaml",), (BUNDLE_DIR / "configs" / "report_inference.yaml",)
@@ -119,6 +135,7 @@ BASES = {
         compiled=True,
     ),
     "ours": Base("the default of this bundle"),
+    "shipped": Base("the default of this bundle, with the weights that ship", shipped=True),
 }
 
 CHANGES = {
@@ -170,7 +187,8 @@ def find_recipe(name: str) -> Recipe:
         name: a base, such as ``ours``, or a base and changes, such as ``report+network+loss``.
 
     Raises:
-        ValueError: when there is no such base or change, or no config has a setting that a change sets.
+        ValueError: when there is no such base or change, no config has a setting that a change sets, or a change of the
+            training is asked of the weights that ship.
     """
     base_name, *change_names = name.split("+")
     unknown = [part for part in change_names if part not in CHANGES]
@@ -194,6 +212,8 @@ def find_recipe(name: str) -> Recipe:
                 f"neither {TRAIN} nor {INFERENCE} has the setting {missing[0]} of '{change_name}': name it."
             )
         tuned_on = "+".join([base_name, *change_names[:place]]) if change.tunes else tuned_on
+        if base.shipped and (in_training or change.mines):
+            raise ValueError(f"'{name}' would be trained, and the weights that ship are not: take 'ours'.")
         goes_on_from = trained_as if change.mines else goes_on_from
         trained_as += f"+{change_name}" if in_training or change.mines else ""
         train_settings |= in_training
@@ -213,6 +233,7 @@ def find_recipe(name: str) -> Recipe:
         # beside hard ROIs the loss on the validation ROIs, which are not, says little: the last epoch counts
         weights="final.pt" if goes_on_from else base.weights,
         compiled=base.compiled and "network" not in change_names,
+        shipped=base.shipped,
     )
 
 

@@ -38,9 +38,10 @@ def summary(figures: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         ``scans``, ``candidates_per_scan``, ``candidates`` by scan, ``false_per_scan`` and ``seconds_per_scan``; and
-        where scans are annotated the challenge's detection scores with their 95 % intervals, ``dice`` of all voxels,
-        and of what is found ``dice_of_hits``, ``by_type`` and ``by_size``: each fractures found and there are. Scores
-        and ``dice`` are of all candidates, all others of those at the operating point.
+        where scans are annotated the challenge's detection scores with their 95 % intervals, ``curve``, the FROC curve
+        (``fp`` and ``recall`` at the challenge's thresholds), ``dice`` of all voxels, and of what is found
+        ``dice_of_hits``, ``by_type`` and ``by_size``: each fractures found and there are. Scores and ``dice`` are of
+        all candidates, all others of those at the operating point.
     """
     scans, least = figures["scans"], figures["min_score"]
     written = {scan["scan"]: [c for c in scan["candidates"] if c["score"] >= least] for scan in scans}
@@ -62,6 +63,7 @@ def summary(figures: Mapping[str, Any]) -> dict[str, Any]:
     result |= {key: detection[key] for key in ("key_recall", "average_recall", "max_recall")}
     result |= {f"{key}_interval": intervals.get(key) for key in ("key_recall", "average_recall", "max_recall")}
     result |= {
+        "curve": {key: np.round(detection[key], 4).tolist() for key in ("fp", "recall")},
         "fractures": len(fractures),
         "dice": figures["scores"]["segmentation"]["dice"],
         "dice_of_hits": float(np.mean(hits)) if hits else None,
@@ -77,13 +79,16 @@ def summary(figures: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def collect(data_dir: Path, output_dir: Path) -> dict[str, Any]:
+def collect(data_dir: Path, output_dir: Path, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """
     Gather the results of all recipes that have any.
+
+    Trainings take hours, so the results may come from several machines, one after the other.
 
     Args:
         data_dir: the benchmark's data.
         output_dir: folder of all results.
+        earlier: what an earlier call returned: its recipes of which there is no result here stay.
 
     Returns:
         ``benchmark``, what the data are; ``recipes``, by name ``says``, ``base``, ``training`` (what `RUN_NAME` holds,
@@ -91,12 +96,17 @@ def collect(data_dir: Path, output_dir: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: when there are no data or no results.
+        ValueError: when the earlier results are of other data.
     """
     record_path = data_dir / RECORD_NAME
     if not record_path.is_file():
         raise FileNotFoundError(f"{record_path} does not exist: make the data first, by the command 'data'.")
-    recipes = {}
-    for name in sorted({path.parts[-3] for path in output_dir.glob(f"*/*/{FIGURES_NAME}")}, key=_place):
+    record = json.loads(record_path.read_text())
+    benchmark = {key: record[key] for key in ("version", "says", "names")}
+    if earlier is not None and earlier["benchmark"] != benchmark:
+        raise ValueError(f"the earlier results are of other data than {data_dir}: give another file.")
+    recipes = dict(earlier["recipes"]) if earlier else {}
+    for name in {path.parts[-3] for path in output_dir.glob(f"*/*/{FIGURES_NAME}")}:
         run_path = output_dir / name / RUN_NAME
         recipes[name] = {
             "says": find_recipe(name).says,
@@ -110,7 +120,7 @@ def collect(data_dir: Path, output_dir: Path) -> dict[str, Any]:
         }
     if not recipes:
         raise FileNotFoundError(f"{output_dir} holds no result: run the commands 'train' and 'predict' first.")
-    return {"benchmark": json.loads(record_path.read_text()), "recipes": recipes}
+    return {"benchmark": benchmark, "recipes": {name: recipes[name] for name in sorted(recipes, key=_place)}}
 
 
 def tables(results: Mapping[str, Any]) -> str:

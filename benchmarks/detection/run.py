@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser
 
 from benchmarks.detection.data import TEST_SETS, TRAINING_LIST, VALIDATION_SETS
 from benchmarks.detection.measure import measure_set
-from benchmarks.detection.recipes import BUNDLE_DIR, Recipe, find_recipe, write_overlay
+from benchmarks.detection.recipes import BUNDLE_DIR, SHIPPED_WEIGHTS, Recipe, find_recipe, write_overlay
 from scripts.atomic_write import write_json
 from scripts.datalist import load_datalist
 from scripts.mine import mine
@@ -69,6 +69,8 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
         ValueError: when the recipe is unknown, its training was begun with another number of epochs, or it fails.
     """
     recipe = find_recipe(find_recipe(name).trained_as)
+    if recipe.shipped:
+        raise ValueError(f"'{name}' has the weights that ship: nothing is to be trained, run the command 'predict'.")
     data_list = data_dir / TRAINING_LIST
     if not data_list.is_file():
         raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command 'data'.")
@@ -136,8 +138,10 @@ def predict(
         ValueError: when the recipe or a set is unknown, or a prediction fails.
     """
     recipe = find_recipe(name)
-    weights = output_dir / recipe.trained_as / "models" / recipe.weights
-    _finished(recipe.trained_as, output_dir)
+    weights = SHIPPED_WEIGHTS
+    if not recipe.shipped:
+        weights = output_dir / recipe.trained_as / "models" / recipe.weights
+        _finished(recipe.trained_as, output_dir)
     if recipe.tuned_on is not None:
         tuned = _tune(data_dir, recipe.tuned_on, output_dir, output_dir / recipe.name, threads)
         recipe = replace(recipe, inference_configs=(*recipe.inference_configs, tuned))
