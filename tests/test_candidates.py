@@ -193,14 +193,18 @@ def test_the_pieces_scores_are_their_own():
 @pytest.mark.parametrize(
     "peak_share, voxels",
     [
-        pytest.param(0.0, [64, 200], id="nothing is cut back"),
-        pytest.param(0.5, [8, 64, 64], id="each by its own peak, and what that parts is numbered apart"),
+        pytest.param(0.0, [400, 464, 704], id="nothing is parted"),
+        pytest.param(0.5, [192, 256, 400, 464], id="a component of two cores becomes these, all others stay"),
+        pytest.param(0.2, [400, 464, 704], id="no faint part between the cores"),
     ],
 )
-def test_candidates_are_cut_back_to_a_share_of_their_peak(peak_share, voxels):
-    # 64, 128 and 8 voxels in a row, and 64 faint ones alone
-    row = (np.s_[2:6, 2:6, 2:6], 0.9), (np.s_[6:14, 2:6, 2:6], 0.3), (np.s_[14:16, 2:4, 2:4], 0.6)
-    volume = probabilities(*row, (np.s_[20:24, 10:14, 2:6], 0.2), shape=(26, 16, 9))
+def test_a_component_is_parted_at_a_share_of_its_peak(peak_share, voxels):
+    # 0.703 mm3 a voxel, so that 100 mm3 are 142.2 voxels
+    first, between, second = (np.s_[2:10, 2:6, 0:8], 0.9), (np.s_[10:18, 2:6, 0:8], 0.3), (np.s_[18:24, 2:6, 0:8], 0.8)
+    # one core of 200 voxels with a speck, and a faint one alone
+    speck = (np.s_[2:10, 10:15, 0:5], 0.9), (np.s_[10:16, 10:15, 0:8], 0.3), (np.s_[16:19, 10:14, 0:2], 0.9)
+    faint = (np.s_[30:40, 2:10, 0:5], 0.2)
+    volume = probabilities(first, between, second, *speck, faint, shape=(44, 16, 9))
     output = LabelCandidatesd("pred", threshold=0.1, peak_share=peak_share)(volume)
     ids = output["pred"].numpy()
     assert sorted(np.bincount(ids[ids > 0])[1:].tolist()) == voxels

@@ -160,7 +160,7 @@ CHANGES = {
     # on the weights of the base
     "tuned": Change("post-processing and scores tuned for its weights on the validation scans", tunes=True),
     "split": Change("candidates that touch are split", settings={"split_distance_mm": 20.0}),
-    "cut": Change("candidates cut back to a third of their peak", settings={"peak_share": 0.3}),
+    "part": Change("candidates of several pieces above a share of their peak are parted", ours=("peak_share",)),
     "spine": Change("a margin around the spine", ours=("spine_margin_mm",)),
     "flips": Change("left and right exchanged, averaged", settings={"flips": [[0]]}),
     "gaussian": Change("windows weighted to their middle", ours=("window_weights",)),

@@ -20,7 +20,7 @@ def connected_components(mask: np.ndarray) -> np.ndarray:
     searched.
 
     Args:
-        mask: bool, shape ``(H, W, D)``; or ids, integer, of which only voxels of one id are connected.
+        mask: bool, shape ``(H, W, D)``.
 
     Returns:
         1 to n in each of the n components, in the C order of their first voxels, 0 elsewhere; unsigned integers,
@@ -28,7 +28,7 @@ def connected_components(mask: np.ndarray) -> np.ndarray:
     """
     start, end = generate_spatial_bounding_box(mask[None], select_fn=lambda foreground: foreground)
     box = tuple(slice(low, high) for low, high in zip(start, end))
-    padded = np.zeros([high - low + 1 for low, high in zip(start, end)], dtype=mask.dtype)
+    padded = np.zeros([high - low + 1 for low, high in zip(start, end)], dtype=bool)
     padded[:-1, :-1, :-1] = mask[box]
     numbers = cc3d.connected_components(padded, connectivity=26)
     components = np.zeros(mask.shape, dtype=numbers.dtype)

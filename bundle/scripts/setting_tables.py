@@ -2,8 +2,8 @@
 What each scan adds to the challenge's score of every setting of the post-processing, without labeling it for each.
 
 A scan is labeled once for each threshold, distance of splitting and share of the peak; filters then only choose rows of
-a table of candidates. That is exact: a candidate that goes changes the overlaps of others only in the connected component of
-candidates and fractures that held it, and those few are measured again.
+a table of candidates. That is exact: a candidate that goes changes the overlaps of others only in the connected
+component of candidates and fractures that held it, and those few are measured again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Setting:
     Args:
         probability_threshold: voxels at or below it belong to no candidate.
         split_distance_mm: least distance of two peaks that split a component; 0 splits nothing.
-        peak_share: candidates are cut back to what is above this share of their highest probability; 0 cuts nothing.
+        peak_share: a component becomes its pieces above this share of its highest probability; 0 parts nothing.
         min_volume_mm3: smaller candidates are dropped.
         min_mean_probability: candidates with a lower mean probability are dropped.
         score: how a candidate's score is made.

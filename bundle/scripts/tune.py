@@ -48,7 +48,7 @@ __all__ = [
 
 THRESHOLDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
 SPLIT_DISTANCES_MM = (0.0, 20.0)
-PEAK_SHARES = (0.0, 0.1, 0.3, 0.5)
+PEAK_SHARES = (0.0, 0.1, 0.3, 0.5, 0.8)
 MIN_VOLUMES_MM3 = (50.0, 100.0, 200.0, 300.0, 500.0, 800.0, 1200.0)
 MIN_MEANS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 # A fit needs about ten of the rarer outcome for each number beside the base rate:
@@ -98,11 +98,11 @@ def grid_of_settings(
     Args:
         thresholds: probability thresholds, in [0, 1).
         split_distances_mm: least distances of two peaks; 0 splits nothing.
-        peak_shares: shares of its highest probability that a candidate is cut back to; 0 cuts nothing back.
+        peak_shares: shares of its highest probability above which a component's pieces count apart; 0 parts nothing.
 
     Returns:
         every combination with ``MIN_VOLUMES_MM3``, every score, and each of ``MIN_MEANS`` that is 0 or above the
-        threshold: others drop nothing either. Likewise a share that is 0 or above the threshold: others cut nothing.
+        threshold: others drop nothing either. Likewise a share that is 0 or above the threshold: others part nothing.
     """
     return [
         Setting(threshold, distance_mm, share, volume_mm3, mean, score)
@@ -513,7 +513,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--least_score", type=float, default=LIKELY, help="least min_score to choose, where scores are calibrated")
     add("--probability_thresholds", nargs="+", type=float, default=THRESHOLDS, help="thresholds to try")
     add("--split_distances_mm", nargs="+", type=float, default=SPLIT_DISTANCES_MM, help="distances to try; 0: no split")
-    add("--peak_shares", nargs="+", type=float, default=PEAK_SHARES, help="shares to try; 0 cuts nothing back")
+    add("--peak_shares", nargs="+", type=float, default=PEAK_SHARES, help="shares to try; 0 parts nothing")
     add("--spine_margin_mm", type=float, help="margin around the spine; by default the config's")
     add("--workers", type=int, default=1, help="scans to measure at the same time")
     options = parser.parse_args(arguments)

@@ -35,6 +35,9 @@ LOCAL_MEAN_MM = 5.0
 # Two peaks are two fractures only if the smoothed probability between them falls this far below the lower one:
 # along one long fracture it varies less.
 MIN_DIP = 0.05
+# Pieces of a component that make it several candidates: about 140 voxels at RibFrac's median spacing, a twentieth of a
+# fracture's mean mask.
+MIN_PIECE_MM3 = 100.0
 # Scores are kept this far from 0 and 1, where the logit is infinite; float32 still tells 1 - 1e-6 from 1.
 SCORE_MARGIN = 1e-6
 
@@ -68,16 +71,16 @@ def label_candidates(
     smoothed by a Gaussian of a quarter of that distance. A peak is the highest point within that distance, and
     between two of them the smoothed probability falls ``MIN_DIP`` below the lower one.
 
-    A threshold low enough for faint fractures draws clear ones too large. Where ``peak_share`` is above 0, each
-    component, or piece of it, is cut back to the voxels above this share of its own highest probability; what that
-    parts is numbered apart.
+    A threshold low enough for faint fractures joins clear ones side by side. Where ``peak_share`` is above 0, a
+    component, or piece of it, whose voxels above that share of its own highest probability form two or more pieces of
+    ``MIN_PIECE_MM3`` becomes these pieces, and loses the rest; all others stay as they are.
 
     Args:
         probability: probabilities in [0, 1], shape ``(H, W, D)``.
         threshold: voxels whose probability is at or below it belong to no candidate.
-        spacing_mm: voxel size along each axis; used in splitting alone.
+        spacing_mm: voxel size along each axis; used in splitting and parting alone.
         split_distance_mm: least distance of two peaks of one component; 0 splits nothing.
-        peak_share: in [0, 1); 0 cuts nothing back.
+        peak_share: in [0, 1); 0 parts nothing.
 
     Returns:
         ids 1 to n, int32, 0 is background, shape ``(H, W, D)``.
@@ -88,7 +91,9 @@ def label_candidates(
     ids = connected_components(probability > threshold).astype(np.int32)
     if split_distance_mm > 0:
         _split_components(ids, probability, np.asarray(spacing_mm), split_distance_mm)
-    return _cut_back(ids, probability, peak_share) if peak_share > 0 else ids
+    if peak_share > 0:
+        _part_components(ids, probability, peak_share, MIN_PIECE_MM3 / float(np.prod(spacing_mm)))
+    return ids
 
 
 def _split_components(ids: np.ndarray, probability: np.ndarray, spacing: np.ndarray, distance_mm: float) -> None:
@@ -105,15 +110,22 @@ def _split_components(ids: np.ndarray, probability: np.ndarray, spacing: np.ndar
         count += int(pieces.max()) - 1
 
 
-def _cut_back(ids: np.ndarray, probability: np.ndarray, peak_share: float) -> np.ndarray:
-    """Keep of each component what is above a share of its highest probability, and number what is left anew."""
-    inside = ids > 0
-    own, values = ids[inside], probability[inside]
-    peaks = np.zeros(int(own.max(initial=0)) + 1, dtype=values.dtype)
-    np.maximum.at(peaks, own, values)
-    kept = np.zeros_like(ids)
-    kept[inside] = np.where(values > peak_share * peaks[own], own, 0)
-    return connected_components(kept).astype(np.int32)
+def _part_components(ids: np.ndarray, probability: np.ndarray, peak_share: float, least_voxels: float) -> None:
+    """Replace components that have several pieces above a share of their peak by these, in place."""
+    count = int(ids.max(initial=0))
+    for component, box in enumerate(ndimage.find_objects(ids), start=1):
+        inside = ids[box] == component
+        if np.count_nonzero(inside) < 2 * least_voxels:
+            continue
+        values = np.where(inside, probability[box], 0)
+        pieces = connected_components(values > peak_share * values.max())
+        large = np.flatnonzero(np.bincount(pieces.ravel())[1:] >= least_voxels) + 1
+        if len(large) < 2:
+            continue
+        numbers = np.zeros(int(pieces.max()) + 1, dtype=np.int32)
+        numbers[large] = [component, *range(count + 1, count + len(large))]
+        ids[box][inside] = numbers[pieces[inside]]
+        count += len(large) - 1
 
 
 def _split(probability: np.ndarray, spacing: np.ndarray, distance_mm: float) -> np.ndarray:
@@ -228,8 +240,8 @@ class LabelCandidatesd(MapTransform):
         score: how a candidate's score is made, see :class:`CandidateScore`.
         split_distance_mm: where two fractures touch, a component is split at its peaks if they are at least this far
             apart, see :func:`label_candidates`; 0 splits nothing.
-        peak_share: a candidate is cut back to the voxels above this share of its highest probability, in [0, 1); 0
-            cuts nothing back.
+        peak_share: a component that forms several pieces above this share of its highest probability becomes these
+            pieces, see :func:`label_candidates`; in [0, 1), 0 parts nothing.
         score_key: key of the scores that are added, float32, shape ``(n,)``: that of candidate i stands at i - 1.
         mean_key: key of the candidates' mean probabilities, in [0, 1], in the same order.
         allow_missing_keys: skip keys that the data lacks.
@@ -272,7 +284,7 @@ class LabelCandidatesd(MapTransform):
                 raise ValueError(f"'{key}' must have shape (1, H, W, D), but has {tuple(probability.shape)}.")
             values = probability[0].detach().cpu().numpy()
             spacing_mm = [1.0, 1.0, 1.0]
-            if self.split_distance_mm or self.score == CandidateScore.MAX:
+            if self.split_distance_mm or self.peak_share or self.score == CandidateScore.MAX:
                 spacing_mm = _spacing_mm(probability, key)
             ids = label_candidates(values, self.threshold, spacing_mm, self.split_distance_mm, self.peak_share)
             means = mean_probabilities(ids, values)
