@@ -54,7 +54,7 @@ def test_the_grid_names_no_mean_that_drops_nothing() -> None:
     assert {mean for threshold, mean in means if threshold == 0.9} == {0.0, 0.93, 0.95, 0.97, 0.98, 0.99}
     assert (0.3, 0.4) in means and (0.3, 0.3) not in means
     shares = {(s.probability_threshold, s.peak_share) for s in settings}
-    assert shares == {(0.9, 0.0), (0.3, 0.0), (0.3, 0.5)}
+    assert shares == {(0.9, 0.0), (0.3, 0.0), (0.3, 0.5), (0.3, 0.8)}
     assert {s.split_distance_mm for s in settings} == {0.0, 12.0} and {s.score for s in settings} == {*CandidateScore}
 
 
