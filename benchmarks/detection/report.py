@@ -81,7 +81,7 @@ def summary(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def collect(data_dir: Path, output_dir: Path, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """
-    Gather the results of all recipes that have any.
+    Gather the results of all recipes that have any on a test set.
 
     Trainings take hours, so the results may come from several machines, one after the other.
 
@@ -106,7 +106,7 @@ def collect(data_dir: Path, output_dir: Path, earlier: Mapping[str, Any] | None 
     if earlier is not None and earlier["benchmark"] != benchmark:
         raise ValueError(f"the earlier results are of other data than {data_dir}: give another file.")
     recipes = dict(earlier["recipes"]) if earlier else {}
-    for name in {path.parts[-3] for path in output_dir.glob(f"*/*/{FIGURES_NAME}")}:
+    for name in {path.parts[-3] for test in TEST_SETS for path in output_dir.glob(f"*/{test}/{FIGURES_NAME}")}:
         run_path = output_dir / name / RUN_NAME
         recipes[name] = {
             "says": find_recipe(name).says,
