@@ -282,6 +282,36 @@ def test_data_that_are_there_stay(tmp_path: Path, real_ct_dir: Path, monkeypatch
         data.make_data(tmp_path / "bench", real_ct_dir)
 
 
+def test_more_made_up_scans_take_the_place_of_the_first_ones(
+    tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_generators(monkeypatch)
+    out = tmp_path / "bench"
+    with pytest.raises(FileNotFoundError, match="make the benchmark's data first"):
+        data.make_more_data(out)
+    data.make_data(out, real_ct_dir)
+    record = (out / "benchmark.json").read_text()
+    for _ in range(2):
+        data.make_more_data(out)
+    first, more = (kinds(out / name, "training") for name in ("train.json", "train_more.json"))
+    assert sorted(more) == sorted(part.replace("made_up", "made_up_more") for part in first)
+    assert kinds(out / "train_more.json", "validation") == kinds(out / "train.json", "validation")
+    assert (out / "benchmark.json").read_text() == record
+    # an image and a label of each scan, and none of a test
+    digests = json.loads((out / "benchmark_more.json").read_text())["sha256"]
+    assert len(digests) == 2 * (len(more) + len(kinds(out / "train.json", "validation")))
+
+
+def test_ids_of_more_scans_are_not_those_of_the_real_ones(
+    tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hard places are looked up by the scan's id."""
+    calls = fake_generators(monkeypatch)
+    data.make_data(tmp_path / "bench", real_ct_dir)
+    first_real = min(call["first_id"] for call in calls if call["section"] == "training")
+    assert data.MORE_MADE_UP["training"] < first_real
+
+
 def test_a_missing_folder_of_real_ct_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         data.make_data(tmp_path, tmp_path / "nowhere")
@@ -388,6 +418,22 @@ def test_a_mined_training_goes_on_from_its_base_where_that_went_wrong(bench: tup
     assert places.keys() == {item["scan"] for item in data.load_datalist(folder / "train.json", "training")}
     record = json.loads((out / "ours+mined" / "run.json").read_text())
     assert (record["rois"], record["rois_before"], record["seconds_before"]) == (64, 32, 8.0)
+    assert report._training(record)[0] == "96"
+
+
+def test_a_training_on_more_scans_goes_on_from_the_second_one(bench: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, runs = bench
+    out = folder / "out"
+    run.train(folder, "ours", out, rois=32)
+    second = run.train(folder, "ours+mined", out, rois=32)
+    with pytest.raises(FileNotFoundError, match="train_more.json does not exist.*'data --more'"):
+        run.train(folder, "ours+mined+more", out, rois=32)
+    main(["data", "--output_dir", str(folder), "--more"])
+    run.train(folder, "ours+mined+more", out, rois=32)
+    assert runs[-1]["pretrained"] == str(second)
+    assert Path(runs[-1]["dataset_dir"]).name == Path(runs[-2]["dataset_dir"]).name == "train_more.json"
+    record = json.loads((out / "ours+mined+more" / "run.json").read_text())
+    assert (record["rois"], record["rois_before"], record["seconds_before"] // 1) == (32, 64, 16.0)
     assert report._training(record)[0] == "96"
 
 

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from benchmarks.detection.data import MORE_TRAINING_LIST, TRAINING_LIST
+
 __all__ = [
     "BASES",
     "BUNDLE_DIR",
@@ -74,6 +76,7 @@ class Change:
         ours: settings that take the value of our configs, ``train.yaml`` and ``inference.yaml``.
         settings: settings that take the value given here; ``a::b`` is ``b`` in ``a``.
         mines: whether it goes on from the weights so far, on the places where they went wrong in the training scans.
+        data_list: what is trained on, in the folder of the data.
         tunes: whether the post-processing is chosen on the validation scans, for the recipe's own weights.
     """
 
@@ -81,6 +84,7 @@ class Change:
     ours: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     mines: bool = False
+    data_list: str = TRAINING_LIST
     tunes: bool = False
 
 
@@ -99,6 +103,7 @@ class Recipe:
         trained_as: the recipe whose training gives the weights; the name itself where it is trained.
         tuned_on: the recipe whose prediction of the validation scans its post-processing is chosen on; None: on none.
         goes_on_from: the recipe whose weights the training starts from, and whose errors it mines; None: from scratch.
+        data_list: what is trained on, in the folder of the data.
         rois: ROIs that its training sees.
         threads: threads of training and prediction.
         weights: the file of the training that is predicted with.
@@ -115,6 +120,7 @@ class Recipe:
     trained_as: str
     tuned_on: str | None
     goes_on_from: str | None
+    data_list: str
     rois: int
     threads: int
     weights: str
@@ -157,6 +163,9 @@ CHANGES = {
     "ema": Change("moving average of the weights", ours=("ema_decay",)),
     "optimizer": Change("AdamW with warm-up", ours=("optimizer", "weight_decay", "lr_scheduler")),
     "mined": Change("goes on, where it went wrong in the training scans", mines=True),
+    "more": Change(
+        "goes on likewise, on 100 other made-up scans beside the real ones", mines=True, data_list=MORE_TRAINING_LIST
+    ),
     # on the weights of the base
     "tuned": Change("post-processing and scores tuned for its weights on the validation scans", tunes=True),
     "split": Change("candidates that touch are split", settings={"split_distance_mm": 20.0}),
@@ -200,7 +209,7 @@ def find_recipe(name: str) -> Recipe:
     base = BASES[base_name]
     train, inference = _read(TRAIN), _read(INFERENCE)
     trained_as, goes_on_from = base_name, None
-    tuned_on = None
+    data_list, tuned_on = TRAINING_LIST, None
     train_settings: dict[str, Any] = {}
     inference_settings: dict[str, Any] = {}
     for place, change_name in enumerate(change_names):
@@ -214,7 +223,7 @@ def find_recipe(name: str) -> Recipe:
         tuned_on = "+".join([base_name, *change_names[:place]]) if change.tunes else tuned_on
         if base.shipped and (in_training or change.mines):
             raise ValueError(f"'{name}' would be trained, and the weights that ship are not: take 'ours'.")
-        goes_on_from = trained_as if change.mines else goes_on_from
+        goes_on_from, data_list = (trained_as, change.data_list) if change.mines else (goes_on_from, data_list)
         trained_as += f"+{change_name}" if in_training or change.mines else ""
         train_settings |= in_training
         inference_settings |= in_inference
@@ -228,6 +237,7 @@ def find_recipe(name: str) -> Recipe:
         trained_as=trained_as,
         tuned_on=tuned_on,
         goes_on_from=goes_on_from,
+        data_list=data_list,
         rois=base.rois,
         threads=base.threads,
         # beside hard ROIs the loss on the validation ROIs, which are not, says little: the last epoch counts

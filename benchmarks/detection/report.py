@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.detection.data import RECORD_NAME, TEST_SETS
 from benchmarks.detection.recipes import BASES, CHANGES, find_recipe
-from benchmarks.detection.run import FIGURES_NAME, RUN_NAME
+from benchmarks.detection.run import FIGURES_NAME, RUN_NAME, rois_in_all, seconds_in_all
 from scripts.atomic_write import write_text
 from scripts.froc import CLASS_NAMES, KEY_FALSE_POSITIVES
 
@@ -228,9 +228,7 @@ def _candidates(of_set: Mapping[str, Mapping[str, Any]], names: Mapping[str, str
 
 
 def _training(training: Mapping[str, Any]) -> list[str]:
-    rois = training["rois"] + training.get("rois_before", 0)
-    seconds = sum(training.get(part, 0.0) for part in ("seconds_before", "seconds_mining", "seconds"))
-    return [f"{rois:,}", str(training["threads"]), f"{seconds / 3600:.1f}"]
+    return [f"{rois_in_all(training):,}", str(training["threads"]), f"{seconds_in_all(training) / 3600:.1f}"]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

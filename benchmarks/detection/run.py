@@ -23,7 +23,7 @@ from scripts.atomic_write import write_json
 from scripts.datalist import load_datalist
 from scripts.mine import mine
 
-__all__ = ["FIGURES_NAME", "RUN_NAME", "epochs_for", "predict", "train"]
+__all__ = ["FIGURES_NAME", "RUN_NAME", "epochs_for", "predict", "rois_in_all", "seconds_in_all", "train"]
 
 RUN_NAME = "run.json"  # what a training took
 FIGURES_NAME = "figures.json"  # what a set's prediction is worth; written last
@@ -46,6 +46,16 @@ _SECONDS_BETWEEN_NOTES = 20.0  # a killed run loses no more of its time than thi
 def epochs_for(rois: int, scans: int, rois_per_scan: int) -> int:
     """Return how many epochs show a network about so many ROIs: the nearest whole number, at least 1."""
     return max(1, round(rois / (scans * rois_per_scan)))
+
+
+def rois_in_all(record: Mapping[str, Any]) -> int:
+    """Return how many ROIs the weights of a training have seen, with those of what it went on from."""
+    return record["rois"] + record.get("rois_before", 0)
+
+
+def seconds_in_all(record: Mapping[str, Any]) -> float:
+    """Return how long a training took, with its mining and what it went on from."""
+    return sum(record.get(part, 0.0) for part in ("seconds_before", "seconds_mining", "seconds"))
 
 
 def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, threads: int | None = None) -> Path:
@@ -71,9 +81,10 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
     recipe = find_recipe(find_recipe(name).trained_as)
     if recipe.shipped:
         raise ValueError(f"'{name}' has the weights that ship: nothing is to be trained, run the command 'predict'.")
-    data_list = data_dir / TRAINING_LIST
+    data_list = data_dir / recipe.data_list
     if not data_list.is_file():
-        raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command 'data'.")
+        command = "data" if recipe.data_list == TRAINING_LIST else "data --more"
+        raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command '{command}'.")
     folder = output_dir / recipe.name
     weights = folder / "models" / recipe.weights
     record_path = folder / RUN_NAME
@@ -104,10 +115,11 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
     }
     if recipe.goes_on_from is not None:
         before = _finished(recipe.goes_on_from, output_dir)
-        record |= {"goes_on_from": recipe.goes_on_from, "rois_before": before["rois"]}
+        record |= {"goes_on_from": recipe.goes_on_from, "rois_before": rois_in_all(before)}
         pretrained = output_dir / recipe.goes_on_from / "models" / find_recipe(recipe.goes_on_from).weights
         hard_places, seconds_mining = _mine(recipe, data_list, pretrained, folder, threads)
-        record |= {"seconds_before": before["seconds"], "seconds_mining": record.get("seconds_mining", seconds_mining)}
+        record |= {"seconds_before": seconds_in_all(before)}
+        record |= {"seconds_mining": record.get("seconds_mining", seconds_mining)}
         settings |= {"pretrained": str(pretrained.resolve()), "hard_places": str(hard_places.resolve())}
     overlay = write_overlay({**recipe.train_settings, **settings}, folder / "train_overlay.yaml")
     seconds_before = record.get("seconds", 0.0)
@@ -151,7 +163,8 @@ def predict(
             raise ValueError(f"there is no set '{set_name}': choose from {', '.join(known)}.")
         data_list, folder = data_dir / f"{set_name}.json", output_dir / recipe.name / set_name
         if not data_list.is_file():
-            raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command 'data'.")
+            command = "data" if recipe.data_list == TRAINING_LIST else "data --more"
+        raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command '{command}'.")
         made_by = _made_by(recipe, weights)
         if _read_record(folder / FIGURES_NAME).get("made_by") != made_by:
             shutil.rmtree(folder, ignore_errors=True)  # what other settings or a stopped run left
