@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
 import torch
-from monai.inferers import SimpleInferer
+from monai.data import MetaTensor
+from monai.inferers import SimpleInferer, SlidingWindowInferer
 from torch import nn
 
-from scripts.inferers import AutocastInferer, FlipAveragingInferer, SlidingWindowProbabilityInferer
+from scripts import engines
+from scripts.inferers import (
+    AutocastInferer,
+    EngineInferer,
+    FlipAveragingInferer,
+    SlidingWindowProbabilityInferer,
+    window_sums,
+)
+from scripts.networks import ResUNet
 
 
 class PlaceNet(nn.Module):
@@ -104,6 +114,156 @@ def test_windows_with_too_little_bone_are_skipped_and_count_as_nothing():
     assert probability[:6].tolist() == [1, 1, 1, 1, 0.5, 0.5] and not probability[6:].any()
     inferer.min_bone_voxels = 4
     assert not inferer(image, network).any() and sum(seen) == 2
+
+
+def test_all_batches_but_the_last_are_full():
+    seen = []
+
+    def network(windows):
+        seen.append(len(windows))
+        return windows
+
+    image = torch.zeros(1, 1, 34, 4, 4)  # windows start at 0, 2 ... 30
+    image[..., ::8, 0, :1] = 1.0  # two of four windows hold none
+    SlidingWindowProbabilityInferer((4, 4, 4), 3, 0.5, bone_level=0.5, min_bone_voxels=1)(image, network)
+    assert seen == [3, 3, 2]
+
+
+def test_equals_monais_sliding_window_with_gaussian_weights():
+    """Places and weights are MONAI's, with the sigmoid inside."""
+    image = torch.randn(2, 1, 21, 37, 12, generator=torch.Generator().manual_seed(0))
+    settings = {"roi_size": (16, 12, 16), "sw_batch_size": 4, "overlap": (0.5, 0.25, 0.6), "mode": "gaussian"}
+    expected = SlidingWindowInferer(**settings, cval=-1.0)(image, lambda windows: PlaceNet()(windows).sigmoid())
+    found = SlidingWindowProbabilityInferer(**settings, cval=-1.0)(image, PlaceNet())
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_the_scans_place_is_kept():
+    image = MetaTensor(torch.zeros(1, 1, 8, 8, 8), affine=torch.diag(torch.tensor([0.7, 0.7, 1.2, 1.0])))
+    found = SlidingWindowProbabilityInferer(8)(image, nn.Identity())
+    assert isinstance(found, MetaTensor) and torch.equal(found.affine, image.affine)
+
+
+@pytest.mark.parametrize(
+    "arguments, shape, message",
+    [
+        pytest.param({"overlap": 1.0}, None, "overlap must be in", id="an overlap that never ends"),
+        pytest.param({}, (1, 2, 8, 8, 8), "must have shape", id="two channels"),
+        pytest.param({}, (1, 8, 8, 8), "must have shape", id="no batch"),
+    ],
+)
+def test_what_cannot_be_predicted_is_told(arguments, shape, message):
+    with pytest.raises(ValueError, match=message):
+        SlidingWindowProbabilityInferer(8, **arguments)(torch.zeros(shape), nn.Identity())
+
+
+def test_window_sums_count_each_window():
+    mask = torch.rand(9, 7, 8, generator=torch.Generator().manual_seed(0)) > 0.5
+    starts, size = [[0, 3, 5], [0, 2], [0, 4]], (4, 5, 4)
+    sums = window_sums(mask, starts, size)
+    for (i, h), (j, w), (k, d) in itertools.product(*map(enumerate, starts)):
+        assert sums[i, j, k] == mask[h : h + 4, w : w + 5, d : d + 4].sum()
+
+
+# ---- engines ----
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    network = ResUNet(channels=(4, 8), stem_stride=2, upsample_mode="nontrainable", act="LEAKYRELU")
+    network(torch.randn(2, 1, 16, 16, 16))  # the normalization has seen something
+    return network.eval()
+
+
+@pytest.fixture
+def image():
+    return torch.randn(1, 1, 20, 16, 18, generator=torch.Generator().manual_seed(0))
+
+
+def windows_of_16():
+    return SlidingWindowProbabilityInferer(16, sw_batch_size=3, overlap=0.5)
+
+
+@pytest.mark.parametrize("amp, tolerance", [(False, 1e-5), (True, 0.02)], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_engines_agree(network, image, engine, amp, tolerance):
+    with torch.no_grad():
+        expected = windows_of_16()(image, network)
+        found = EngineInferer(windows_of_16(), engine, amp)(image, network)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, expected, atol=tolerance)
+    assert amp != torch.allclose(found, expected, atol=1e-6)
+
+
+def test_openvino_compiles_once_and_anew_for_other_weights(network, image, monkeypatch):
+    compiled = []
+    compile_ = engines.OpenVINONetwork._compile
+    monkeypatch.setattr(
+        engines.OpenVINONetwork, "_compile", lambda self, shape: compiled.append(shape) or compile_(self, shape)
+    )
+    network = copy.deepcopy(network).train()
+    inferer = EngineInferer(windows_of_16(), "openvino", False)
+    with torch.no_grad():
+        first = [inferer(image, network) for _ in range(2)]
+        assert torch.equal(*first) and compiled == [(1, 16, 16, 16)]
+        assert network.training  # as it was
+        network.heads[-1].bias += 1.0
+        assert (inferer(image, network) > first[0]).all() and len(compiled) == 2
+        network.load_state_dict({key: value * 0 for key, value in network.state_dict().items()})
+        assert torch.allclose(inferer(image, network), torch.tensor(0.5)) and len(compiled) == 3
+
+
+@pytest.mark.parametrize(
+    "device, instructions, installed, expected",
+    [
+        pytest.param("cpu", {"amx_bf16": True}, True, "openvino", id="a CPU with AMX"),
+        pytest.param("cpu", {"amx_bf16": True}, False, "torch", id="without the package"),
+        pytest.param("cpu", {"avx512_bf16": True}, True, "torch", id="a CPU without AMX"),
+        pytest.param("cuda", {"amx_bf16": True}, True, "torch", id="a GPU"),
+    ],
+)
+def test_the_automatic_engine(monkeypatch, device, instructions, installed, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    monkeypatch.setattr(engines, "has_openvino", installed)
+    assert engines.choose_engine("auto", torch.device(device)) == expected
+
+
+@pytest.mark.parametrize(
+    "device, instructions, expected",
+    [
+        pytest.param("cpu", {"avx512_bf16": True, "amx_bf16": False}, True, id="AVX-512 BF16"),
+        pytest.param("cpu", {"bf16": True}, True, id="ARM"),
+        pytest.param("cpu", {"avx512_f": True}, False, id="a CPU without it"),
+        pytest.param("mps", {"bf16": True}, False, id="another device"),
+    ],
+)
+def test_fast_bfloat16(monkeypatch, device, instructions, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    assert engines.has_fast_bfloat16(torch.device(device)) == expected
+
+
+def test_an_older_torch_tells_no_instructions(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert not engines.has_fast_bfloat16(torch.device("cpu"))
+
+
+def test_an_engine_that_cannot_compute_there_is_told(monkeypatch):
+    with pytest.raises(ValueError, match="computes on a CPU"):
+        engines.choose_engine("openvino", torch.device("cuda"))
+    with pytest.raises(ValueError, match="fastest"):
+        EngineInferer(windows_of_16(), "fastest")
+    monkeypatch.setattr(engines, "has_openvino", False)
+    with pytest.raises(ImportError, match="is not installed"):
+        engines.choose_engine("openvino", torch.device("cpu"))
+
+
+def test_the_choice_is_logged_once(network, image, caplog):
+    inferer = EngineInferer(windows_of_16(), "torch", "false")
+    with torch.no_grad(), caplog.at_level("INFO", logger="scripts.inferers"):
+        for _ in range(2):
+            inferer(image, network)
+    assert caplog.messages == ["The network is computed by torch on cpu in float32."]
 
 
 @pytest.mark.parametrize("enabled, dtype", [(True, torch.bfloat16), (False, torch.float32)], ids=["on", "off"])

@@ -2,52 +2,141 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from monai.inferers import Inferer, SlidingWindowInferer
+import torch.nn.functional as F
+from monai.data.utils import compute_importance_map
+from monai.inferers import Inferer
+from monai.utils import BlendMode, convert_to_dst_type, convert_to_tensor, ensure_tuple_rep, str2bool
+from tqdm import tqdm
 
-__all__ = ["AutocastInferer", "FlipAveragingInferer", "SlidingWindowProbabilityInferer"]
+from scripts.engines import Engine, OpenVINONetwork, choose_engine, has_fast_bfloat16
+
+__all__ = ["AutocastInferer", "EngineInferer", "FlipAveragingInferer", "SlidingWindowProbabilityInferer", "window_sums"]
+
+_logger = logging.getLogger(__name__)
 
 
-class SlidingWindowProbabilityInferer(SlidingWindowInferer):
+class SlidingWindowProbabilityInferer(Inferer):
     """
-    Average the probabilities of overlapping windows.
+    Average the probabilities of overlapping windows, and show the network only those that can hold a rib fracture.
 
     MONAI's ``SlidingWindowInferer`` averages what the network returns, here logits; the report averages
-    probabilities, so the sigmoid goes inside. The last window of each axis is moved back to end with the scan, and
-    a scan smaller than the window is padded with ``cval``: set it to the value of air in the scaled image.
-
-    A rib fracture needs a rib: windows that hold next to no bone, half of a chest CT, are not shown to the network, and
-    count as probability 0.
+    probabilities. It also has no way to pass over windows: a rib fracture needs a rib, so those that hold next to no
+    bone, half of a chest CT, count as probability 0 here. Which ones is known before the first window is computed, so
+    all batches but the last are full. Places and weights of the windows are those of ``SlidingWindowInferer``: the
+    last one of each axis is moved back to end with the scan, and a scan smaller than a window is padded evenly.
 
     Args:
-        args: as for ``SlidingWindowInferer``.
+        roi_size: voxels of a window along each axis, or one number for all.
+        sw_batch_size: windows that the network is given at a time.
+        overlap: of neighboring windows, in [0, 1), along each axis, or one number for all.
+        mode: ``constant``, each window counts alike, or ``gaussian``, more toward its middle.
+        sigma_scale: of the Gaussian, its standard deviation in windows.
+        cval: what pads a scan smaller than a window: the value of air in the scaled image.
+        progress: show a bar of the windows' batches.
         bone_level: voxels of the input above this are bone, in the scaled range.
         min_bone_voxels: a window with fewer of them is skipped; 0 skips none.
-        kwargs: as for ``SlidingWindowInferer``.
 
-    Inputs are ``(B, 1, H, W, D)``; the result has the same shape, with probabilities in [0, 1].
+    Inputs are ``(B, 1, H, W, D)``; the result is float32 of the same shape, on the same device, with probabilities in
+    [0, 1].
+
+    Raises:
+        ValueError: when an overlap is not in [0, 1), or the input has another number of channels or axes.
 
     References:
         Report of 2021, section 3.7: windows of 64³ at stride 32.
     """
 
-    def __init__(self, *args: Any, bone_level: float = 0.0, min_bone_voxels: int = 0, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        roi_size: Sequence[int] | int,
+        sw_batch_size: int = 1,
+        overlap: Sequence[float] | float = 0.25,
+        mode: BlendMode | str = BlendMode.CONSTANT,
+        sigma_scale: Sequence[float] | float = 0.125,
+        cval: float = 0.0,
+        progress: bool = False,
+        bone_level: float = 0.0,
+        min_bone_voxels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.roi_size = ensure_tuple_rep(roi_size, 3)
+        self.sw_batch_size = sw_batch_size
+        self.overlap = ensure_tuple_rep(overlap, 3)
+        if not all(0 <= share < 1 for share in self.overlap):
+            raise ValueError(f"overlap must be in [0, 1), but is {overlap}.")
+        self.mode = BlendMode(mode)
+        self.sigma_scale = sigma_scale
+        self.cval = cval
+        self.progress = progress
         self.bone_level = bone_level
         self.min_bone_voxels = min_bone_voxels
 
-    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        def probabilities(windows: torch.Tensor, *network_args: Any, **network_kwargs: Any) -> torch.Tensor:
-            has_bone = (windows > self.bone_level).flatten(1).sum(1) >= self.min_bone_voxels
-            result = torch.zeros(windows.shape, dtype=torch.float32, device=windows.device)
-            if has_bone.any():
-                result[has_bone] = network(windows[has_bone], *network_args, **network_kwargs).float().sigmoid()
-            return result
+    def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if inputs.ndim != 5 or inputs.shape[1] != 1:
+            raise ValueError(f"the input must have shape (B, 1, H, W, D), but has {tuple(inputs.shape)}.")
+        missing = [max(side - size, 0) for side, size in zip(self.roi_size, inputs.shape[2:])]
+        before = [voxels // 2 for voxels in missing]
+        padding = [voxels for low, all_of in zip(before, missing) for voxels in (low, all_of - low)]
+        scans = convert_to_tensor(inputs, track_meta=False)
+        scans = F.pad(scans, [*padding[4:], *padding[2:4], *padding[:2]], value=self.cval) if any(missing) else scans
+        result = torch.cat([self._average(scan[None], network, *args, **kwargs) for scan in scans])
+        for axis, (low, size) in enumerate(zip(before, inputs.shape[2:]), start=2):
+            result = result.narrow(axis, low, size)
+        return convert_to_dst_type(result, inputs, dtype=torch.float32)[0]
 
-        return super().__call__(inputs, probabilities, *args, **kwargs)
+    def _average(self, scan: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Predict one scan of shape ``(1, 1, H, W, D)``, which is at least as large as a window."""
+        starts = [self._starts(axis, size) for axis, size in enumerate(scan.shape[2:])]
+        places: list[tuple[Any, ...]] = [
+            (..., *(slice(start, start + side) for start, side in zip(corner, self.roi_size)))
+            for corner in itertools.product(*starts)
+        ]
+        weights = compute_importance_map(self.roi_size, self.mode, self.sigma_scale, device=scan.device)
+        total, weight = (torch.zeros(scan.shape[2:], device=scan.device) for _ in range(2))
+        for place in places:
+            weight[place] += weights
+        if self.min_bone_voxels > 0:
+            bone = window_sums(scan[0, 0] > self.bone_level, starts, self.roi_size).flatten()
+            places = [place for place, voxels in zip(places, bone.tolist()) if voxels >= self.min_bone_voxels]
+        batches = range(0, len(places), self.sw_batch_size)
+        for first in tqdm(batches, desc="windows", unit="batch", disable=not self.progress):
+            batch = places[first : first + self.sw_batch_size]
+            windows = torch.cat([scan[place] for place in batch])
+            probabilities = network(windows, *args, **kwargs).float().sigmoid()[:, 0] * weights
+            for place, probability in zip(batch, probabilities):
+                total[place] += probability
+        return (total / weight)[None, None]
+
+    def _starts(self, axis: int, size: int) -> list[int]:
+        """List where the windows start along an axis."""
+        side = self.roi_size[axis]
+        stride = max(int(side * (1 - self.overlap[axis])), 1)
+        return sorted({min(start, size - side) for start in range(0, size - side + stride, stride)})
+
+
+def window_sums(mask: torch.Tensor, starts: Sequence[Sequence[int]], roi_size: Sequence[int]) -> torch.Tensor:
+    """
+    Count the marked voxels of every window, axis after axis, so that a voxel is read no more often than windows overlap
+    along the first axis.
+
+    Args:
+        mask: bool, shape ``(H, W, D)``.
+        starts: where windows start along each axis.
+        roi_size: voxels of a window along each axis.
+
+    Returns:
+        int64, shape ``(len(starts[0]), len(starts[1]), len(starts[2]))``.
+    """
+    sums = mask
+    for axis, (of_axis, side) in enumerate(zip(starts, roi_size)):
+        sums = torch.stack([sums.narrow(axis, start, side).sum(axis) for start in of_axis], dim=axis)
+    return sums
 
 
 class FlipAveragingInferer(Inferer):
@@ -97,3 +186,43 @@ class AutocastInferer(Inferer):
     def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> Any:
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled):
             return self.inferer(inputs, network, *args, **kwargs)
+
+
+class EngineInferer(Inferer):
+    """
+    Run another inferer with the network on the fastest engine that the device has, in the precision that suits it.
+
+    The network is compiled once, at the first scan, and again when its weights have changed. What is chosen is logged.
+
+    Args:
+        inferer: the inferer that does the work; it must call the network with one tensor.
+        engine: ``auto``, ``torch`` or ``openvino``, see :class:`scripts.engines.Engine`.
+        amp: ``True`` computes in bfloat16, ``False`` in float32, ``auto`` in bfloat16 where the device does so fast.
+
+    Raises:
+        ValueError: when the engine cannot compute on the device of the input, or is not installed.
+    """
+
+    def __init__(self, inferer: Inferer, engine: Engine | str = Engine.AUTO, amp: bool | str = "auto") -> None:
+        super().__init__()
+        self.inferer = inferer
+        self.engine = Engine(engine)
+        self.amp = None if amp == "auto" else str2bool(amp)
+        self._network: OpenVINONetwork | None = None
+        self._logged: set[str] = set()
+
+    def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
+        engine = choose_engine(self.engine, inputs.device)
+        bfloat16 = has_fast_bfloat16(inputs.device) if self.amp is None else self.amp
+        self._log(f"The network is computed by {engine} on {inputs.device} in {'bfloat16' if bfloat16 else 'float32'}.")
+        if engine == Engine.OPENVINO:
+            if self._network is None or self._network.network is not network:
+                self._network = OpenVINONetwork(network, bfloat16)
+            return self.inferer(inputs, self._network, *args, **kwargs)
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+            return self.inferer(inputs, network, *args, **kwargs)
+
+    def _log(self, message: str) -> None:
+        if message not in self._logged:
+            self._logged.add(message)
+            _logger.info(message)

@@ -1,0 +1,129 @@
+"""What computes the network in a prediction: torch, or OpenVINO on a CPU."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from monai.utils import StrEnum, optional_import
+from torch import nn
+
+__all__ = ["Engine", "OpenVINONetwork", "choose_engine", "has_fast_bfloat16"]
+
+openvino, has_openvino = optional_import("openvino")
+
+
+class Engine(StrEnum):
+    """
+    What computes the network.
+
+    ``TORCH`` runs on every device, ``OPENVINO`` on a CPU alone. ``AUTO`` is OpenVINO on a CPU with AMX, where it is
+    several times as fast as torch, where it is installed, and torch elsewhere (``benchmarks/inference.py`` measures
+    both).
+    """
+
+    AUTO = "auto"
+    TORCH = "torch"
+    OPENVINO = "openvino"
+
+
+def choose_engine(engine: Engine | str, device: torch.device) -> Engine:
+    """
+    Resolve ``AUTO`` for a device.
+
+    Args:
+        engine: what is asked for.
+        device: where the scan lies.
+
+    Returns:
+        ``TORCH`` or ``OPENVINO``.
+
+    Raises:
+        ValueError: when OpenVINO is asked for on another device than a CPU.
+        ImportError: when OpenVINO is asked for, and is not installed.
+    """
+    engine = Engine(engine)
+    if engine == Engine.AUTO:
+        fast = device.type == "cpu" and _has("amx_bf16") and has_openvino
+        return Engine.OPENVINO if fast else Engine.TORCH
+    if engine == Engine.OPENVINO and device.type != "cpu":
+        raise ValueError(f"the engine 'openvino' computes on a CPU, but the device is {device}: take auto or torch.")
+    if engine == Engine.OPENVINO and not has_openvino:
+        raise ImportError("the engine 'openvino' is not installed: pip install openvino, or take auto or torch.")
+    return engine
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """
+    Tell whether a device computes in bfloat16 faster than in float32.
+
+    Args:
+        device: a GPU; or a CPU, which does with AVX-512 BF16, AMX, or ARM's bf16 instructions.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    return _has("avx512_bf16", "amx_bf16", "bf16")
+
+
+def _has(*instructions: str) -> bool:
+    """Tell whether the CPU has any of these instructions, by torch's names; an older torch knows of none."""
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(known.get(name, False) for name in instructions)
+
+
+class OpenVINONetwork:
+    """
+    A network compiled by OpenVINO for this CPU, called as the network is.
+
+    It is compiled at the first call for each shape of window, in a second or two, and again when the network's weights
+    have changed since, so that a checkpoint may be loaded after this is made.
+
+    Args:
+        network: takes and returns one tensor, on the CPU.
+        bfloat16: compute in bfloat16; otherwise in float32, whatever OpenVINO would choose.
+
+    Inputs are ``(B, C, H, W, D)``, float32, of any number of windows; the result is what the network returns in
+    evaluation, float32.
+    """
+
+    def __init__(self, network: nn.Module, bfloat16: bool) -> None:
+        self.network = network
+        self.bfloat16 = bfloat16
+        self._state: tuple[Any, ...] = ()
+        self._requests: dict[torch.Size, Any] = {}
+
+    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
+        state = _state(self.network)
+        if state != self._state:
+            self._state, self._requests = state, {}
+        shape = windows.shape[1:]
+        if shape not in self._requests:
+            self._requests[shape] = self._compile(shape)
+        result = self._requests[shape].infer({0: windows.contiguous().numpy()}, share_inputs=True)
+        return torch.from_numpy(result[0])
+
+    def _compile(self, shape: torch.Size) -> Any:
+        """Compile for windows of a shape, and for any number of them."""
+        was_training = self.network.training
+        self.network.eval()
+        with torch.no_grad(), warnings.catch_warnings():
+            # of choices that the network makes by the window's shape, which is fixed here
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            model = openvino.convert_model(self.network, example_input=torch.zeros(1, *shape))
+        self.network.train(was_training)
+        model.reshape([-1, *shape])
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16" if self.bfloat16 else "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        return openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+
+
+def _state(network: nn.Module) -> tuple[Any, ...]:
+    """Return what changes when the network's weights do, by loading or by training."""
+    return tuple((tensor.data_ptr(), tensor._version) for tensor in network.state_dict(keep_vars=True).values())
