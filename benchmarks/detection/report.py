@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,13 @@ import numpy as np
 from benchmarks.detection.data import RECORD_NAME, TEST_SETS
 from benchmarks.detection.recipes import BASES, CHANGES, find_recipe
 from benchmarks.detection.run import FIGURES_NAME, RUN_NAME, rois_in_all, seconds_in_all
-from scripts.atomic_write import write_text
+from benchmarks.markdown import table
 from scripts.froc import CLASS_NAMES, KEY_FALSE_POSITIVES
 
-__all__ = ["collect", "summary", "tables", "write_between_markers"]
+__all__ = ["collect", "summary", "tables"]
 
 # Of a fracture's mask; RibFrac's mean is about 2.7 mL
 SIZES_ML = {"< 1.5 mL": (0.0, 1.5), "1.5 to 3 mL": (1.5, 3.0), "> 3 mL": (3.0, np.inf)}
-START, END = "<!-- detection -->", "<!-- /detection -->"
 TITLES = {
     "made_up_test": "Made-up test scans",
     "implanted_test": "Fractures implanted into real CT, of one patient not trained on",
@@ -139,7 +138,7 @@ def tables(results: Mapping[str, Any]) -> str:
             lines += [*(_scores(of_set) if annotated else _candidates(of_set, benchmark["names"])), ""]
     trained = {name: recipe for name, recipe in recipes.items() if recipe["training"]}
     lines += ["### What was run", ""]
-    lines += _table(
+    lines += table(
         ["recipe", "what it is", "ROIs seen", "threads", "hours of training"],
         [
             [f"`{name}`", recipe["says"], *(_training(recipe["training"]) if name in trained else ["", "", ""])]
@@ -147,23 +146,6 @@ def tables(results: Mapping[str, Any]) -> str:
         ],
     )
     return "\n".join(lines) + "\n"
-
-
-def write_between_markers(text: str, path: Path) -> None:
-    """
-    Put text between the markers of a Markdown file, in place of what is there.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it lacks a marker.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: make it, with a line {START} and a line {END}.")
-    before, start, rest = path.read_text(encoding="utf-8").partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        raise ValueError(f"{path} lacks the lines {START} and {END}: add them where the tables are to be.")
-    write_text(path, f"{before}{START}\n\n{text}\n{END}{after}")
 
 
 def _place(name: str) -> tuple[int, list[int], str]:
@@ -201,11 +183,11 @@ def _scores(of_set: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return [
         f"{first['scans']} scans, {first['fractures']} fractures. Recall at so many false positives a scan:",
         "",
-        *_table(header, rows),
+        *table(header, rows),
         "",
         "Share found at the operating point, by type and by size (how many there are):",
         "",
-        *_table(["recipe", *sizes], parts),
+        *table(["recipe", *sizes], parts),
     ]
 
 
@@ -223,13 +205,9 @@ def _candidates(of_set: Mapping[str, Mapping[str, Any]], names: Mapping[str, str
     return [
         "Nobody has annotated a fracture in them; taken to have none, every candidate is false. Candidates:",
         "",
-        *_table(["recipe", *(names.get(scan, scan) for scan in scans), "mean", "s a scan"], rows),
+        *table(["recipe", *(names.get(scan, scan) for scan in scans), "mean", "s a scan"], rows),
     ]
 
 
 def _training(training: Mapping[str, Any]) -> list[str]:
     return [f"{rois_in_all(training):,}", str(training["threads"]), f"{seconds_in_all(training) / 3600:.1f}"]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]

@@ -163,8 +163,7 @@ def predict(
             raise ValueError(f"there is no set '{set_name}': choose from {', '.join(known)}.")
         data_list, folder = data_dir / f"{set_name}.json", output_dir / recipe.name / set_name
         if not data_list.is_file():
-            command = "data" if recipe.data_list == TRAINING_LIST else "data --more"
-        raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command '{command}'.")
+            raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command 'data'.")
         made_by = _made_by(recipe, weights)
         if _read_record(folder / FIGURES_NAME).get("made_by") != made_by:
             shutil.rmtree(folder, ignore_errors=True)  # what other settings or a stopped run left

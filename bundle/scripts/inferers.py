@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from scripts.engines import Engine, OpenVINONetwork, choose_engine, has_fast_bfloat16
 
-__all__ = ["AutocastInferer", "EngineInferer", "FlipAveragingInferer", "SlidingWindowProbabilityInferer", "window_sums"]
+__all__ = ["AutocastInferer", "EngineInferer", "FlipAveragingInferer", "SlidingWindowProbabilityInferer", "box_sums"]
 
 _logger = logging.getLogger(__name__)
 
@@ -26,10 +26,12 @@ class SlidingWindowProbabilityInferer(Inferer):
     Average the probabilities of overlapping windows, and show the network only those that can hold a rib fracture.
 
     MONAI's ``SlidingWindowInferer`` averages what the network returns, here logits; the report averages
-    probabilities. It also has no way to pass over windows: a rib fracture needs a rib, so those that hold next to no
-    bone, half of a chest CT, count as probability 0 here. Which ones is known before the first window is computed, so
-    all batches but the last are full. Places and weights of the windows are those of ``SlidingWindowInferer``: the
-    last one of each axis is moved back to end with the scan, and a scan smaller than a window is padded evenly.
+    probabilities. It also has no way to pass over windows, and a rib fracture needs a rib: those that hold next to no
+    bone, half of a chest CT, are not shown to the network, and count as probability 0. Windows that hold bone in their
+    margin alone are not shown either, and do not count: their neighbors have that bone closer to the middle. Which
+    ones is known before the first window is computed, so all batches but the last are full. Places and weights are
+    those of ``SlidingWindowInferer``: the last window of each axis is moved back to end with the scan, and a scan
+    smaller than a window is padded evenly.
 
     Args:
         roi_size: voxels of a window along each axis, or one number for all.
@@ -40,13 +42,16 @@ class SlidingWindowProbabilityInferer(Inferer):
         cval: what pads a scan smaller than a window: the value of air in the scaled image.
         progress: show a bar of the windows' batches.
         bone_level: voxels of the input above this are bone, in the scaled range.
-        min_bone_voxels: a window with fewer of them is skipped; 0 skips none.
+        min_bone_voxels: a window with fewer of them, within its margin, is skipped; 0 skips none.
+        bone_margin: in [0, 1]; at 1 a margin is half of what a window shares with its neighbor, so that all bone lies
+            within the margin of some window; at 0 there is none, as always at the scan's ends.
 
     Inputs are ``(B, 1, H, W, D)``; the result is float32 of the same shape, on the same device, with probabilities in
     [0, 1].
 
     Raises:
-        ValueError: when an overlap is not in [0, 1), or the input has another number of channels or axes.
+        ValueError: when an overlap is not in [0, 1), ``bone_margin`` not in [0, 1], or the input has another number of
+            channels or axes.
 
     References:
         Report of 2021, section 3.7: windows of 64³ at stride 32.
@@ -63,6 +68,7 @@ class SlidingWindowProbabilityInferer(Inferer):
         progress: bool = False,
         bone_level: float = 0.0,
         min_bone_voxels: int = 0,
+        bone_margin: float = 0.0,
     ) -> None:
         super().__init__()
         self.roi_size = ensure_tuple_rep(roi_size, 3)
@@ -76,6 +82,9 @@ class SlidingWindowProbabilityInferer(Inferer):
         self.progress = progress
         self.bone_level = bone_level
         self.min_bone_voxels = min_bone_voxels
+        if not 0 <= bone_margin <= 1:
+            raise ValueError(f"bone_margin must be in [0, 1], but is {bone_margin}.")
+        self.bone_margin = bone_margin
 
     def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
         if inputs.ndim != 5 or inputs.shape[1] != 1:
@@ -97,21 +106,29 @@ class SlidingWindowProbabilityInferer(Inferer):
             (..., *(slice(start, start + side) for start, side in zip(corner, self.roi_size)))
             for corner in itertools.product(*starts)
         ]
+        has_bone, is_near = self._bone(scan[0, 0] > self.bone_level, starts)
         weights = compute_importance_map(self.roi_size, self.mode, self.sigma_scale, device=scan.device)
         total, weight = (torch.zeros(scan.shape[2:], device=scan.device) for _ in range(2))
-        for place in places:
-            weight[place] += weights
-        if self.min_bone_voxels > 0:
-            bone = window_sums(scan[0, 0] > self.bone_level, starts, self.roi_size).flatten()
-            places = [place for place, voxels in zip(places, bone.tolist()) if voxels >= self.min_bone_voxels]
-        batches = range(0, len(places), self.sw_batch_size)
+        for place, counts in zip(places, (has_bone | ~is_near).tolist()):
+            if counts:
+                weight[place] += weights
+        shown = list(itertools.compress(places, has_bone.tolist()))
+        batches = range(0, len(shown), self.sw_batch_size)
         for first in tqdm(batches, desc="windows", unit="batch", disable=not self.progress):
-            batch = places[first : first + self.sw_batch_size]
+            batch = shown[first : first + self.sw_batch_size]
             windows = torch.cat([scan[place] for place in batch])
             probabilities = network(windows, *args, **kwargs).float().sigmoid()[:, 0] * weights
             for place, probability in zip(batch, probabilities):
                 total[place] += probability
-        return (total / weight)[None, None]
+        return torch.where(weight > 0, total / weight, 0)[None, None]
+
+    def _bone(self, bone: torch.Tensor, starts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tell which windows hold enough bone, bool, ``(windows,)``: within their margin, and at all."""
+        sizes = bone.shape
+        whole = [[(start, start + side) for start in of_axis] for of_axis, side in zip(starts, self.roi_size)]
+        inner = [self._inner(axis, of_axis, size) for axis, (of_axis, size) in enumerate(zip(starts, sizes))]
+        within, at_all = (box_sums(bone, ranges).flatten() >= self.min_bone_voxels for ranges in (inner, whole))
+        return within, at_all
 
     def _starts(self, axis: int, size: int) -> list[int]:
         """List where the windows start along an axis."""
@@ -119,23 +136,31 @@ class SlidingWindowProbabilityInferer(Inferer):
         stride = max(int(side * (1 - self.overlap[axis])), 1)
         return sorted({min(start, size - side) for start in range(0, size - side + stride, stride)})
 
+    def _inner(self, axis: int, starts: Sequence[int], size: int) -> list[tuple[int, int]]:
+        """List the ranges of the windows along an axis in which bone counts."""
+        side = self.roi_size[axis]
+        margin = int(side * self.overlap[axis] / 2 * self.bone_margin)
+        return [
+            (start + margin if start > 0 else 0, start + side - margin if start + side < size else size)
+            for start in starts
+        ]
 
-def window_sums(mask: torch.Tensor, starts: Sequence[Sequence[int]], roi_size: Sequence[int]) -> torch.Tensor:
+
+def box_sums(mask: torch.Tensor, ranges: Sequence[Sequence[tuple[int, int]]]) -> torch.Tensor:
     """
-    Count the marked voxels of every window, axis after axis, so that a voxel is read no more often than windows overlap
+    Count the marked voxels of boxes on a grid, axis after axis, so that no voxel is read more often than boxes overlap
     along the first axis.
 
     Args:
         mask: bool, shape ``(H, W, D)``.
-        starts: where windows start along each axis.
-        roi_size: voxels of a window along each axis.
+        ranges: of the boxes along each axis: first voxel, and the one after the last.
 
     Returns:
-        int64, shape ``(len(starts[0]), len(starts[1]), len(starts[2]))``.
+        int64, shape ``(len(ranges[0]), len(ranges[1]), len(ranges[2]))``.
     """
     sums = mask
-    for axis, (of_axis, side) in enumerate(zip(starts, roi_size)):
-        sums = torch.stack([sums.narrow(axis, start, side).sum(axis) for start in of_axis], dim=axis)
+    for axis, of_axis in enumerate(ranges):
+        sums = torch.stack([sums.narrow(axis, start, end - start).sum(axis) for start, end in of_axis], dim=axis)
     return sums
 
 

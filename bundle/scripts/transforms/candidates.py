@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,47 +89,52 @@ def label_candidates(
         Soille (2003), Morphological Image Analysis, chapters 6 (h-maxima) and 9 (watershed).
     """
     ids = connected_components(probability > threshold).astype(np.int32)
+    spacing = np.asarray(spacing_mm)
     if split_distance_mm > 0:
-        _split_components(ids, probability, np.asarray(spacing_mm), split_distance_mm)
+        _cut_components(ids, probability, lambda values: _split(values, spacing, split_distance_mm))
     if peak_share > 0:
-        _part_components(ids, probability, peak_share, MIN_PIECE_MM3 / float(np.prod(spacing_mm)))
+        least_voxels = MIN_PIECE_MM3 / float(spacing.prod())
+        _cut_components(ids, probability, lambda values: _part(values, peak_share, least_voxels))
     return ids
 
 
-def _split_components(ids: np.ndarray, probability: np.ndarray, spacing: np.ndarray, distance_mm: float) -> None:
-    """Divide components among their peaks, in place; the pieces beside the brightest one get new ids."""
-    count = int(ids.max(initial=0))
-    for component, box in enumerate(ndimage.find_objects(ids), start=1):
-        extent_mm = spacing * [side.stop - side.start - 1 for side in box]
-        if np.linalg.norm(extent_mm) < distance_mm:
-            continue
-        inside = ids[box] == component
-        pieces = _split(np.where(inside, probability[box], 0), spacing, distance_mm)
-        more = pieces > 1  # the first piece keeps the component's id
-        ids[box][more] = count + pieces[more] - 1
-        count += int(pieces.max()) - 1
+def _cut_components(ids: np.ndarray, probability: np.ndarray, cut: Callable[[np.ndarray], np.ndarray]) -> None:
+    """
+    Replace components by the pieces that are made of them, in place.
 
-
-def _part_components(ids: np.ndarray, probability: np.ndarray, peak_share: float, least_voxels: float) -> None:
-    """Replace components that have several pieces above a share of their peak by these, in place."""
+    Args:
+        ids: components 1 to n, int32, shape ``(H, W, D)``; the first piece keeps the component's id, others get new
+            ones.
+        probability: probabilities, above 0 in the components, likewise.
+        cut: gives pieces 1 to m of the probabilities in a component's box, 0 outside of it; what is in none is lost. A
+            component with less than two stays as it is.
+    """
     count = int(ids.max(initial=0))
     for component, box in enumerate(ndimage.find_objects(ids), start=1):
         inside = ids[box] == component
-        if np.count_nonzero(inside) < 2 * least_voxels:
-            continue
-        values = np.where(inside, probability[box], 0)
-        pieces = connected_components(values > peak_share * values.max())
-        large = np.flatnonzero(np.bincount(pieces.ravel())[1:] >= least_voxels) + 1
-        if len(large) < 2:
-            continue
-        numbers = np.zeros(int(pieces.max()) + 1, dtype=np.int32)
-        numbers[large] = [component, *range(count + 1, count + len(large))]
-        ids[box][inside] = numbers[pieces[inside]]
-        count += len(large) - 1
+        pieces = cut(np.where(inside, probability[box], 0))
+        more = int(pieces.max()) - 1
+        if more > 0:
+            numbers = np.array([0, component, *range(count + 1, count + 1 + more)], dtype=np.int32)
+            ids[box][inside] = numbers[pieces[inside]]
+            count += more
+
+
+def _part(probability: np.ndarray, peak_share: float, least_voxels: float) -> np.ndarray:
+    """Number the large pieces of a component above a share of its peak, 1 to n, shape ``(H, W, D)``."""
+    if np.count_nonzero(probability) < 2 * least_voxels:  # most components: they hold no two of them
+        return np.zeros(probability.shape, dtype=np.int32)
+    pieces = connected_components(probability > peak_share * probability.max())
+    is_large = np.bincount(pieces.ravel()) >= least_voxels
+    is_large[0] = False
+    return np.where(is_large, is_large.cumsum(), 0)[pieces]
 
 
 def _split(probability: np.ndarray, spacing: np.ndarray, distance_mm: float) -> np.ndarray:
     """Divide a component, the voxels above 0, among its peaks: ids 1 to n of shape ``(H, W, D)``, brightest first."""
+    whole = (probability > 0).astype(np.int32)
+    if np.linalg.norm(spacing * (np.array(probability.shape) - 1)) < distance_mm:
+        return whole
     smoothed = ndimage.gaussian_filter(probability, distance_mm / 4 / spacing, mode="constant")
     # h-maxima: what differs from its saddle by less than MIN_DIP becomes one plateau (skimage's h_maxima parts it)
     within = np.where(probability > 0, smoothed, 0)
@@ -141,7 +146,7 @@ def _split(probability: np.ndarray, spacing: np.ndarray, distance_mm: float) -> 
         if all(np.linalg.norm((place - peak) * spacing) >= distance_mm for peak in peaks):
             peaks.append(place)
     if len(peaks) < 2:
-        return (probability > 0).astype(np.int32)
+        return whole
     markers = np.zeros(probability.shape, dtype=np.int32)
     markers[tuple(np.transpose(peaks))] = range(1, len(peaks) + 1)
     return watershed(-smoothed, markers, connectivity=3, mask=probability > 0)

@@ -36,7 +36,8 @@ class CheckImaged(MapTransform):
                 raise ValueError(
                     f"{name}: a CT scan has one channel and three axes, but this has {tuple(image.shape)}."
                 )
-            wrong = int((~torch.isfinite(image)).sum())
+            # a sum is finite where all voxels are, and takes far less time
+            wrong = 0 if torch.isfinite(image.sum()) else int((~torch.isfinite(image)).sum())
             if wrong:
                 raise ValueError(
                     f"{name}: {wrong} voxels are infinite or not numbers; write it again with air (-1024 HU) there."

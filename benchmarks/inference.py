@@ -1,0 +1,225 @@
+"""
+Time a prediction from file to files, beside MONAI's stock sliding window and the public baseline, on the same scan.
+
+    python benchmarks/inference.py --output_dir output/speed --json docs/speed.json --markdown docs/speed.md
+
+The scan is a made-up thorax of RibFrac's size, 512 x 512 x 357 voxels; ``--slices`` makes a shorter one. Each row is a
+run of the bundle in a process of its own, one after the other: seconds from its start to its end, less those of the
+program's start; how many times as fast as the first row it is; the most memory that it and the process that loads scans
+held together; and how far its mask agrees with that of the default in float32, as a Dice coefficient.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import yaml
+from monai.bundle import ConfigParser
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLE_DIR = ROOT / "bundle"
+sys.path[:0] = [str(ROOT), str(BUNDLE_DIR)]
+
+from benchmarks.markdown import table, write_between_markers  # noqa: E402
+from scripts.atomic_write import write_json  # noqa: E402
+from scripts.phantom import generate_phantoms  # noqa: E402
+
+__all__ = ["ROWS", "Row", "main", "stock_settings"]
+
+INFERENCE = BUNDLE_DIR / "configs" / "inference.yaml"
+_FRACNET = [ROOT / "benchmarks" / "detection" / "configs" / f"fracnet_{name}.yaml" for name in ("network", "inference")]
+SPACING_MM = (0.74, 0.74, 1.25)  # RibFrac's medians
+REPORTS_WINDOWS = {"roi_size": [64, 64, 64], "overlap": 0.5, "window_weights": "constant"}
+_SECONDS_BETWEEN_LOOKS = 0.2  # at the memory
+
+
+@dataclass(frozen=True)
+class Row:
+    """
+    What is timed.
+
+    Args:
+        says: what it is, for the table.
+        settings: laid over ``inference.yaml``.
+        overlays: laid over it before them.
+        weights: whether it predicts with the weights that ship; otherwise with untrained ones.
+    """
+
+    says: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    overlays: Sequence[Path] = ()
+    weights: bool = True
+
+
+def stock_settings() -> dict[str, Any]:
+    """Return what makes MONAI's own path of ``inference.yaml``: its inferer, the whole scan, float32, plain memory."""
+    config = yaml.safe_load(INFERENCE.read_text(encoding="utf-8"))
+    targets = [transform["_target_"] for transform in config["preprocessing"]["transforms"]]
+    return {
+        "network": "$torch.nn.Sequential(@network_def, torch.nn.Sigmoid()).to(@device)",
+        "handlers::0::load_dict::model": "@network_def",
+        f"preprocessing::transforms::{targets.index('scripts.transforms.CropBodyd')}::_disabled_": True,
+        "inferer": {
+            "_target_": "SlidingWindowInferer",
+            "roi_size": REPORTS_WINDOWS["roi_size"],
+            "overlap": REPORTS_WINDOWS["overlap"],
+            "sw_batch_size": 4,
+        },
+    }
+
+
+ROWS = {
+    "stock": Row("MONAI's `SlidingWindowInferer`, our network, float32, windows of 64³ at stride 32", stock_settings()),
+    "fracnet": Row(
+        "the public baseline, FracNet: its network, untrained, and its windows", {}, _FRACNET, weights=False
+    ),
+    "exact": Row("ours, the stock row's windows, none skipped", {**REPORTS_WINDOWS, "min_bone_voxels": 0}),
+    "skipping": Row("the same, windows without bone skipped", {**REPORTS_WINDOWS, "bone_margin": 0.0}),
+    "float32": Row("the default, in float32", {"amp": False}),
+    "default": Row("the default of `inference.yaml`"),
+    "openvino": Row("the default, by OpenVINO", {"engine": "openvino"}),
+    "fast": Row("the default with `--overlap 0.25`", {"overlap": 0.25}),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the scan and of the results")
+    parser.add_argument("--slices", type=int, default=357, help="of the scan")
+    parser.add_argument("--threads", type=int, default=2, help="threads to compute with")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="what to time; all by default")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each row; the fastest counts")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--markdown", type=Path, help="file with the markers that the table goes between")
+    options = parser.parse_args(arguments)
+    scan, tiny = (options.output_dir / f"scan_{slices}" for slices in (options.slices, "tiny"))
+    generate_phantoms(scan, 0, 0, 1, seed=9, shape=(512, 512, options.slices), spacing=SPACING_MM, workers=1)
+    generate_phantoms(tiny, 0, 0, 1, seed=9, shape=(96, 64, 64), spacing=SPACING_MM, workers=1)
+    figures: dict[str, Any] = {"machine": _machine(), "threads": options.threads, "slices": options.slices, "rows": {}}
+    start = min(_run(Row("", {}), tiny, options.output_dir / "start", options.threads)[0] for _ in range(2))
+    figures["seconds_to_start"] = start
+    for name in options.rows:
+        folder = options.output_dir / name
+        runs = [_run(ROWS[name], scan, folder, options.threads) for _ in range(options.repeats)]
+        figures["rows"][name] = {
+            "says": ROWS[name].says,
+            "seconds": [seconds - start for seconds, _ in runs],
+            "peak_gb": max(peak for _, peak in runs),
+        }
+        print(f"{name}: {figures['rows'][name]}", flush=True)
+    masks = {name: _mask(options.output_dir / name) for name in options.rows if ROWS[name].weights}
+    if "float32" in masks:
+        for name, mask in masks.items():
+            both = 2 * np.count_nonzero(mask & masks["float32"])
+            figures["rows"][name]["dice"] = both / max(mask.sum() + masks["float32"].sum(), 1)
+    if options.json:
+        write_json(options.json, figures)
+    text = _table(figures)
+    if options.markdown:
+        write_between_markers(text, options.markdown, "inference")
+    else:
+        print(text)
+
+
+def _run(row: Row, scan: Path, folder: Path, threads: int) -> tuple[float, float]:
+    """Run the bundle in a process of its own; return its seconds, and the most GB that it and its loader held."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {"dataset_dir": str(scan.resolve()), "output_dir": str(folder.resolve()), "save_pictures": False}
+    if not row.weights:
+        settings["checkpoint"] = str(_untrained([INFERENCE, *row.overlays], folder).resolve())
+    overlay = folder / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump({**row.settings, **settings}, sort_keys=False))
+    files = str([str(path.resolve()) for path in (INFERENCE, *row.overlays, overlay)])
+    command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--config_file", files]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    peak, start = 0.0, time.perf_counter()
+    with (folder / "prediction.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=BUNDLE_DIR, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            peak = max(peak, _memory_gb(process.pid))
+            try:
+                process.wait(_SECONDS_BETWEEN_LOOKS)
+            except subprocess.TimeoutExpired:
+                continue
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        sys.exit(f"error: {folder / 'prediction.log'}: the run failed, see the end of that file.")
+    return seconds, peak
+
+
+def _untrained(configs: Sequence[Path], folder: Path) -> Path:
+    """Write weights for the network of configs as they are before a training."""
+    import torch
+
+    parser = ConfigParser()
+    parser.read_config([str(path) for path in configs])
+    path = folder / "untrained.pt"
+    torch.save(parser.get_parsed_content("network_def").state_dict(), path)
+    return path
+
+
+def _memory_gb(pid: int) -> float:
+    """Add up what a process and its children hold, what they share counted once (Linux; 0 elsewhere)."""
+    total, waiting = 0, [pid]
+    while waiting:
+        process = Path("/proc") / str(waiting.pop())
+        try:
+            lines = (process / "smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+            waiting += [int(child) for child in (process / "task" / process.name / "children").read_text().split()]
+        except (OSError, ProcessLookupError):  # it has ended
+            continue
+    return total * 1024 / 1e9
+
+
+def _mask(folder: Path) -> np.ndarray:
+    (path,) = (folder / "predictions").glob("*.nii.gz")
+    return np.asanyarray(nib.nifti1.Nifti1Image.from_filename(path).dataobj) > 0
+
+
+def _machine() -> str:
+    """Name the processor, and the instructions that matter."""
+    import torch
+
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    extras = [name for name in ("avx512_f", "avx512_bf16", "amx_bf16") if known.get(name)]
+    return f"{known.get('cpu_name', platform.processor())} ({', '.join(extras)}), torch {torch.__version__}"
+
+
+def _table(figures: Mapping[str, Any]) -> str:
+    """Make the table; the first row is what the others are compared to."""
+    seconds = {name: min(row["seconds"]) for name, row in figures["rows"].items()}
+    first = next(iter(seconds.values()))
+    rows = [
+        [
+            f"`{name}`",
+            row["says"],
+            f"{seconds[name]:.0f}",
+            f"{first / seconds[name]:.1f}",
+            f"{row['peak_gb']:.1f}",
+            f"{row['dice']:.3f}" if "dice" in row else "",
+        ]
+        for name, row in figures["rows"].items()
+    ]
+    header = ["row", "what it is", "s a scan", "times as fast", "peak GB", "Dice to `float32`"]
+    says = (
+        f"512 x 512 x {figures['slices']} voxels, {figures['threads']} threads, {figures['machine']}. Starting the "
+        f"program took {figures['seconds_to_start']:.0f} s more."
+    )
+    return "\n".join([says, "", *table(header, rows)]) + "\n"
+
+
+if __name__ == "__main__":
+    main()
