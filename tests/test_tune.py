@@ -156,7 +156,7 @@ def test_crowded_scores_are_spread() -> None:
     assert fitted.slope != 1 and fitted.average_recall > 0.8
 
 
-def test_a_calibration_that_would_lower_the_recall_is_left_out() -> None:
+def test_a_calibration_that_would_lower_the_recall_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     # most misses score higher than hits, so the fit's slope is the least one: it puts hits of 0.60 and misses of 0.58,
     # 3 and 5 false positives per scan, into one step, between which lies the recall at 4
     mixed = [0.9] * 30 + [0.6 + 0.01 * i for i in range(20)] + [0.58] * 20, list(range(30, 50))
@@ -164,6 +164,8 @@ def test_a_calibration_that_would_lower_the_recall_is_left_out() -> None:
     slope, _ = fit_calibration(*samples_of(tables))
     result = outcome_of([tables], SETTING)
     assert slope == 0.05 and (result.slope, result.intercept) == (1.0, 0.0)
+    monkeypatch.setattr("scripts.tune.CALIBRATION_COST", 1.0)
+    assert outcome_of([tables], SETTING).slope == 0.05
 
 
 def samples_of(tables: list) -> tuple[np.ndarray, np.ndarray]:
