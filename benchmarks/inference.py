@@ -16,16 +16,19 @@ import os
 import platform
 import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 import yaml
 from monai.bundle import ConfigParser
+from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE_DIR = ROOT / "bundle"
@@ -124,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, mask in masks.items():
             both = 2 * np.count_nonzero(mask & masks["float32"])
             figures["rows"][name]["dice"] = both / max(mask.sum() + masks["float32"].sum(), 1)
+    figures["floor"] = _floor(scan, options.threads)
     if options.json:
         write_json(options.json, figures)
     text = _table(figures)
@@ -161,8 +165,6 @@ def _run(row: Row, scan: Path, folder: Path, threads: int) -> tuple[float, float
 
 def _untrained(configs: Sequence[Path], folder: Path) -> Path:
     """Write weights for the network of configs as they are before a training."""
-    import torch
-
     parser = ConfigParser()
     parser.read_config([str(path) for path in configs])
     path = folder / "untrained.pt"
@@ -184,6 +186,43 @@ def _memory_gb(pid: int) -> float:
     return total * 1024 / 1e9
 
 
+def _floor(scan: Path, threads: int) -> dict[str, float]:
+    """Count what the default's network must compute for the scan, and how long that takes at the processor's best."""
+    torch.set_num_threads(threads)
+    parser = ConfigParser()
+    parser.read_config(str(INFERENCE))
+    parser.update({"bundle_root": str(BUNDLE_DIR), "dataset_dir": str(scan), "device": "cpu"})
+    windows = 0
+
+    def count(batch: torch.Tensor) -> torch.Tensor:
+        nonlocal windows
+        windows += len(batch)
+        return batch
+
+    image = parser.get_parsed_content("dataset")[0]["image"]
+    sliding = parser.get_parsed_content("inferer").inferer.inferer
+    sliding.progress = False
+    sliding(image[None], count)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        parser.get_parsed_content("network_def").eval()(torch.zeros(1, 1, *sliding.roi_size))
+    gflop = counter.get_total_flops() / 1e9
+    matrix = torch.randn(4096, 4096, dtype=torch.bfloat16)
+    seconds = min(_seconds(lambda: matrix @ matrix) for _ in range(5))
+    best = 2 * 4096**3 / 1e9 / seconds
+    return {
+        "windows": windows,
+        "gflop_a_window": gflop,
+        "gflop_a_second_of_a_matrix_product": best,
+        "seconds": windows * gflop / best,
+    }
+
+
+def _seconds(step: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
 def _mask(folder: Path) -> np.ndarray:
     (path,) = (folder / "predictions").glob("*.nii.gz")
     return np.asanyarray(nib.nifti1.Nifti1Image.from_filename(path).dataobj) > 0
@@ -191,8 +230,6 @@ def _mask(folder: Path) -> np.ndarray:
 
 def _machine() -> str:
     """Name the processor, and the instructions that matter."""
-    import torch
-
     known = getattr(torch.cpu, "get_capabilities", dict)()
     extras = [name for name in ("avx512_f", "avx512_bf16", "amx_bf16") if known.get(name)]
     return f"{known.get('cpu_name', platform.processor())} ({', '.join(extras)}), torch {torch.__version__}"
@@ -218,7 +255,14 @@ def _table(figures: Mapping[str, Any]) -> str:
         f"512 x 512 x {figures['slices']} voxels, {figures['threads']} threads, {figures['machine']}. Starting the "
         f"program took {figures['seconds_to_start']:.0f} s more."
     )
-    return "\n".join([says, "", *table(header, rows)]) + "\n"
+    floor = figures["floor"]
+    ends = (
+        f"The floor: the default shows the network {floor['windows']:,} windows of {floor['gflop_a_window']:.1f} GFLOP "
+        f"each, which take {floor['seconds']:.0f} s at the {floor['gflop_a_second_of_a_matrix_product']:.0f} GFLOP a "
+        "second at which this processor multiplies large matrices in bfloat16."
+    )
+    says, ends = (textwrap.fill(part, 120, break_on_hyphens=False) for part in (says, ends))
+    return "\n".join([says, "", *table(header, rows), "", ends]) + "\n"
 
 
 if __name__ == "__main__":

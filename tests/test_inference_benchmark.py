@@ -17,6 +17,8 @@ sys.path.insert(0, str(BUNDLE_ROOT.parent))
 
 from benchmarks import inference  # noqa: E402
 
+FLOOR = {"windows": 1200, "gflop_a_window": 4.5, "gflop_a_second_of_a_matrix_product": 300.0, "seconds": 18.0}
+
 
 @pytest.mark.parametrize("row", inference.ROWS.values(), ids=inference.ROWS)
 def test_rows_set_only_what_the_config_has(row: inference.Row) -> None:
@@ -60,13 +62,23 @@ def test_figures_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
     monkeypatch.setattr(inference, "generate_phantoms", generate)
     monkeypatch.setattr(inference, "_run", run)
+    monkeypatch.setattr(inference, "_floor", lambda scan, threads: FLOOR)
     arguments = ["--output_dir", str(tmp_path), "--slices", "40", "--json", str(tmp_path / "speed.json")]
     inference.main([*arguments, "--rows", "float32", "default", "fracnet"])
     assert asked[0] == (512, 512, 40)
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
     assert rows["float32"] == {"says": inference.ROWS["float32"].says, "seconds": [20.0], "peak_gb": 1.5, "dice": 1.0}
     assert 0 < rows["default"]["dice"] < 1 and "dice" not in rows["fracnet"]
-    assert "| `default` | the default of `inference.yaml` | 10 | 2.0 | 1.5 |" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "| `default` | the default of `inference.yaml` | 10 | 2.0 | 1.5 |" in table
+    assert "1,200 windows of 4.5 GFLOP each, which take 18 s" in table
+
+
+def test_the_floor_counts_the_windows_that_the_network_is_shown(tmp_path: Path) -> None:
+    write_scan(tmp_path, "test", 501, fractures=2)
+    floor = inference._floor(tmp_path, 1)
+    assert floor["windows"] == 1 and floor["gflop_a_window"] > 1
+    assert floor["gflop_a_second_of_a_matrix_product"] > 0
 
 
 def test_memory_is_that_of_the_process_and_its_children() -> None:
