@@ -74,6 +74,8 @@ def test_a_change_differs_from_the_report(change: str) -> None:
         pytest.param("report+network+flips+loss", "report+network+loss", id="each change by itself"),
         pytest.param("ours+mined", "ours+mined", id="one that goes on trains"),
         pytest.param("ours+tuned", "ours", id="tuning trains nothing"),
+        pytest.param("ours+no_loss", "ours+no_loss", id="one without a change of the training trains"),
+        pytest.param("shipped+no_gaussian", "shipped", id="one without a change of the prediction does not"),
     ],
 )
 def test_weights_of_a_recipe(name: str, trained_as: str) -> None:
@@ -84,6 +86,13 @@ def test_a_change_takes_the_value_of_ours_in_both_configs() -> None:
     recipe = recipes.find_recipe("report+spacing")
     ours = settings_of(CONFIGS / "train.yaml")["spacing_mm"]
     assert recipe.train_settings == recipe.inference_settings == {"spacing_mm": ours}
+
+
+def test_a_change_that_is_taken_out_takes_the_value_of_the_report_in_both_configs() -> None:
+    recipe = recipes.find_recipe("ours+no_spacing")
+    assert recipe.train_settings == recipe.inference_settings == {"spacing_mm": None}
+    assert recipe.says == "the default of this bundle; without: resampling of unusual spacing"
+    assert recipes.find_recipe("shipped+no_part").inference_settings == {"peak_share": 0.0}
 
 
 def test_what_ours_and_the_report_differ_in_is_told_for_fracnet_too() -> None:
@@ -114,7 +123,7 @@ def test_names_of_recipes_change_one_thing_of_the_base() -> None:
     assert len(names) == 4 + 1 + len(recipes.CHANGES) - 1
 
 
-@pytest.mark.parametrize("name", ["theirs", "report+luck", "+loss", "loss"])
+@pytest.mark.parametrize("name", ["theirs", "report+luck", "+loss", "loss", "ours+no_luck", "ours+no_flips"])
 def test_an_unknown_recipe_is_told(name: str) -> None:
     with pytest.raises(ValueError, match="there is no recipe"):
         recipes.find_recipe(name)

@@ -2,13 +2,14 @@
 The recipes that are compared: which configs each is, what it changes, and whose weights it predicts with.
 
 A recipe is named by its base and its changes: ``report`` is the report of 2021, ``report+loss`` the same with the loss
-of ours alone. The value of a change is read from our configs, so that the two never differ.
+of ours alone. The value of a change is read from our configs, so that the two never differ. ``ours+no_loss`` is ours
+without that change: with the report's loss.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ class Change:
         settings: settings that take the value given here; ``a::b`` is ``b`` in ``a``.
         mines: whether it goes on from the weights so far, on the places where they went wrong in the training scans.
         data_list: what is trained on, in the folder of the data.
+        undone: whether the settings of ``ours`` take the values of the report instead.
         tunes: whether the post-processing is chosen on the validation scans, for the recipe's own weights.
     """
 
@@ -85,6 +87,7 @@ class Change:
     settings: Mapping[str, Any] = field(default_factory=dict)
     mines: bool = False
     data_list: str = TRAINING_LIST
+    undone: bool = False
     tunes: bool = False
 
 
@@ -203,21 +206,22 @@ def find_recipe(name: str) -> Recipe:
             training is asked of the weights that ship.
     """
     base_name, *change_names = name.split("+")
-    unknown = [part for part in change_names if part not in CHANGES]
-    if base_name not in BASES or unknown:
+    changes = [_find_change(part) for part in change_names]
+    if base_name not in BASES or None in changes:
         raise ValueError(
             f"there is no recipe '{name}': a recipe is one of {', '.join(BASES)}, and after it, each with a +, any of "
-            f"{', '.join(CHANGES)}."
+            f"{', '.join(CHANGES)}; no_X takes X out of ours."
         )
     base = BASES[base_name]
-    train, inference = _read(TRAIN), _read(INFERENCE)
     trained_as, goes_on_from = base_name, None
     data_list, tuned_on = TRAINING_LIST, None
     train_settings: dict[str, Any] = {}
     inference_settings: dict[str, Any] = {}
-    for place, change_name in enumerate(change_names):
-        change = CHANGES[change_name]
-        in_training, in_inference = _values(change, train), _values(change, inference)
+    for place, (change_name, change) in enumerate(zip(change_names, filter(None, changes))):
+        in_training, in_inference = (
+            _values(change, TRAIN, BASES["report"].train),
+            _values(change, INFERENCE, BASES["report"].inference),
+        )
         missing = [setting for setting in (*change.ours, *change.settings) if setting not in in_training | in_inference]
         if missing:
             raise ValueError(
@@ -232,7 +236,7 @@ def find_recipe(name: str) -> Recipe:
         inference_settings |= in_inference
     return Recipe(
         name=name,
-        says="; ".join([base.says, *(CHANGES[part].says for part in change_names)]),
+        says="; ".join([base.says, *(change.says for change in filter(None, changes))]),
         train_configs=(TRAIN, *base.train),
         inference_configs=(INFERENCE, *base.inference),
         train_settings=train_settings,
@@ -262,10 +266,22 @@ def _read(config: Path) -> dict[str, Any]:
     return yaml.safe_load(config.read_text(encoding="utf-8"))
 
 
-def _values(change: Change, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a change sets in one config: only settings that the config has."""
-    own = {setting: config[setting] for setting in change.ours if setting in config}
-    return own | {setting: value for setting, value in change.settings.items() if _has(config, setting.split("::"))}
+def _find_change(name: str) -> Change | None:
+    """Look up a change, or what takes one out of ours; None where there is none of that name."""
+    left_out = CHANGES.get(name.removeprefix("no_"))
+    if name in CHANGES or left_out is None or not left_out.ours:
+        return CHANGES.get(name)
+    return replace(left_out, says=f"without: {left_out.says}", undone=True)
+
+
+def _values(change: Change, config: Path, of_report: Sequence[Path]) -> dict[str, Any]:
+    """Return what a change sets in one config, or the report's overlays of it: only settings that the config has."""
+    ours = _read(config)
+    source = {
+        name: value for path in (config, *(of_report if change.undone else ())) for name, value in _read(path).items()
+    }
+    own = {setting: source[setting] for setting in change.ours if setting in ours}
+    return own | {setting: value for setting, value in change.settings.items() if _has(ours, setting.split("::"))}
 
 
 def _has(config: Any, path: Sequence[str]) -> bool:

@@ -151,7 +151,8 @@ def tables(results: Mapping[str, Any]) -> str:
 def _place(name: str) -> tuple[int, list[int], str]:
     """Sort recipes as they are listed: a base, then its changes; others, by name, last."""
     base, *changes = name.split("+")
-    order = [list(CHANGES).index(change) if change in CHANGES else len(CHANGES) for change in changes]
+    known = [change.removeprefix("no_") for change in changes]
+    order = [list(CHANGES).index(change) if change in CHANGES else len(CHANGES) for change in known]
     return list(BASES).index(base) if base in BASES else len(BASES), order, name
 
 
