@@ -9,7 +9,7 @@ from conftest import SPACING_MM, lps_affine
 from monai.data import MetaTensor
 
 from scripts.transforms import FilterCandidatesd, LabelCandidatesd
-from scripts.transforms.candidates import CalibrateScoresd, label_candidates
+from scripts.transforms.candidates import CalibrateScoresd, label_candidates, local_means
 
 VOXEL_MM3 = SPACING_MM[0] * SPACING_MM[1] * SPACING_MM[2]  # 0.703125
 
@@ -24,6 +24,15 @@ def probabilities(*blocks, shape=(12, 10, 8)):
 
 LOW = (np.s_[0:2, 0:2, 0:2], 0.7)  # 8 voxels
 HIGH = (np.s_[5:8, 5:8, 5:7], 0.9)  # 18 voxels
+
+
+def test_local_means_of_candidates_are_those_of_the_scan() -> None:
+    rng = np.random.default_rng(0)
+    probability, ids = rng.random((30, 20, 25)).astype(np.float32), np.zeros((30, 20, 25), dtype=np.int32)
+    ids[:4, 5:9, 20:], ids[10:15, 3:8, 10:12], ids[14:18, 7:12, 11:14] = 1, 2, 3  # one at the ends, two side by side
+    whole, part = (local_means(probability, (0.7, 0.7, 1.2), given) for given in (None, ids))
+    assert np.allclose(part[ids > 0], whole[ids > 0], atol=1e-6)
+    assert not part[25:].any()
 
 
 def test_ids_by_falling_score():
