@@ -1,12 +1,14 @@
 """
 Time a prediction from file to files, beside MONAI's stock sliding window and the public baseline, on the same scan.
 
-    python benchmarks/inference.py --output_dir output/speed --json docs/speed.json --markdown docs/speed.md
+    python benchmarks/inference.py --output_dir output/speed --json docs/speed.json --markdown docs/speed.md \\
+      --picture docs/images/speed.png
 
 The scan is a made-up thorax of RibFrac's size, 512 x 512 x 357 voxels; ``--slices`` makes a shorter one. Each row is a
 run of the bundle in a process of its own, one after the other: seconds from its start to its end, less those of the
 program's start; how many times as fast as the first row it is; the most memory that it and the process that loads scans
-held together; and how far its mask agrees with that of the default in float32, as a Dice coefficient.
+held together; and how far its mask agrees with that of the default in float32, as a Dice coefficient. The picture shows
+how the default's seconds and memory grow with the number of slices.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import nibabel as nib
 import numpy as np
 import torch
 import yaml
+from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,7 +38,7 @@ BUNDLE_DIR = ROOT / "bundle"
 sys.path[:0] = [str(ROOT), str(BUNDLE_DIR)]
 
 from benchmarks.markdown import table, write_between_markers  # noqa: E402
-from scripts.atomic_write import write_json  # noqa: E402
+from scripts.atomic_write import whole_file, write_json  # noqa: E402
 from scripts.phantom import generate_phantoms  # noqa: E402
 
 __all__ = ["ROWS", "Row", "main", "stock_settings"]
@@ -106,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=1, help="runs of each row; the fastest counts")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--markdown", type=Path, help="file with the markers that the table goes between")
+    parser.add_argument("--picture", type=Path, help="PNG of the growth with the number of slices; some runs more")
     options = parser.parse_args(arguments)
     scan, tiny = (options.output_dir / f"scan_{slices}" for slices in (options.slices, "tiny"))
     generate_phantoms(scan, 0, 0, 1, seed=9, shape=(512, 512, options.slices), spacing=SPACING_MM, workers=1)
@@ -128,6 +132,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             both = 2 * np.count_nonzero(mask & masks["float32"])
             figures["rows"][name]["dice"] = both / max(mask.sum() + masks["float32"].sum(), 1)
     figures["floor"] = _floor(scan, options.threads)
+    if options.picture:
+        figures["growth"] = growth = []
+        for slices in (options.slices * part // 4 for part in (1, 2, 3, 4)):
+            shorter = options.output_dir / f"scan_{slices}"
+            generate_phantoms(shorter, 0, 0, 1, seed=9, shape=(512, 512, slices), spacing=SPACING_MM, workers=1)
+            seconds, peak = _run(ROWS["default"], shorter, options.output_dir / f"growth_{slices}", options.threads)
+            growth.append({"slices": slices, "seconds": seconds - start, "peak_gb": peak})
+        _picture(growth, options.picture)
     if options.json:
         write_json(options.json, figures)
     text = _table(figures)
@@ -233,6 +245,18 @@ def _machine() -> str:
     known = getattr(torch.cpu, "get_capabilities", dict)()
     extras = [name for name in ("avx512_f", "avx512_bf16", "amx_bf16") if known.get(name)]
     return f"{known.get('cpu_name', platform.processor())} ({', '.join(extras)}), torch {torch.__version__}"
+
+
+def _picture(growth: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Draw seconds and GB over the number of slices."""
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, key, title in zip(panels, ("seconds", "peak_gb"), ("seconds a scan", "most memory, GB")):
+        axes.plot([run["slices"] for run in growth], [run[key] for run in growth], marker="o")
+        axes.set(xlabel="slices of 512 x 512", ylabel=title, xlim=(0, None), ylim=(0, None))
+        axes.grid(alpha=0.3)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
 
 
 def _table(figures: Mapping[str, Any]) -> str:

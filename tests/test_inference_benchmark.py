@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import BUNDLE_ROOT, write_scan
+from matplotlib.image import imread
 from monai.bundle import ConfigParser
 
 sys.path.insert(0, str(BUNDLE_ROOT.parent))
@@ -64,8 +65,11 @@ def test_figures_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(inference, "_run", run)
     monkeypatch.setattr(inference, "_floor", lambda scan, threads: FLOOR)
     arguments = ["--output_dir", str(tmp_path), "--slices", "40", "--json", str(tmp_path / "speed.json")]
-    inference.main([*arguments, "--rows", "float32", "default", "fracnet"])
+    inference.main([*arguments, "--rows", "float32", "default", "fracnet", "--picture", str(tmp_path / "speed.png")])
     assert asked[0] == (512, 512, 40)
+    growth = json.loads((tmp_path / "speed.json").read_text())["growth"]
+    assert [run["slices"] for run in growth] == [shape[2] for shape in asked[2:]] == [10, 20, 30, 40]
+    assert imread(tmp_path / "speed.png").shape == (330, 880, 4)
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
     assert rows["float32"] == {"says": inference.ROWS["float32"].says, "seconds": [20.0], "peak_gb": 1.5, "dice": 1.0}
     assert 0 < rows["default"]["dice"] < 1 and "dice" not in rows["fracnet"]
