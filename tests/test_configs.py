@@ -404,9 +404,10 @@ def test_default_data_set_is_generated_only_where_it_is_the_default(tmp_path, mo
 
     generated = []
     monkeypatch.setattr(default, "generate_phantoms", lambda folder, size: generated.append((folder, size)))
-    default.ensure_phantoms(tmp_path / "other", tmp_path / "phantoms", size="slab")
+    other, same = tmp_path / "other", tmp_path / "x" / ".." / "phantoms"
+    assert default.ensure_phantoms(other, tmp_path / "phantoms", size="slab") == other
     assert generated == []
-    default.ensure_phantoms(tmp_path / "x" / ".." / "phantoms", tmp_path / "phantoms", size="slab")
+    assert default.ensure_phantoms(same, tmp_path / "phantoms", size="slab") == same
     assert generated == [(tmp_path / "phantoms", "slab")]
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import monai.bundle
 import pytest
 import yaml
 from conftest import BUNDLE_ROOT
@@ -203,6 +204,9 @@ def test_commands_name_what_exists(arguments, capsys):
         assert set(options_of(arguments[3:])) <= known_options("benchmarks.detection.__main__", capsys, arguments[2])
     elif arguments[1] != "-m":
         assert (ROOT / arguments[1]).is_file(), "a program's path starts at the root of the repository"
+    elif arguments[2:4] == ["monai.bundle", "download"]:
+        given = {option.partition("=")[0].removeprefix("--") for option in options_of(arguments)}
+        assert given <= set(inspect.signature(monai.bundle.download).parameters)
     elif arguments[2] == "monai.bundle":
         check_run(arguments[3:])
     elif arguments[2].startswith("scripts."):

@@ -10,9 +10,14 @@ from scripts.phantom.dataset import generate_phantoms
 __all__ = ["ensure_phantoms"]
 
 
-def ensure_phantoms(dataset_dir: str | os.PathLike[str], phantom_dir: str | os.PathLike[str], size: str) -> None:
+def ensure_phantoms(
+    dataset_dir: str | os.PathLike[str], phantom_dir: str | os.PathLike[str], size: str
+) -> str | os.PathLike[str]:
     """
-    Generate the made-up data set on first use, when no other one is named: a step of a config's ``initialize``.
+    Return the data set's folder; generate the made-up data set first, on first use, when no other one is named.
+
+    A config gives what it returns to ``scripts.datalist.load_datalist``, so that nothing is generated for whoever takes
+    only the network from it, as ``monai.bundle.load`` does.
 
     Args:
         dataset_dir: the data set that a config uses.
@@ -21,3 +26,4 @@ def ensure_phantoms(dataset_dir: str | os.PathLike[str], phantom_dir: str | os.P
     """
     if Path(dataset_dir).resolve() == Path(phantom_dir).resolve():
         generate_phantoms(phantom_dir, size=size)
+    return dataset_dir

@@ -1,0 +1,154 @@
+"""The archive that is shared: built, served, downloaded by MONAI's command, and run where nothing else of this is."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import monai.bundle
+import pytest
+import torch
+import yaml
+from conftest import BUNDLE_ROOT, write_scan
+
+from scripts.networks import ResUNet
+from scripts.release import archive_files, build_archive, main
+
+NAME = "rib_fracture_ct_segmentation"
+SMALL = {"roi_size": "[16,16,16]", "num_workers": 0}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_archive(BUNDLE_ROOT, tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
+def downloaded(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle as ``monai.bundle download`` leaves it, in an empty folder; the address is one of this machine."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with served(archive.parent) as address:
+        run(folder, "download", name=NAME, url=f"{address}/{archive.name}", bundle_dir=folder, progress=False)
+    return folder / NAME
+
+
+class served:  # noqa: N801
+    """Serve a folder on 127.0.0.1 for the time of a ``with`` block, which gets the address."""
+
+    def __init__(self, folder: Path) -> None:
+        handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+
+    def __enter__(self) -> str:
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self.server.server_port}"
+
+    def __exit__(self, *_: Any) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def run(folder: Path, *arguments: str, **settings: Any) -> str:
+    """Run MONAI's command in a folder, with nothing of this repository on Python's path; return what it says."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"no_proxy": "127.0.0.1"}
+    command = [
+        sys.executable,
+        "-m",
+        "monai.bundle",
+        *arguments,
+        *(f"--{key}={value}" for key, value in settings.items()),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        check=False,
+        text=True,
+        timeout=300,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_an_archive_holds_what_belongs_in_it(archive: Path) -> None:
+    with zipfile.ZipFile(archive) as content:
+        names = content.namelist()
+    assert {name.split("/")[0] for name in names} == {NAME}
+    inside = {name.removeprefix(f"{NAME}/") for name in names}
+    assert {"LICENSE", "configs/metadata.json", "configs/inference.json", "docs/README.md", "models/model.pt"} <= inside
+    assert {"docs/data_license.txt", "scripts/__init__.py", "scripts/transforms/candidates.py"} <= inside
+    kept = {path.relative_to(BUNDLE_ROOT).as_posix() for path in BUNDLE_ROOT.rglob("*.py")}
+    assert {name for name in inside if name.endswith(".py")} == kept
+    assert not [name for name in inside if "__pycache__" in name or name.startswith(("data/", "output/"))]
+    checksum, name = archive.with_name(archive.name + ".sha256").read_text().split()
+    assert (checksum, name) == (hashlib.sha256(archive.read_bytes()).hexdigest(), archive.name)
+
+
+def test_the_same_files_give_the_same_archive(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(BUNDLE_ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns("data", "output", "__pycache__"))
+    main(["--bundle_root", str(tmp_path / "copy"), "--output_dir", str(tmp_path / "dist")])
+    again = tmp_path / "dist" / archive.name
+    assert again.read_bytes() == archive.read_bytes()  # though its files have other times
+    assert str(again) in capsys.readouterr().out
+
+
+def test_twins_in_json_are_the_configs() -> None:
+    files = archive_files(BUNDLE_ROOT)
+    configs = sorted((BUNDLE_ROOT / "configs").glob("*.yaml"))
+    assert configs
+    for config in configs:
+        assert json.loads(files[f"configs/{config.stem}.json"]) == yaml.safe_load(config.read_text())
+
+
+def test_a_folder_without_weights_is_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--bundle_root", str(tmp_path), "--output_dir", str(tmp_path)])
+    assert "metadata.json does not exist" in capsys.readouterr().err
+
+
+def test_the_downloaded_bundle_predicts(downloaded: Path, tmp_path: Path) -> None:
+    write_scan(tmp_path / "scans", "test", 501, fractures=2)
+    settings = {"dataset_dir": tmp_path / "scans", "output_dir": tmp_path / "out", **SMALL}
+    run(downloaded, "run", "inference", config_file="configs/inference.yaml", **settings)
+    assert (tmp_path / "out" / "predictions" / "RibFrac501.nii.gz").is_file()
+    assert (tmp_path / "out" / "fractures.csv").is_file()
+
+
+def test_the_downloaded_bundle_trains(downloaded: Path, tmp_path: Path) -> None:
+    for section, number in (("train", 1), ("val", 421)):
+        write_scan(tmp_path / "scans", section, number, fractures=2)
+    settings = {
+        "dataset_dir": tmp_path / "scans",
+        "output_dir": tmp_path / "out",
+        "cache_dir": "$None",
+        "max_epochs": 1,
+    }
+    settings |= {"max_shift_voxels": 4, "rois_per_scan": 2, "scans_per_batch": 1, **SMALL}
+    run(downloaded, "run", "training", config_file="configs/train.yaml", **settings)
+    assert (tmp_path / "out" / "models" / "model.pt").is_file()
+
+
+def test_the_downloaded_bundle_loads_as_the_trained_network(
+    downloaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(downloaded))
+    network = monai.bundle.load(NAME, bundle_dir=str(downloaded.parent), source="github", device="cpu")
+    assert isinstance(network, ResUNet)
+    weights = torch.load(BUNDLE_ROOT / "models" / "model.pt", weights_only=True)
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+    assert not list(tmp_path.iterdir())  # no data set was made for it
