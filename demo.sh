@@ -9,8 +9,6 @@ use_environment ""
 results="$PWD/output/demo"
 phantoms="$PWD/data/demo_phantoms"
 sample="$PWD/data/sample_ct"
-# Windows that overlap by a quarter: a third of the usual number of windows
-windows=(--overlap 0.25)
 cd bundle
 
 echo "== 1 of 4: made-up scans with fractures (no patient's data)"
@@ -18,13 +16,13 @@ python -m scripts.phantom --output_dir "$phantoms" --training 0 --validation 0 -
 
 echo "== 2 of 4: predict and score them"
 python -m monai.bundle run evaluating --config_file "['configs/inference.yaml','configs/evaluate.yaml']" \
-  --dataset_dir "$phantoms" --output_dir "$results/made_up" "${windows[@]}"
+  --dataset_dir "$phantoms" --output_dir "$results/made_up"
 
 echo "== 3 of 4: fetch a real chest CT"
 if python -m scripts.sample_ct --output_dir "$sample"; then
   echo "== 4 of 4: predict it"
   python -m monai.bundle run inference --config_file configs/inference.yaml \
-    --dataset_dir "$sample/images" --output_dir "$results/real_ct" "${windows[@]}"
+    --dataset_dir "$sample/images" --output_dir "$results/real_ct"
 else
   echo "== 4 of 4: left out, because the real chest CT could not be had (see above)" >&2
 fi

@@ -30,14 +30,16 @@ FIGURES_NAME = "figures.json"  # what a set's prediction is worth; written last
 # The same for all recipes: they change the speed and how long a training lasts, not what it learns from an ROI.
 TRAINING_SETTINGS = {"amp": True, "num_workers": 2}
 PREDICTION_SETTINGS = {"amp": True, "num_workers": 1, "save_pictures": False}
-# Every training scan is looked at once, in a third of the windows. The threshold is one for a first training, whose
-# false candidates would run into each other, and into fractures, at the low one that suits a second
+# Every training scan is looked at once, in a third of the windows. What is nearly a candidate counts too; a lower
+# threshold would let the false ones of a first training run into each other, and into fractures
 MINING_SETTINGS = {
     **PREDICTION_SETTINGS,
     "section": "training",
     "overlap": 0.25,
     "probability_threshold": 0.2,
     "min_volume_mm3": 1200.0,
+    "min_mean_probability": 0.0,
+    "peak_share": 0.3,
     "min_score": 0.0,
 }
 _SECONDS_BETWEEN_NOTES = 20.0  # a killed run loses no more of its time than this
