@@ -190,6 +190,25 @@ def test_bone_counts_in_the_middle_of_windows_and_at_the_scans_ends(bone, starts
     assert [bone - place for place in seen] == starts
 
 
+def test_beyond_its_margin_a_window_fades_where_its_neighbors_do_not_count():
+    image = torch.zeros(1, 1, 40, 16, 16)  # windows of 16 start at 0, 8, 16, 24
+    image[..., 18, 8, 8] = 1  # within the margin of the window at 8, from 12 to 19, and in that of the one at 16
+    settings = {"roi_size": 16, "overlap": 0.5, "mode": "gaussian", "bone_level": 0.5, "min_bone_voxels": 1}
+    inferer = SlidingWindowProbabilityInferer(**settings, bone_margin=1.0)
+    seen = []
+
+    def sure(windows):
+        seen.append(len(windows))
+        return torch.full_like(windows, 100.0)
+
+    probability = inferer(image, sure)[0, 0, :, 8, 8]
+    assert sum(seen) == 1
+    assert (probability[14:20] > 0.9).all()  # the window at 16 does not count
+    falling = probability[19:24]
+    assert (falling.diff() <= 0).all() and falling[-1] < 0.1
+    assert not probability[:8].any() and not probability[24:].any()
+
+
 def test_every_voxel_counts_in_some_window():
     for shape, overlap in itertools.product([(15, 9, 12), (31, 8, 23)], [0.5, 0.25]):
         inferer = SlidingWindowProbabilityInferer(8, 1, overlap, bone_margin=1.0)

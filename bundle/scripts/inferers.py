@@ -28,10 +28,10 @@ class SlidingWindowProbabilityInferer(Inferer):
     MONAI's ``SlidingWindowInferer`` averages what the network returns, here logits; the report averages
     probabilities. It also has no way to pass over windows, and a rib fracture needs a rib: those that hold next to no
     bone, half of a chest CT, are not shown to the network, and count as probability 0. Windows that hold bone in their
-    margin alone are not shown either, and do not count: their neighbors have that bone closer to the middle. Which
-    ones is known before the first window is computed, so all batches but the last are full. Places and weights are
-    those of ``SlidingWindowInferer``: the last window of each axis is moved back to end with the scan, and a scan
-    smaller than a window is padded evenly.
+    margin alone are not shown either, and do not count: their neighbors have that bone closer to the middle. Beyond its
+    own margin a window next to such ones fades. Which ones is known before the first window is computed, so all
+    batches but the last are full. Places and weights are those of ``SlidingWindowInferer``: the last window of each
+    axis is moved back to end with the scan, and a scan smaller than a window is padded evenly.
 
     Args:
         roi_size: voxels of a window along each axis, or one number for all.
@@ -109,9 +109,15 @@ class SlidingWindowProbabilityInferer(Inferer):
         has_bone, is_near = self._bone(scan[0, 0] > self.bone_level, starts)
         weights = compute_importance_map(self.roi_size, self.mode, self.sigma_scale, device=scan.device)
         total, weight = (torch.zeros(scan.shape[2:], device=scan.device) for _ in range(2))
-        for place, counts in zip(places, (has_bone | ~is_near).tolist()):
-            if counts:
-                weight[place] += weights
+        counts = has_bone | ~is_near
+        for place in itertools.compress(places, counts.tolist()):
+            weight[place] += weights
+        weight_of_all = weight.clone()
+        for place in itertools.compress(places, (~counts).tolist()):
+            weight_of_all[place] += weights
+        # within its margin a window has an eighth of all weight or more; beyond it, where those that would have seen a
+        # voxel better do not count, what it says there fades
+        weight = torch.maximum(weight, weight_of_all / 8)
         shown = list(itertools.compress(places, has_bone.tolist()))
         batches = range(0, len(shown), self.sw_batch_size)
         for first in tqdm(batches, desc="windows", unit="batch", disable=not self.progress):
@@ -120,7 +126,7 @@ class SlidingWindowProbabilityInferer(Inferer):
             probabilities = network(windows, *args, **kwargs).float().sigmoid()[:, 0] * weights
             for place, probability in zip(batch, probabilities):
                 total[place] += probability
-        return torch.where(weight > 0, total / weight, 0)[None, None]
+        return (total / weight)[None, None]
 
     def _bone(self, bone: torch.Tensor, starts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Tell which windows hold enough bone, bool, ``(windows,)``: within their margin, and at all."""
