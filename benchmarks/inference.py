@@ -87,9 +87,7 @@ def stock_settings() -> dict[str, Any]:
 
 ROWS = {
     "stock": Row("MONAI's `SlidingWindowInferer`, our network, float32, windows of 64³ at stride 32", stock_settings()),
-    "fracnet": Row(
-        "FracNet's network, untrained, and its windows, by our inferer", {}, _FRACNET, weights=False
-    ),
+    "fracnet": Row("FracNet's network, untrained, and its windows, by our inferer", {}, _FRACNET, weights=False),
     "exact": Row("ours, the stock row's windows, none skipped", {**REPORTS_WINDOWS, "min_bone_voxels": 0}),
     "skipping": Row("the same, windows without bone skipped", {**REPORTS_WINDOWS, "bone_margin": 0.0}),
     "float32": Row("the default, in float32", {"amp": False}),
