@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from skimage.measure import label as connected_pieces
@@ -24,7 +22,8 @@ from skimage.measure import regionprops
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
-from benchmarks.markdown import write_between_markers  # noqa: E402
+from benchmarks.markdown import show  # noqa: E402
+from benchmarks.timing import least_seconds  # noqa: E402
 from scripts.atomic_write import write_json  # noqa: E402
 from scripts.froc import instance_overlaps  # noqa: E402
 
@@ -83,8 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--markdown", type=Path, help="file with the markers that the text goes between")
     options = parser.parse_args(arguments)
     pred, label = make_masks(options.shape)
-    seconds_plain, plain = _least_seconds(lambda: plain_overlaps(pred, label), options.repeats)
-    seconds_ours, ours = _least_seconds(lambda: instance_overlaps(pred, label), options.repeats)
+    plain, ours = plain_overlaps(pred, label), instance_overlaps(pred, label)
     rows, columns = np.nonzero(ours.overlap)
     found = {
         (int(ours.candidate_ids[row]), int(ours.fracture_ids[column])): float(ours.overlap[row, column])
@@ -92,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     if found.keys() != plain.keys() or not np.allclose([found[pair] for pair in plain], list(plain.values())):
         sys.exit("error: the two ways differ: one of them breaks the rule.")
+    seconds_plain = least_seconds(lambda: plain_overlaps(pred, label), options.repeats)
+    seconds_ours = least_seconds(lambda: instance_overlaps(pred, label), options.repeats)
     figures = {
         "shape": options.shape,
         "overlaps": len(plain),
@@ -109,20 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = textwrap.fill(text, 120, break_on_hyphens=False) + "\n"
     if options.json:
         write_json(options.json, figures)
-    if options.markdown:
-        write_between_markers(text, options.markdown, "evaluation")
-    else:
-        print(text)
-
-
-def _least_seconds(step: Callable[[], Any], repeats: int) -> tuple[float, Any]:
-    """Run a step; return the least time of its runs, and what it gives."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        result = step()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds), result
+    show(text, options.markdown, "evaluation")
 
 
 if __name__ == "__main__":

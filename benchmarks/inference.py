@@ -20,7 +20,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLE_DIR = ROOT / "bundle"
 sys.path[:0] = [str(ROOT), str(BUNDLE_DIR)]
 
-from benchmarks.markdown import table, write_between_markers  # noqa: E402
+from benchmarks.markdown import show, table  # noqa: E402
+from benchmarks.timing import least_seconds  # noqa: E402
 from scripts.atomic_write import whole_file, write_json  # noqa: E402
 from scripts.phantom import generate_phantoms  # noqa: E402
 
@@ -141,10 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         write_json(options.json, figures)
     text = _table(figures)
-    if options.markdown:
-        write_between_markers(text, options.markdown, "inference")
-    else:
-        print(text)
+    show(text, options.markdown, "inference")
 
 
 def _run(row: Row, scan: Path, folder: Path, threads: int) -> tuple[float, float]:
@@ -217,7 +215,7 @@ def _floor(scan: Path, threads: int) -> dict[str, float]:
         parser.get_parsed_content("network_def").eval()(torch.zeros(1, 1, *sliding.roi_size))
     gflop = counter.get_total_flops() / 1e9
     matrix = torch.randn(4096, 4096, dtype=torch.bfloat16)
-    seconds = min(_seconds(lambda: matrix @ matrix) for _ in range(5))
+    seconds = least_seconds(lambda: matrix @ matrix, 5)
     best = 2 * 4096**3 / 1e9 / seconds
     return {
         "windows": windows,
@@ -225,12 +223,6 @@ def _floor(scan: Path, threads: int) -> dict[str, float]:
         "gflop_a_second_of_a_matrix_product": best,
         "seconds": windows * gflop / best,
     }
-
-
-def _seconds(step: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
 
 
 def _mask(folder: Path) -> np.ndarray:

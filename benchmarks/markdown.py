@@ -7,12 +7,20 @@ from pathlib import Path
 
 from scripts.atomic_write import write_text
 
-__all__ = ["table", "write_between_markers"]
+__all__ = ["show", "table", "write_between_markers"]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a table."""
     return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+
+
+def show(text: str, path: Path | None, name: str) -> None:
+    """Put text between the markers of a file, see `write_between_markers`; print it where there is none."""
+    if path is None:
+        print(text)
+    else:
+        write_between_markers(text, path, name)
 
 
 def write_between_markers(text: str, path: Path, name: str) -> None:

@@ -10,8 +10,6 @@ many times as fast as the first row it is.
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -19,8 +17,11 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-BUNDLE_DIR = Path(__file__).resolve().parents[1] / "bundle"
-sys.path.insert(0, str(BUNDLE_DIR))
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLE_DIR = ROOT / "bundle"
+sys.path[:0] = [str(ROOT), str(BUNDLE_DIR)]
+
+from benchmarks.timing import least_seconds  # noqa: E402
 
 __all__ = ["main", "step_times"]
 
@@ -61,22 +62,11 @@ def step_times(configs: list[str], size: int, windows: int, compiled: bool) -> t
         with torch.autocast("cpu", dtype=torch.bfloat16):
             network.eval()(image)
 
-    return _parameters(network), _least_seconds(train) / windows, _least_seconds(predict) / windows
+    return _parameters(network), least_seconds(train) / windows, least_seconds(predict) / windows
 
 
 def _parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _least_seconds(step: Callable[[], None]) -> float:
-    """Run a step once to warm up, and return the least time of three more."""
-    step()
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def main() -> None:

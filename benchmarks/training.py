@@ -11,11 +11,10 @@ bfloat16 and channels last, beside float32 as torch keeps it. The scans are made
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLE_DIR = ROOT / "bundle"
 sys.path[:0] = [str(ROOT), str(BUNDLE_DIR)]
 
-from benchmarks.markdown import write_between_markers  # noqa: E402
+from benchmarks.markdown import show  # noqa: E402
+from benchmarks.timing import least_seconds  # noqa: E402
 from scripts.atomic_write import write_json  # noqa: E402
 from scripts.phantom import generate_phantoms  # noqa: E402
 
@@ -83,15 +83,7 @@ def seconds_a_step(bfloat16: bool, repeats: int = 5) -> float:
         loss([output.float() for output in outputs], label).backward()
         optimizer.step()
 
-    return min(itertools.islice(_seconds(step), 1, repeats + 1)) / rois
-
-
-def _seconds(step: Callable[[], None]) -> Iterator[float]:
-    """Run a step again and again, and give the seconds of each time."""
-    while True:
-        start = time.perf_counter()
-        step()
-        yield time.perf_counter() - start
+    return least_seconds(step, repeats) / rois
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -137,10 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = "\n\n".join(textwrap.fill(part, 120, break_on_hyphens=False) for part in (feeding, stepping)) + "\n"
     if options.json:
         write_json(options.json, figures)
-    if options.markdown:
-        write_between_markers(text, options.markdown, "training")
-    else:
-        print(text)
+    show(text, options.markdown, "training")
 
 
 if __name__ == "__main__":

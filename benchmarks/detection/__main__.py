@@ -16,7 +16,7 @@ from benchmarks.detection.pictures import examples_picture, froc_curves_picture 
 from benchmarks.detection.recipes import recipe_names  # noqa: E402
 from benchmarks.detection.report import TITLES, collect, tables  # noqa: E402
 from benchmarks.detection.run import predict, train  # noqa: E402
-from benchmarks.markdown import write_between_markers  # noqa: E402
+from benchmarks.markdown import show  # noqa: E402
 from scripts.atomic_write import write_json  # noqa: E402
 
 __all__ = ["main"]
@@ -93,10 +93,7 @@ def _report(options: argparse.Namespace) -> None:
     results = collect(options.data, options.output_dir, json.loads(path.read_text()) if path.is_file() else None)
     write_json(path, results)
     text = tables(results)
-    if options.markdown:
-        write_between_markers(text, options.markdown, "detection")
-    else:
-        print(text)
+    show(text, options.markdown, "detection")
     if options.picture:
         curves: dict[str, dict[str, dict]] = {}
         for name, recipe in results["recipes"].items():

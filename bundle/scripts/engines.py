@@ -19,9 +19,9 @@ class Engine(StrEnum):
     """
     What computes the network.
 
-    ``TORCH`` runs on every device, ``OPENVINO`` on a CPU alone. ``AUTO`` is OpenVINO on a CPU with AMX, where it is
-    several times as fast as torch, where it is installed, and torch elsewhere (``benchmarks/inference.py`` measures
-    both).
+    ``TORCH`` runs on every device, ``OPENVINO`` on a CPU alone. ``AUTO`` is OpenVINO on a CPU with AMX, if it is
+    installed, and torch elsewhere: with AMX the report's network was computed several times as fast as by torch,
+    without AMX ours is not (``benchmarks/inference.py`` measures both).
     """
 
     AUTO = "auto"
@@ -79,7 +79,7 @@ class OpenVINONetwork:
     """
     A network compiled by OpenVINO for this CPU, called as the network is.
 
-    It is compiled at the first call for each shape of window, in a second or two, and again when the network's weights
+    It is compiled at the first call for each shape of window, and again when the network's weights
     have changed since, so that a checkpoint may be loaded after this is made.
 
     Args:

@@ -231,7 +231,8 @@ class EngineInferer(Inferer):
         amp: ``True`` computes in bfloat16, ``False`` in float32, ``auto`` in bfloat16 where the device does so fast.
 
     Raises:
-        ValueError: when the engine cannot compute on the device of the input, or is not installed.
+        ValueError: when there is no such engine, or it cannot compute on the device of the input.
+        ImportError: when it is not installed.
     """
 
     def __init__(self, inferer: Inferer, engine: Engine | str = Engine.AUTO, amp: bool | str = "auto") -> None:
@@ -250,8 +251,7 @@ class EngineInferer(Inferer):
             if self._network is None or self._network.network is not network:
                 self._network = OpenVINONetwork(network, bfloat16)
             return self.inferer(inputs, self._network, *args, **kwargs)
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-            return self.inferer(inputs, network, *args, **kwargs)
+        return AutocastInferer(self.inferer, bfloat16)(inputs, network, *args, **kwargs)
 
     def _log(self, message: str) -> None:
         if message not in self._logged:

@@ -24,6 +24,7 @@ from scripts.atomic_write import whole_file, write_text
 __all__ = ["archive_files", "build_archive", "main"]
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = "models/model.pt"
 # What belongs into the archive; caches, data, results and other weights do not
 PATTERNS = (
     "LICENSE",
@@ -31,10 +32,9 @@ PATTERNS = (
     "configs/*.json",
     "configs/logging.conf",
     "docs/*",
-    "models/model.pt",
+    WEIGHTS,
     "scripts/**/*.py",
 )
-WEIGHTS = "models/model.pt"
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip archive can hold: the same for all files and builds
 _MODE = 0o100644 << 16  # a plain file that all may read
 
