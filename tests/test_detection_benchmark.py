@@ -304,13 +304,20 @@ def test_more_made_up_scans_take_the_place_of_the_first_ones(
     record = (out / "benchmark.json").read_text()
     for _ in range(2):
         data.make_more_data(out)
-    first, more = (kinds(out / name, "training") for name in ("train.json", "train_more.json"))
-    assert sorted(more) == sorted(part.replace("made_up", "made_up_more") for part in first)
-    assert kinds(out / "train_more.json", "validation") == kinds(out / "train.json", "validation")
     assert (out / "benchmark.json").read_text() == record
-    # an image and a label of each scan, and none of a test
-    digests = json.loads((out / "benchmark_more.json").read_text())["sha256"]
-    assert len(digests) == 2 * (len(more) + len(kinds(out / "train.json", "validation")))
+    first = kinds(out / "train.json", "training")
+    for name in data.MORE_MADE_UP:
+        more = kinds(out / f"train_{name}.json", "training")
+        assert sorted(more) == sorted(part.replace("made_up", f"made_up_{name}") for part in first)
+        assert kinds(out / f"train_{name}.json", "validation") == kinds(out / "train.json", "validation")
+        # an image and a label of each scan, and none of a test
+        digests = json.loads((out / f"benchmark_{name}.json").read_text())["sha256"]
+        assert len(digests) == 2 * (len(more) + len(kinds(out / "train.json", "validation")))
+
+
+def test_every_batch_of_scans_has_its_own_seed() -> None:
+    seeds = [data.MADE_UP["seed"], *(settings["seed"] for settings in data.MORE_MADE_UP.values())]
+    assert len(set(seeds)) == len(seeds)
 
 
 def test_ids_of_more_scans_are_not_those_of_the_real_ones(
@@ -320,7 +327,7 @@ def test_ids_of_more_scans_are_not_those_of_the_real_ones(
     calls = fake_generators(monkeypatch)
     data.make_data(tmp_path / "bench", real_ct_dir)
     first_real = min(call["first_id"] for call in calls if call["section"] == "training")
-    assert data.MORE_MADE_UP["training"] < first_real
+    assert all(settings["training"] < first_real for settings in data.MORE_MADE_UP.values())
 
 
 def test_a_missing_folder_of_real_ct_is_told(tmp_path: Path) -> None:

@@ -30,8 +30,7 @@ from scripts.sample_ct import fetch_sample_ct
 
 __all__ = [
     "BENCHMARK_VERSION",
-    "MORE_RECORD_NAME",
-    "MORE_TRAINING_LIST",
+    "MORE_MADE_UP",
     "RECORD_NAME",
     "TEST_SETS",
     "TRAINING_LIST",
@@ -43,15 +42,17 @@ __all__ = [
 BENCHMARK_VERSION = 2  # raise it with every change to the scans
 RECORD_NAME = "benchmark.json"
 TRAINING_LIST = "train.json"
-MORE_RECORD_NAME = "benchmark_more.json"
-MORE_TRAINING_LIST = "train_more.json"
 # set: whether its scans are annotated; NAME.json lists them under "test"
 TEST_SETS = {"made_up_test": True, "implanted_test": True, "as_is_test": False, "as_is_seen": False}
 VALIDATION_SETS = {"made_up_validation": True, "implanted_validation": True}
 
 MADE_UP: dict[str, Any] = {"training": 48, "validation": 20, "test": 20, "seed": 0, "size": "slab"}
-# Other scans than those above, by another seed. Their ids end where those of the real training scans begin
-MORE_MADE_UP: dict[str, Any] = {"training": 100, "validation": 0, "test": 0, "seed": 4, "size": "slab"}
+# Other scans than those above for trainings that go on, each by its own seed: train_NAME.json lists them. Their ids end
+# where those of the real training scans begin
+MORE_MADE_UP: dict[str, dict[str, Any]] = {
+    name: {"training": 100, "validation": 0, "test": 0, "seed": seed, "size": "slab"}
+    for name, seed in {"more": 4, "more2": 5}.items()
+}
 # So many of the made-up validation scans are those of a training's own validation; the post-processing is chosen on all
 VALIDATED_EACH_EPOCH = 6
 TRAINING_CT = ("lidc0314.nii.gz", "qin_lsc_0003.nii.gz", "qin_lung_01_0007.nii.gz")
@@ -137,11 +138,12 @@ def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: 
 
 def make_more_data(output_dir: Path) -> None:
     """
-    Make further made-up scans for a training that goes on, unless they are there.
+    Make further made-up scans for the trainings that go on, unless they are there.
 
-    ``train_more.json`` lists them with the real training scans of ``train.json``, and with its validation scans. No
-    other list has them, so what is trained on ``train.json`` stays comparable. ``benchmark_more.json`` is written last:
-    their settings, and the SHA-256 of the voxels of every image and label that ``train_more.json`` lists.
+    For each NAME of `MORE_MADE_UP`, ``train_NAME.json`` lists its scans with the real training scans of ``train.json``,
+    and with its validation scans. No other list has them, so what is trained on ``train.json`` stays comparable.
+    ``benchmark_NAME.json`` is written last: their settings, and the SHA-256 of the voxels of every image and label that
+    ``train_NAME.json`` lists.
 
     Args:
         output_dir: folder of the data, as `make_data` made it.
@@ -150,20 +152,19 @@ def make_more_data(output_dir: Path) -> None:
         FileNotFoundError: when the folder does not hold the benchmark's data.
         ValueError: when it holds further scans of other settings.
     """
-    record_path = output_dir / MORE_RECORD_NAME
     if not (output_dir / RECORD_NAME).is_file():
         raise FileNotFoundError(f"{output_dir} holds no {RECORD_NAME}: make the benchmark's data first.")
-    folder = output_dir / "made_up_more"
-    generate_phantoms(folder, **MORE_MADE_UP)
-    if record_path.is_file():
-        return
     made_up = {Path(item["image"]).resolve() for item in load_datalist(output_dir / "made_up", "training")}
     first = {section: load_datalist(output_dir / TRAINING_LIST, section) for section in ("training", "validation")}
     real = [item for item in first["training"] if Path(item["image"]).resolve() not in made_up]
-    training = {"training": [*load_datalist(folder, "training"), *real], "validation": first["validation"]}
-    write_json(output_dir / MORE_TRAINING_LIST, _relative(training, output_dir))
-    settings = {"version": BENCHMARK_VERSION, "made_up": MORE_MADE_UP}
-    write_json(record_path, {**settings, "sha256": _digests({"train": training}, output_dir)})
+    for name, settings in MORE_MADE_UP.items():
+        folder, record_path = output_dir / f"made_up_{name}", output_dir / f"benchmark_{name}.json"
+        generate_phantoms(folder, **settings)
+        if not record_path.is_file():
+            training = {"training": [*load_datalist(folder, "training"), *real], "validation": first["validation"]}
+            write_json(output_dir / f"train_{name}.json", _relative(training, output_dir))
+            record = {"version": BENCHMARK_VERSION, "made_up": settings}
+            write_json(record_path, {**record, "sha256": _digests({"train": training}, output_dir)})
 
 
 _SECTIONS = ("training", "validation", "test")

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.detection.data import MORE_TRAINING_LIST, TRAINING_LIST
+from benchmarks.detection.data import MORE_MADE_UP, TRAINING_LIST
 
 __all__ = [
     "BASES",
@@ -166,9 +166,14 @@ CHANGES = {
     "ema": Change("moving average of the weights", ours=("ema_decay",)),
     "optimizer": Change("AdamW with warm-up", ours=("optimizer", "weight_decay", "lr_scheduler")),
     "mined": Change("goes on, where it went wrong in the training scans", mines=True),
-    "more": Change(
-        "goes on likewise, on 100 other made-up scans beside the real ones", mines=True, data_list=MORE_TRAINING_LIST
-    ),
+    **{
+        name: Change(
+            f"goes on likewise, on {scans['training']} other made-up scans (seed {scans['seed']}) beside the real ones",
+            mines=True,
+            data_list=f"train_{name}.json",
+        )
+        for name, scans in MORE_MADE_UP.items()
+    },
     # on the weights of the base
     "tuned": Change("post-processing and scores tuned for its weights on the validation scans", tunes=True),
     "split": Change("candidates that touch are split", settings={"split_distance_mm": 20.0}),
