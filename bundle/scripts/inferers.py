@@ -108,16 +108,16 @@ class SlidingWindowProbabilityInferer(Inferer):
         ]
         has_bone, is_near = self._bone(scan[0, 0] > self.bone_level, starts)
         weights = compute_importance_map(self.roi_size, self.mode, self.sigma_scale, device=scan.device)
-        total, weight = (torch.zeros(scan.shape[2:], device=scan.device) for _ in range(2))
         counts = has_bone | ~is_near
-        for place in itertools.compress(places, counts.tolist()):
-            weight[place] += weights
-        weight_of_all = weight.clone()
+        weight_of_all = _sum_on_grid(weights, starts, scan.shape[2:])
+        weight = weight_of_all.clone()
         for place in itertools.compress(places, (~counts).tolist()):
-            weight_of_all[place] += weights
+            weight[place] -= weights
         # within its margin a window has an eighth of all weight or more; beyond it, where those that would have seen a
         # voxel better do not count, what it says there fades
-        weight = torch.maximum(weight, weight_of_all / 8)
+        torch.maximum(weight, weight_of_all.div_(8), out=weight)
+        del weight_of_all
+        total = torch.zeros_like(weight)
         shown = list(itertools.compress(places, has_bone.tolist()))
         batches = range(0, len(shown), self.sw_batch_size)
         for first in tqdm(batches, desc="windows", unit="batch", disable=not self.progress):
@@ -126,7 +126,7 @@ class SlidingWindowProbabilityInferer(Inferer):
             probabilities = network(windows, *args, **kwargs).float().sigmoid()[:, 0] * weights
             for place, probability in zip(batch, probabilities):
                 total[place] += probability
-        return (total / weight)[None, None]
+        return total.div_(weight).clamp_(max=1)[None, None]  # rounding of the weights may lift a mean of ones
 
     def _bone(self, bone: torch.Tensor, starts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Tell which windows hold enough bone, bool, ``(windows,)``: within their margin, and at all."""
@@ -152,6 +152,17 @@ class SlidingWindowProbabilityInferer(Inferer):
         ]
 
 
+def _sum_on_grid(patch: torch.Tensor, starts: Sequence[Sequence[int]], shape: Sequence[int]) -> torch.Tensor:
+    """Add up one patch at all places of a grid, axis after axis; the places cover the volume of ``shape``."""
+    for axis, (of_axis, size) in enumerate(zip(starts, shape)):
+        side = patch.shape[axis]
+        summed = patch.new_zeros([*patch.shape[:axis], size, *patch.shape[axis + 1 :]])
+        for start in of_axis:
+            summed.narrow(axis, start, side).add_(patch)
+        patch = summed
+    return patch
+
+
 def box_sums(mask: torch.Tensor, ranges: Sequence[Sequence[tuple[int, int]]]) -> torch.Tensor:
     """
     Count the marked voxels of boxes on a grid, axis after axis, so that no voxel is read more often than boxes overlap
@@ -162,11 +173,13 @@ def box_sums(mask: torch.Tensor, ranges: Sequence[Sequence[tuple[int, int]]]) ->
         ranges: of the boxes along each axis: first voxel, and the one after the last.
 
     Returns:
-        int64, shape ``(len(ranges[0]), len(ranges[1]), len(ranges[2]))``.
+        int32, shape ``(len(ranges[0]), len(ranges[1]), len(ranges[2]))``.
     """
     sums = mask
     for axis, of_axis in enumerate(ranges):
-        sums = torch.stack([sums.narrow(axis, start, end - start).sum(axis) for start, end in of_axis], dim=axis)
+        sums = torch.stack(
+            [sums.narrow(axis, start, end - start).sum(axis, dtype=torch.int32) for start, end in of_axis], dim=axis
+        )
     return sums
 
 
