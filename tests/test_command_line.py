@@ -85,4 +85,6 @@ def test_a_run_ends_with_one_line_at_a_misspelled_setting(run_id: str, config_fi
     done = subprocess.run([sys.executable, *command], cwd=BUNDLE_DIR, capture_output=True, text=True)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"error: --datset_dir: {config_file} has no setting 'datset_dir'; did you mean --dataset_dir")
+    assert last.startswith(
+        f"error: --datset_dir: {config_file} has no setting 'datset_dir'; did you mean --dataset_dir"
+    )

@@ -429,19 +429,28 @@ def test_deep_supervision_has_a_weight_for_each_output(channels):
     assert config.get_parsed_content("loss").weights == [1.0] + [0.4] * (len(channels) - 2)
 
 
-def test_a_scan_with_voxels_that_are_no_numbers_is_refused(tmp_path, model):
-    (tmp_path / "scans").mkdir()
-    volume = np.zeros((20, 20, 20), np.float32)
+@pytest.mark.parametrize("overlays, run_id", [([], "inference"), (["evaluate.yaml"], "evaluating")])
+def test_a_bad_scan_is_told_at_the_end_and_the_others_are_finished(overlays, run_id, tmp_path, model):
+    for number in (501, 502, 503):
+        write_scan(tmp_path / "data", "test", number, fractures=1)
+    broken = tmp_path / "data" / "ribfrac-test-images" / "RibFrac502-image.nii.gz"
+    volume = np.zeros((32, 28, 24), np.float32)
     volume[3, 4, 5:7] = np.nan
-    nib.save(nib.Nifti1Image(volume, lps_affine()), tmp_path / "scans" / "broken.nii.gz")
-    with pytest.raises(Exception) as error:
-        predict(tmp_path / "scans", tmp_path / "out", model)
-    chain = []
-    cause = error.value
-    while cause is not None:
-        chain.append(str(cause))
-        cause = cause.__cause__
-    assert any("broken.nii.gz: 2 voxels are infinite or not numbers" in text for text in chain), chain
+    nib.save(nib.Nifti1Image(volume, lps_affine()), broken)
+    settings = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / "out"), "checkpoint": str(model)}
+    prediction = workflow("inference.yaml", *overlays, run_id=run_id, **SMALL_PREDICTION | settings)
+    prediction.initialize()
+    with pytest.raises(RuntimeError) as error:
+        prediction.run()
+    assert re.search(
+        r"1 of 3 scans could not be loaded, the others are done:\n"
+        rf"RibFrac502: {broken}: 2 voxels are infinite or not numbers",
+        str(error.value.__cause__),
+    )
+    masks = [path.name for path in sorted((tmp_path / "out" / "predictions").glob("*.nii.gz"))]
+    assert masks == ["RibFrac501.nii.gz", "RibFrac503.nii.gz"]
+    assert {row["scan"] for row in rows(tmp_path / "out" / "fractures.csv")} == {"RibFrac501", "RibFrac503"}
+    assert (tmp_path / "out" / "metrics.json").exists() == (run_id == "evaluating")
 
 
 def test_paths_are_folders_of_the_bundle():

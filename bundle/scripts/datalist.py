@@ -19,7 +19,7 @@ from monai.data import load_decathlon_datalist
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
-__all__ = ["load_datalist", "scan_name"]
+__all__ = ["file_problems", "load_datalist", "scan_name"]
 
 _SECTIONS = ("training", "validation", "test")
 
@@ -55,7 +55,9 @@ class _Scan:
     labels: list[Path] = field(default_factory=list)
 
 
-def load_datalist(dataset_dir: str | os.PathLike[str], section: str, labels: bool = True) -> list[dict[str, Any]]:
+def load_datalist(
+    dataset_dir: str | os.PathLike[str], section: str, labels: bool = True, check: bool = True
+) -> list[dict[str, Any]]:
     """
     List the scans of one section of a data set, each with its annotation and its table of fracture types.
 
@@ -81,6 +83,8 @@ def load_datalist(dataset_dir: str | os.PathLike[str], section: str, labels: boo
         dataset_dir: the folder or file, as above.
         section: ``"training"``, ``"validation"``, ``"test"``, or ``"all"``.
         labels: whether scans have annotations; if not, labels and tables that are there are passed over.
+        check: whether the header of every file is read here, so that one bad scan stops the run at its start; otherwise
+            :class:`scripts.transforms.CheckFilesd` has to do it.
 
     Returns:
         One item per scan in natural order (RibFrac2 before RibFrac10): ``scan``, its name, for RibFrac the public id;
@@ -111,7 +115,14 @@ def load_datalist(dataset_dir: str | os.PathLike[str], section: str, labels: boo
     if not labels:
         items = [{"scan": item["scan"], "image": item["image"]} for item in items]
     items.sort(key=lambda item: _natural(item["scan"]))
-    _raise_problems(root, chain.from_iterable(_problems_of_item(item, labels) for item in items))
+    if labels:
+        unlabeled = (item["image"] for item in items if "label" not in item)
+        _raise_problems(
+            root, (f"{image}: has no label; to list images only, set labels to false." for image in unlabeled)
+        )
+    if check:
+        files = ((item["image"], item.get("label")) for item in items)
+        _raise_problems(root, chain.from_iterable(file_problems(image, label) for image, label in files))
     return items
 
 
@@ -319,26 +330,33 @@ def _singles(scans: dict[str, _Scan]) -> list[str]:
     ]
 
 
-def _problems_of_item(item: dict[str, Any], labels: bool) -> list[str]:
-    """Check the headers of a scan and of its label, and that they share one grid."""
-    if labels and "label" not in item:
-        return [f"{item['image']}: has no label; to list images only, set labels to false."]
-    if Path(item["image"]).is_dir():
-        if labels:
-            return [f"{item['image']}: a folder of DICOM slices cannot have a label here: convert it to NIfTI."]
-        return _problems_of_dicom(Path(item["image"]))
+def file_problems(image: str, label: str | None = None) -> list[str]:
+    """
+    Tell what is wrong with the files of a scan, by their headers.
+
+    Args:
+        image: a NIfTI file, or a folder of DICOM slices.
+        label: the NIfTI file of its annotation, on the image's grid; None where there is none.
+
+    Returns:
+        Messages that name the file and what to do; none where all is well.
+    """
+    if Path(image).is_dir():
+        if label is not None:
+            return [f"{image}: a folder of DICOM slices cannot have a label here: convert it to NIfTI."]
+        return _problems_of_dicom(Path(image))
     try:
-        shape, affine = _read_header(item["image"])
-        if not labels:
+        shape, affine = _read_header(image)
+        if label is None:
             return []
-        label_shape, label_affine = _read_header(item["label"])
+        label_shape, label_affine = _read_header(label)
     except ValueError as error:
         return [str(error)]
     if shape != label_shape:
-        return [f"{item['label']}: has the shape {label_shape}, its image {shape}."]
+        return [f"{label}: has the shape {label_shape}, its image {shape}."]
     shift_mm = float((np.abs(affine - label_affine)[:3] @ [*shape, 1]).max())
     if shift_mm > _MAX_SHIFT_MM:
-        return [f"{item['label']}: its affine puts it up to {shift_mm:.1f} mm away from its image."]
+        return [f"{label}: its affine puts it up to {shift_mm:.1f} mm away from its image."]
     return []
 
 

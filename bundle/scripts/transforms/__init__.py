@@ -2,7 +2,7 @@
 
 from .anatomy import MidsagittalPlaned, RemoveSpined
 from .candidates import CalibrateScoresd, CandidateScore, FilterCandidatesd, LabelCandidatesd
-from .images import CheckImaged, CropBodyd
+from .images import CheckFilesd, CheckImaged, CropBodyd
 from .implant import FindRibsd, RandImplantFracturesd
 from .labels import CheckLabeld, CropLabelSlicesd
 from .naming import NameScand, scan_name_formatter
@@ -11,6 +11,7 @@ from .sampling import FindFracturesd, SymmetricROISamplerd
 __all__ = [
     "CalibrateScoresd",
     "CandidateScore",
+    "CheckFilesd",
     "CheckImaged",
     "CheckLabeld",
     "CropBodyd",

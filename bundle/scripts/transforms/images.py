@@ -1,7 +1,8 @@
-"""Check an image as it is loaded, and crop it to the patient."""
+"""Check an image before and after it is loaded, and crop it to the patient."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -9,7 +10,39 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import CropForegroundd, MapTransform
 
-__all__ = ["CheckImaged", "CropBodyd"]
+from scripts.datalist import file_problems
+
+__all__ = ["CheckFilesd", "CheckImaged", "CropBodyd"]
+
+
+class CheckFilesd(MapTransform):
+    """
+    Check the headers of a scan's files before they are loaded.
+
+    ``LoadImaged`` reads what the readers can, and says little of what they cannot: a volume of four axes, a label on
+    another grid, a DICOM series with a slice missing pass, or fail deep inside.
+
+    Args:
+        keys: key of the image, a path; one key. A volume in memory passes.
+        label_key: key of its annotation's path, where the data have one.
+        allow_missing_keys: do nothing when the data lack the image.
+
+    Raises:
+        ValueError: when a file is missing, unreadable, or no scan, or the two do not fit each other.
+    """
+
+    def __init__(self, keys: KeysCollection, label_key: str = "label", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_key = label_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        checked = dict(data)
+        for key in self.key_iterator(checked):
+            image, label = checked[key], checked.get(self.label_key)
+            problems = file_problems(str(image), label) if isinstance(image, str | os.PathLike) else []
+            if problems:
+                raise ValueError(problems[0])
+        return checked
 
 
 class CheckImaged(MapTransform):

@@ -1,0 +1,94 @@
+"""Data loaders that MONAI lacks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from monai.data import DataLoader, list_data_collate
+from torch.utils.data import Dataset
+
+__all__ = ["SkippedScan", "SkippingDataLoader"]
+
+_logger = logging.getLogger(__name__)
+
+
+class SkippedScan(NamedTuple):
+    """A scan that could not be loaded: its name, its file or folder, and what is wrong with it."""
+
+    scan: str
+    image: str
+    reason: str
+
+
+class SkippingDataLoader(DataLoader):
+    """
+    Load scans one at a time, and pass over those that fail; MONAI's ``DataLoader`` ends the run at the first.
+
+    Each that fails is logged as an error at once and kept in ``skipped``; end a run by ``raise_skipped``, so that it
+    does not end as if all were well. How many scans will come is not known beforehand, so there is no length.
+
+    Args:
+        dataset: gives items as dictionaries; those of its ``data`` hold ``scan``, a name, and ``image``, a path.
+        num_workers: processes that load ahead; 0 loads in this one.
+        kwargs: as for ``DataLoader``; the batch size is 1.
+    """
+
+    def __init__(self, dataset: Dataset, num_workers: int = 0, **kwargs: Any) -> None:
+        super().__init__(_Guarded(dataset), num_workers, batch_size=1, collate_fn=_collate, **kwargs)
+        self.skipped: list[SkippedScan] = []
+
+    def __len__(self) -> int:
+        raise TypeError("it is not known beforehand how many scans can be loaded.")
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names its own iterator's class
+        self.skipped = []
+        for batch in super().__iter__():
+            if isinstance(batch, SkippedScan):
+                _logger.error(f"{batch.scan} is passed over: {batch.reason}")
+                self.skipped.append(batch)
+            else:
+                yield batch
+
+    def raise_skipped(self) -> None:
+        """
+        End a run in which scans were passed over; does nothing where all were loaded.
+
+        Raises:
+            ValueError: with all of them, and the reason of each.
+        """
+        if self.skipped:
+            reasons = "\n".join(f"{skipped.scan}: {skipped.reason}" for skipped in self.skipped)
+            count = f"{len(self.skipped)} of {len(self.dataset)} scans"  # type: ignore[arg-type]
+            raise ValueError(f"{count} could not be loaded, the others are done:\n{reasons}")
+
+
+class _Guarded(Dataset):
+    """Items of a data set, or in their place what is wrong with them."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except Exception as error:  # whatever a file can make the readers and the transforms raise
+            item = self.dataset.data[index]
+            _logger.debug("loading failed", exc_info=True)
+            return SkippedScan(item["scan"], item["image"], _reason(error, item["image"]))
+
+
+def _reason(error: BaseException, image: str) -> str:
+    """Say what is wrong in the words of the first error, around which MONAI wraps its own; with the file's name."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = f"{error}" or type(error).__name__
+    return text if image in text else f"{image}: {text}"
+
+
+def _collate(items: Sequence[Any]) -> Any:
+    return items[0] if isinstance(items[0], SkippedScan) else list_data_collate(items)
