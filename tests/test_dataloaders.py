@@ -18,6 +18,7 @@ from torch import nn
 
 from scripts.datalist import load_datalist
 from scripts.dataloaders import SkippingDataLoader
+from scripts.image_readers import CTReader
 from scripts.transforms import CheckFilesd, CheckImaged
 
 
@@ -33,6 +34,12 @@ def cut(path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
 
 
+def wrong_checksum(path: Path) -> None:
+    whole = bytearray(write_nifti(path))
+    whole[-8] ^= 0xFF
+    path.write_bytes(whole)
+
+
 def short(path: Path) -> None:
     """A whole gzip file with half of a volume in it."""
     whole = gzip.decompress(write_nifti(path))
@@ -44,8 +51,9 @@ def not_a_number(path: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "cut": (cut, "Compressed file ended"),
-    "short": (short, "Expected 1008 bytes"),
+    "cut": (cut, r"is damaged \(Compressed file ended"),
+    "crc": (wrong_checksum, r"is damaged \(CRC check failed"),
+    "short": (short, "is cut short .*(Expected|buffer)"),
     "text": (lambda path: path.write_text("no scan"), "is no readable NIfTI file"),
     "empty": (lambda path: path.write_bytes(b""), "is no readable NIfTI file"),
     "flat": (lambda path: write_nifti(path, (9, 8)), r"has 2 axes \(9, 8\), a CT scan has 3"),
@@ -57,7 +65,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
 def loader(folder: Path, num_workers: int = 0) -> SkippingDataLoader:
     steps = [
         CheckFilesd("image"),
-        LoadImaged("image", image_only=True),
+        LoadImaged("image", CTReader, image_only=True),
         EnsureChannelFirstd("image"),
         CheckImaged("image"),
     ]
@@ -84,7 +92,7 @@ def test_broken_scans_are_passed_over_and_told_with_their_file(folder: Path, num
         with pytest.raises(ValueError, match=FAULTS[skipped.scan][1]):
             raise ValueError(skipped.reason)
         assert str(folder / f"{skipped.scan}.nii.gz") in skipped.reason
-    with pytest.raises(ValueError, match="7 of 9 scans could not be loaded, the others are done:\ncut: "):
+    with pytest.raises(ValueError, match="8 of 10 scans could not be loaded, the others are done:\ncrc: "):
         scans.raise_skipped()
 
 

@@ -83,10 +83,10 @@ class _Guarded(Dataset):
 
 
 def _reason(error: BaseException, image: str) -> str:
-    """Say what is wrong in the words of the first error, around which MONAI wraps its own; with the file's name."""
-    while error.__cause__ is not None:
+    """Find the error that names the file, or else the first, around which others were raised; and name the file."""
+    while error.__cause__ is not None and image not in str(error):
         error = error.__cause__
-    text = f"{error}" or type(error).__name__
+    text = str(error) or type(error).__name__
     return text if image in text else f"{image}: {text}"
 
 
