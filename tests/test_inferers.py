@@ -129,6 +129,40 @@ def test_all_batches_but_the_last_are_full():
     assert seen == [3, 3, 2]
 
 
+def network_of_a_small_device(most: int, seen: list[int]):
+    """A network that has memory for so many windows at a time."""
+
+    def network(windows):
+        seen.append(len(windows))
+        if len(windows) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return windows
+
+    return network
+
+
+def test_where_memory_is_short_fewer_windows_are_taken_at_a_time(caplog):
+    image = torch.randn(1, 1, 80, 16, 16)  # nine windows
+    seen: list[int] = []
+    inferer = SlidingWindowProbabilityInferer((16, 16, 16), sw_batch_size=8, overlap=0.5)
+    result = inferer(image, network_of_a_small_device(3, seen))
+    assert seen == [8, 4, 2, 2, 2, 2, 1]
+    torch.testing.assert_close(result, SlidingWindowProbabilityInferer((16, 16, 16), 1, 0.5)(image, lambda x: x))
+    assert [record.getMessage()[-27:] for record in caplog.records] == [
+        "now on 4 windows at a time.",
+        "now on 2 windows at a time.",
+    ]
+    inferer(image, network_of_a_small_device(3, seen))
+    assert max(seen[7:]) == 2
+
+
+def test_no_memory_for_one_window_is_an_error():
+    with pytest.raises(torch.OutOfMemoryError, match="a single window: take the device cpu"):
+        SlidingWindowProbabilityInferer((16, 16, 16), 2)(
+            torch.zeros(1, 1, 20, 16, 16), network_of_a_small_device(0, [])
+        )
+
+
 def test_equals_monais_sliding_window_with_gaussian_weights():
     """Places and weights are MONAI's, with the sigmoid inside."""
     image = torch.randn(2, 1, 21, 37, 12, generator=torch.Generator().manual_seed(0))

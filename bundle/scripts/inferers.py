@@ -35,7 +35,7 @@ class SlidingWindowProbabilityInferer(Inferer):
 
     Args:
         roi_size: voxels of a window along each axis, or one number for all.
-        sw_batch_size: windows that the network is given at a time.
+        sw_batch_size: windows that the network is given at a time; halved where the device has no memory for them.
         overlap: of neighboring windows, in [0, 1), along each axis, or one number for all.
         mode: ``constant``, each window counts alike, or ``gaussian``, more toward its middle.
         sigma_scale: of the Gaussian, its standard deviation in windows.
@@ -52,6 +52,7 @@ class SlidingWindowProbabilityInferer(Inferer):
     Raises:
         ValueError: when an overlap is not in [0, 1), ``bone_margin`` not in [0, 1], or the input has another number of
             channels or axes.
+        torch.OutOfMemoryError: when the device has no memory for a single window.
 
     References:
         Report of 2021, section 3.7: windows of 64³ at stride 32.
@@ -119,14 +120,31 @@ class SlidingWindowProbabilityInferer(Inferer):
         del weight_of_all
         total = torch.zeros_like(weight)
         shown = list(itertools.compress(places, has_bone.tolist()))
-        batches = range(0, len(shown), self.sw_batch_size)
-        for first in tqdm(batches, desc="windows", unit="batch", disable=not self.progress):
-            batch = shown[first : first + self.sw_batch_size]
-            windows = torch.cat([scan[place] for place in batch])
-            probabilities = network(windows, *args, **kwargs).float().sigmoid()[:, 0] * weights
-            for place, probability in zip(batch, probabilities):
-                total[place] += probability
+        with tqdm(total=len(shown), desc="windows", unit="window", disable=not self.progress) as bar:
+            done = 0
+            while done < len(shown):
+                batch = shown[done : done + self.sw_batch_size]
+                windows = torch.cat([scan[place] for place in batch])
+                try:
+                    probabilities = network(windows, *args, **kwargs).float().sigmoid()[:, 0] * weights
+                except torch.OutOfMemoryError as error:
+                    self._take_fewer_windows(error)
+                    continue
+                for place, probability in zip(batch, probabilities):
+                    total[place] += probability
+                done += len(batch)
+                bar.update(len(batch))
         return total.div_(weight).clamp_(max=1)[None, None]  # rounding of the weights may lift a mean of ones
+
+    def _take_fewer_windows(self, error: torch.OutOfMemoryError) -> None:
+        """Halve the windows at a time, for this scan and those that follow; raise the error where it is one already."""
+        if self.sw_batch_size == 1:
+            raise torch.OutOfMemoryError(
+                "the device has no memory for a single window: take the device cpu."
+            ) from error
+        self.sw_batch_size //= 2
+        _logger.warning(f"The device is short of memory: from now on {self.sw_batch_size} windows at a time.")
+        torch.cuda.empty_cache()  # does nothing on a CPU
 
     def _bone(self, bone: torch.Tensor, starts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Tell which windows hold enough bone, bool, ``(windows,)``: within their margin, and at all."""
