@@ -1,5 +1,6 @@
 """Handlers that MONAI lacks."""
 
+from .checkpoints import CheckedCheckpointLoader
 from .prediction import CandidateTablesHandler, FROCReportHandler, ScanPictureHandler
 from .training import (
     AverageWeightsHandler,
@@ -12,6 +13,7 @@ from .training import (
 __all__ = [
     "AverageWeightsHandler",
     "CandidateTablesHandler",
+    "CheckedCheckpointLoader",
     "CurveHistory",
     "CurvesHandler",
     "EarlyStopOnBestEpochHandler",

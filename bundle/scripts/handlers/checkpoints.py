@@ -1,0 +1,68 @@
+"""The handler that loads weights."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from monai.handlers import CheckpointLoader
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
+
+__all__ = ["CheckedCheckpointLoader"]
+
+
+class CheckedCheckpointLoader(CheckpointLoader):
+    """
+    Load weights, and tell in one sentence what is wrong with a file that does not fit.
+
+    MONAI's ``CheckpointLoader`` refuses what could run code too, in words that speak of pickles and of ways around it,
+    and lists hundreds of tensors where the weights are of another network.
+
+    Attach to:
+        the trainer or the evaluator.
+
+    Runs at:
+        ``Events.STARTED``.
+
+    Reads:
+        the file ``load_path``.
+
+    Args:
+        args, kwargs: those of ``monai.handlers.CheckpointLoader``.
+
+    Raises:
+        FileNotFoundError: when the file does not exist.
+        ValueError: when it is no whole file of weights, holds other objects than tensors, or does not fit the network.
+    """
+
+    def __call__(self, engine: Engine) -> None:
+        _check(self.load_path)
+        try:
+            super().__call__(engine)
+        except (RuntimeError, ValueError) as error:
+            first = " ".join(str(error).split()[:40])
+            raise ValueError(
+                f"{self.load_path}: these weights are not of the network in the config: give those of this network, or "
+                f"the config that they were trained with ({first} ...)."
+            ) from error
+
+
+def _check(path: str) -> None:
+    """Read a file of weights, and raise where it is none."""
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} does not exist: give the file of the weights.") from error
+    except Exception as error:  # torch raises nearly anything at bytes that are none of its own
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise ValueError(
+                f"{path}: holds other objects than tensors, which could run code when they are read, and is refused: "
+                "ask whoever made it for the state dict alone."
+            ) from error
+        raise ValueError(f"{path}: is no file of weights, or is damaged: copy it again.") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, not the state dict of a network.")
