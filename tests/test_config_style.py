@@ -10,7 +10,12 @@ import yaml
 from conftest import BUNDLE_ROOT
 
 CONFIGS = sorted((BUNDLE_ROOT / "configs").glob("*.yaml"))
-OVERLAYS = {"evaluate.yaml": "inference.yaml", "report.yaml": "train.yaml", "report_inference.yaml": "inference.yaml"}
+OVERLAYS = {
+    "evaluate.yaml": "inference.yaml",
+    "inference_trt.yaml": "inference.yaml",
+    "report.yaml": "train.yaml",
+    "report_inference.yaml": "inference.yaml",
+}
 # Configs in their house order; a config has those that it needs.
 SECTIONS = [
     ["imports"],

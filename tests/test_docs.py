@@ -204,11 +204,11 @@ def test_commands_name_what_exists(arguments, capsys):
         assert set(options_of(arguments[3:])) <= known_options("benchmarks.detection.__main__", capsys, arguments[2])
     elif arguments[1] != "-m":
         assert (ROOT / arguments[1]).is_file(), "a program's path starts at the root of the repository"
-    elif arguments[2:4] == ["monai.bundle", "download"]:
-        given = {option.partition("=")[0].removeprefix("--") for option in options_of(arguments)}
-        assert given <= set(inspect.signature(monai.bundle.download).parameters)
-    elif arguments[2] == "monai.bundle":
+    elif arguments[2:4] == ["monai.bundle", "run"]:
         check_run(arguments[3:])
+    elif arguments[2] == "monai.bundle":
+        given = {option.partition("=")[0].removeprefix("--") for option in options_of(arguments)}
+        assert given <= set(inspect.signature(getattr(monai.bundle, arguments[3])).parameters)
     elif arguments[2].startswith("scripts."):
         assert set(options_of(arguments[3:])) <= known_options(arguments[2], capsys)
 
@@ -252,7 +252,7 @@ def test_columns_of_the_tables_stand_in_the_reference():
 
 def check_run(arguments: list[str]) -> None:
     """Check run id, configs and settings of ``monai.bundle run``."""
-    assert arguments[0] == "run" and arguments[2] == "--config_file"
+    assert arguments[2] == "--config_file"
     files = yaml.safe_load(arguments[3])
     files = files if isinstance(files, list) else [files]
     assert all((BUNDLE_ROOT / name).is_file() or is_users_own(name) for name in files), files

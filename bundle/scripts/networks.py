@@ -101,8 +101,8 @@ class ResUNet(nn.Module):
         pads: list[int] = []
         for extent, divisor in zip([depth, width, height], self.divisors[::-1]):
             pads.extend([0, (divisor - extent % divisor) % divisor])
-        if max(pads) > 0:
-            x = functional.pad(x, pads, mode="replicate")
+        # by 0 too, so that an export, which follows one input's way through here, takes inputs of any size
+        x = functional.pad(x, pads, mode="replicate")
         full_size = [x.shape[2], x.shape[3], x.shape[4]]
         x = self.stem(x)
 

@@ -80,12 +80,13 @@ def build_archive(bundle_root: str | Path, output_dir: str | Path) -> Path:
     """
     files = archive_files(bundle_root)
     metadata = json.loads(files["configs/metadata.json"])
-    path = Path(output_dir) / f"{metadata['name']}_v{metadata['version']}.zip"
+    folder = metadata["name"].lower().replace(" ", "_")  # the name of folders in MONAI's model zoo
+    path = Path(output_dir) / f"{folder}_v{metadata['version']}.zip"
     with whole_file(path) as temporary, zipfile.ZipFile(
         temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6
     ) as archive:
         for name, content in files.items():
-            entry = zipfile.ZipInfo(f"{metadata['name']}/{name}", _DATE)
+            entry = zipfile.ZipInfo(f"{folder}/{name}", _DATE)
             entry.compress_type, entry.external_attr, entry.create_system = zipfile.ZIP_DEFLATED, _MODE, 3
             archive.writestr(entry, content)
     write_text(path.with_name(path.name + ".sha256"), f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n")
