@@ -42,6 +42,8 @@ _TABLE_COLUMNS = ["public_id", "label_id", "label_code"]
 _FRACTURE_CODES = (-1, 1, 2, 3, 4)
 # How far the grids of an image and its label may lie apart: far under a voxel, far over the rounding of a header
 _MAX_SHIFT_MM = 0.1
+# Smaller or larger sides of a voxel are a mistake in the header, such as meters or a pixel's number
+_VOXEL_MM = (0.05, 50.0)
 _MAX_PROBLEMS_SHOWN = 10
 # What nibabel and gzip raise for a file that is cut short or is something else
 _UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error)
@@ -143,8 +145,8 @@ def _items_of_json(data_list: Path, section: str) -> list[dict[str, Any]]:
     for key in present if section == "all" else [section]:
         try:
             entries = load_decathlon_datalist(data_list, data_list_key=key)
-        except TypeError as error:
-            raise ValueError(f"{data_list}: '{key}' is no list of items with image and label: {error}") from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{data_list}: '{key}' is no list of items with image and label ({error!r}).") from error
         for number, entry in enumerate(entries):
             if not isinstance(entry.get("image"), str) or not isinstance(entry.get("label", ""), str):
                 raise ValueError(f"{data_list}: item {number} of '{key}' needs one path as image, and one as label.")
@@ -370,8 +372,16 @@ def _read_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
         raise ValueError(f"{path}: is no readable NIfTI file ({error}): copy it again.") from error
     if len(image.shape) != 3:
         raise ValueError(f"{path}: has {len(image.shape)} axes {image.shape}, a CT scan has 3.")
+    if min(image.shape) < 1:
+        raise ValueError(f"{path}: has the shape {image.shape}, so no voxel: write it again.")
+    if image.get_data_dtype().kind not in "iuf":
+        raise ValueError(f"{path}: holds {image.get_data_dtype()}, not one number a voxel: write it again in HU.")
     if not np.isfinite(image.affine).all() or np.linalg.det(image.affine) == 0:
         raise ValueError(f"{path}: its affine has no inverse, so the size and place of its voxels are unknown.")
+    sides_mm = nib.affines.voxel_sizes(image.affine)
+    if not (_VOXEL_MM[0] <= sides_mm.min() and sides_mm.max() <= _VOXEL_MM[1]):
+        sides = " x ".join(f"{side:g}" for side in sides_mm)
+        raise ValueError(f"{path}: its voxels of {sides} mm are no CT's: correct the spacing in the header.")
     return image.shape, image.affine
 
 

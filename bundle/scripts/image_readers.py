@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from monai.utils import ensure_tuple
 
 __all__ = ["CheckedNibabelReader", "CTReader"]
 
+_BYTES_AT_A_TIME = 1 << 20
 _SLICES_AT_A_TIME = 16  # measured on 512 x 512 x 357 voxels: four times as fast as all at once
 
 
@@ -35,15 +37,28 @@ class CheckedNibabelReader(NibabelReader):
     """
 
     def _get_array_data(self, img: Any, filename: PathLike) -> np.ndarray:
-        if Path(filename).suffix == ".gz":
-            try:
-                img = type(img).from_bytes(gzip.decompress(Path(filename).read_bytes()))
-            except (OSError, EOFError, zlib.error) as error:
-                raise ValueError(f"{filename}: is damaged ({error}): copy it again.") from error
-        try:
-            return _in_c_order(np.asanyarray(img.dataobj))
-        except (OSError, ValueError) as error:  # fewer voxels than the header tells of
-            raise ValueError(f"{filename}: is cut short ({error}): copy it again.") from error
+        path = Path(filename)
+        needed = int(img.dataobj.offset) + math.prod(img.shape) * img.get_data_dtype().itemsize
+        if path.suffix == ".gz":
+            content = _decompressed(path, needed)
+            present, image = len(content), type(img).from_bytes(content)
+        else:
+            present, image = path.stat().st_size, img
+        if present < needed:
+            raise ValueError(f"{path}: is cut short: holds {present} of {needed} bytes: copy it again.")
+        return _in_c_order(np.asanyarray(image.dataobj))
+
+
+def _decompressed(path: Path, needed: int) -> bytes:
+    """Return at most the bytes needed, and read on to the checksum; memory does not grow with what lies between."""
+    try:
+        with gzip.open(path) as file:
+            content = file.read(needed)
+            while file.read(_BYTES_AT_A_TIME):
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: is damaged ({error}): copy it again.") from error
+    return content
 
 
 class CTReader(ImageReader):
