@@ -1,6 +1,7 @@
 """Handlers that MONAI lacks."""
 
 from .prediction import CandidateTablesHandler, FROCReportHandler, ScanPictureHandler
+from .review import ReviewPageHandler
 from .training import (
     AverageWeightsHandler,
     CurveHistory,
@@ -17,5 +18,6 @@ __all__ = [
     "EarlyStopOnBestEpochHandler",
     "FROCReportHandler",
     "ResumableCheckpointHandler",
+    "ReviewPageHandler",
     "ScanPictureHandler",
 ]
