@@ -3,8 +3,8 @@ Measure the review page of a run of 100 scans: its size, how long it takes to ma
 
     python benchmarks/review_page.py --output output/review_page/report.html --chromium /usr/bin/chromium
 
-The scans are one made-up slab, with other made-up candidates each time: half on fractures, half beside them. The time to
-open is that from the address to the end of loading, with threshold and sorting ready, in a browser without a window;
+The scans are one made-up slab, with other made-up candidates each time: half on fractures, half beside them. The time
+to open is that from the address to the end of loading, with threshold and sorting ready, in a browser without a window;
 without --chromium it is left out.
 """
 

@@ -14,7 +14,6 @@ from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 __all__ = ["render", "script", "script_policy", "style"]
 
@@ -48,15 +47,15 @@ def render(template: str, **values: object) -> str:
 
 
 @cache
-def style(name: str) -> Markup:
+def style(name: str) -> str:
     """Return a style sheet of this package as it is."""
-    return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 @cache
-def script(name: str) -> Markup:
+def script(name: str) -> str:
     """Return a script of this package as it is."""
-    return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def script_policy(*names: str) -> str:

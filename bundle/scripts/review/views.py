@@ -25,7 +25,7 @@ _MAX_VIEW_MM = 200.0
 _ROOM_MM = 30.0  # around an instance
 VIEW_PIXELS = 160
 PROJECTION_PIXEL_MM = 1.2
-_LABEL_SHARE = 0.05  # of a projection's height that a name takes
+_NAME_MM = 11.0  # height of a name on a projection, with the room beneath it
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,11 @@ class View:
     height_mm: float
     edges: tuple[str, str, str, str]
     outlines: list[Outline] = field(default_factory=list)
+
+    @property
+    def text_mm(self) -> float:
+        """Height of letters on it."""
+        return 0.06 * self.height_mm if self.name in _PLANES else _NAME_MM - 1
 
 
 @dataclass(frozen=True)
@@ -245,8 +250,9 @@ def _projection(
             last_mm = first_mm + np.array(shadow.shape) * spacing_mm
             label_ends = bool(last_mm[0] > 0.82 * width_mm)
             x, y = float(first_mm[0] - 2 if label_ends else last_mm[0] + 2), float(first_mm[1] + last_mm[1]) / 2
-            while any(abs(x - a) < 0.15 * width_mm and abs(y - b) < _LABEL_SHARE * height_mm for a, b in labels):
-                y += _LABEL_SHARE * height_mm
+            step_mm = -_NAME_MM if y > 0.85 * height_mm else _NAME_MM
+            while any(abs(x - a) < 4 * _NAME_MM and abs(y - b) < _NAME_MM for a, b in labels):
+                y += step_mm
             labels.append((x, y))
             outlines.append(Outline(kind, instance, outline(shadow, spacing_mm, first_mm), (x, y), label_ends))
     gray = gray_values(values[::-1] if mirrored else values, scan.window)
