@@ -30,10 +30,12 @@ fi
 cat <<MESSAGE
 
 Done. The weights saw made-up and implanted fractures only; for research, not for clinical use.
+  $results/made_up/report.html   all of it to look at, in a browser
   $results/made_up/pictures/     annotated and predicted fractures of the made-up scans, side by side
   $results/made_up/metrics.json  their FROC score, as the RibFrac challenge counts; froc.png is the curve
 MESSAGE
 if [ -d "$results/real_ct" ]; then
+  echo "  $results/real_ct/report.html   the same of the real CT"
   echo "  $results/real_ct/pictures/     what was marked in the real CT (nobody has annotated a fracture in it)"
 fi
 cat <<MESSAGE

@@ -132,6 +132,7 @@ def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
         "predictions/RibFrac501.nii.gz",
         "predictions/RibFrac502.nii.gz",
         "predictions/ribfrac-pred.csv",
+        "report.html",
     ]
     assert "100%" in done.stdout  # progress of the windows
 
@@ -139,7 +140,7 @@ def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
 def test_evaluation_by_the_command_of_its_header(ribfrac_dir, tmp_path, model):
     done = run("evaluate.yaml", dataset_dir=ribfrac_dir, output_dir=tmp_path, checkpoint=model, **SMALL_PREDICTION)
     assert done.returncode == 0, done.stdout
-    assert {"froc.csv", "froc.png", "metrics.json", "pictures/RibFrac501.png"} <= set(files(tmp_path))
+    assert {"froc.csv", "froc.png", "metrics.json", "pictures/RibFrac501.png", "report.html"} <= set(files(tmp_path))
     assert "recall at 0.5 FP" in done.stdout
 
 
@@ -274,8 +275,8 @@ def test_an_oblique_scan_returns_to_its_own_grid(tmp_path, model):
 
 
 def test_settings_arrive_as_text_from_the_command_line(ribfrac_dir, tmp_path, model):
-    predict(ribfrac_dir, tmp_path, model, save_pictures="false", save_probabilities="true")
-    assert not (tmp_path / "pictures").exists()
+    predict(ribfrac_dir, tmp_path, model, save_pictures="false", save_review_page="false", save_probabilities="true")
+    assert not (tmp_path / "pictures").exists() and not (tmp_path / "report.html").exists()
     probability, affine = stored(tmp_path / "probabilities" / "RibFrac501.nii.gz")
     assert probability.dtype == np.float32 and 0 <= probability.min() < probability.max() < 1
     assert np.allclose(affine, lps_affine())

@@ -91,6 +91,7 @@ def test_an_archive_holds_what_belongs_in_it(archive: Path) -> None:
     assert {"docs/data_license.txt", "scripts/__init__.py", "scripts/transforms/candidates.py"} <= inside
     kept = {path.relative_to(BUNDLE_ROOT).as_posix() for path in BUNDLE_ROOT.rglob("*.py")}
     assert {name for name in inside if name.endswith(".py")} == kept
+    assert {"scripts/review/templates/review.html", "scripts/review/templates/review.js"} <= inside
     assert not [name for name in inside if "__pycache__" in name or name.startswith(("data/", "output/"))]
     checksum, name = archive.with_name(archive.name + ".sha256").read_text().split()
     assert (checksum, name) == (hashlib.sha256(archive.read_bytes()).hexdigest(), archive.name)

@@ -29,7 +29,7 @@ RUN_NAME = "run.json"  # what a training took
 FIGURES_NAME = "figures.json"  # what a set's prediction is worth; written last
 # The same for all recipes: they change the speed and how long a training lasts, not what it learns from an ROI.
 TRAINING_SETTINGS = {"amp": True, "num_workers": 2}
-PREDICTION_SETTINGS = {"amp": True, "num_workers": 1, "save_pictures": False}
+PREDICTION_SETTINGS = {"amp": True, "num_workers": 1, "save_pictures": False, "save_review_page": False}
 # Every training scan is looked at once, in a third of the windows. What is nearly a candidate counts too; a lower
 # threshold would let the false ones of a first training run into each other, and into fractures
 MINING_SETTINGS = {

@@ -20,6 +20,7 @@ from scripts.components import connected_components
 
 __all__ = [
     "CHALLENGE_THRESHOLDS",
+    "CLASS_NAMES",
     "InstanceOverlaps",
     "KEY_FALSE_POSITIVES",
     "MIN_OVERLAP",

@@ -34,6 +34,7 @@ PATTERNS = (
     "docs/*",
     WEIGHTS,
     "scripts/**/*.py",
+    "scripts/review/templates/*",
 )
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip archive can hold: the same for all files and builds
 _MODE = 0o100644 << 16  # a plain file that all may read

@@ -2,6 +2,7 @@
 
 from .checkpoints import CheckedCheckpointLoader
 from .prediction import CandidateTablesHandler, FROCReportHandler, ScanPictureHandler
+from .review import ReviewPageHandler
 from .training import (
     AverageWeightsHandler,
     CurveHistory,
@@ -19,5 +20,6 @@ __all__ = [
     "EarlyStopOnBestEpochHandler",
     "FROCReportHandler",
     "ResumableCheckpointHandler",
+    "ReviewPageHandler",
     "ScanPictureHandler",
 ]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ignite.engine import Events
 from monai.config import PathLike
-from monai.data import MetaTensor
-from monai.transforms import Orientation
 
 from scripts.candidate_table import candidate_rows, write_candidate_tables
 from scripts.froc_report import metrics_table, write_metrics
+from scripts.grids import on_grid_of
 from scripts.metrics import RibFracFROCMetric
 from scripts.pictures import scan_picture
 
@@ -127,10 +126,10 @@ class ScanPictureHandler:
             scan_picture(
                 image_hu,
                 np.asarray(image.affine),
-                _on_grid_of(image, pred),
+                on_grid_of(image, pred),
                 output["label_scores"].cpu().numpy(),
                 self.output_dir / f"{pred.meta['scan']}.png",
-                label=None if label is None else _on_grid_of(image, label),
+                label=None if label is None else on_grid_of(image, label),
                 title=pred.meta["scan"],
             )
 
@@ -168,24 +167,3 @@ class FROCReportHandler:
         write_metrics(details, self.output_dir)
         for line in metrics_table(details).splitlines():
             engine.logger.info(line)
-
-
-def _on_grid_of(image: MetaTensor, mask: MetaTensor) -> np.ndarray:
-    """
-    Bring a mask from the scan's own grid to that of its image, in RAS orientation, cropped and perhaps resampled.
-
-    Args:
-        image: shape ``(1, H, W, D)``.
-        mask: ids of shape ``(1, H', W', D')``.
-
-    Returns:
-        The ids nearest to the image's voxels, shape ``(H, W, D)``.
-    """
-    turned = cast(MetaTensor, Orientation(axcodes="RAS", labels=None)(mask))
-    ids = turned[0].cpu().numpy()
-    to_ids = np.linalg.inv(np.asarray(turned.affine)) @ np.asarray(image.affine)
-    places = [
-        np.rint(to_ids[axis, axis] * np.arange(extent) + to_ids[axis, 3]).astype(int).clip(0, ids.shape[axis] - 1)
-        for axis, extent in enumerate(image.shape[1:])
-    ]
-    return ids[np.ix_(*places)]

@@ -1,0 +1,64 @@
+"""
+Take the picture of a page that the documentation shows, by a Chromium without a window.
+
+    python benchmarks/page_picture.py --page output/demo/made_up/report.html --at s0 --output docs/images/review.png \
+      --chromium /usr/bin/chromium
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
+
+from scripts.atomic_write import whole_file  # noqa: E402
+
+__all__ = ["page_picture"]
+
+COLORS = 256  # enough for gray pictures with a few colored lines, at a third of the size
+
+
+def page_picture(page: Path, anchor: str, size: tuple[int, int], chromium: str) -> Image.Image:
+    """
+    Open a page at one of its anchors.
+
+    Args:
+        page: the file.
+        anchor: id of the element to show; empty for the top.
+        size: width and height of the window in pixels.
+        chromium: the program.
+    """
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme="light")
+        opened.goto(f"{page.resolve().as_uri()}#{anchor}")
+        opened.wait_for_timeout(1000)  # pictures come as they are seen
+        taken = opened.screenshot()
+        browser.close()
+    return Image.open(io.BytesIO(taken)).convert("RGB").quantize(COLORS, Image.Quantize.FASTOCTREE)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
+    parser.add_argument("--page", type=Path, required=True, help="page to open")
+    parser.add_argument("--at", default="", help="id of the element to show; the top without it")
+    parser.add_argument("--size", type=int, nargs=2, default=[1200, 900], help="pixels of the window")
+    parser.add_argument("--output", type=Path, required=True, help="PNG to write")
+    parser.add_argument("--chromium", required=True, help="the program")
+    options = parser.parse_args(arguments)
+    picture = page_picture(options.page, options.at, tuple(options.size), options.chromium)
+    with whole_file(options.output) as temporary:
+        picture.save(temporary, format="PNG", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Pages to look at: what a run found, how a training goes, what a data set holds."""

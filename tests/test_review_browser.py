@@ -1,0 +1,187 @@
+"""The pages in a real browser, without a window; CONTRIBUTING.md says how to have one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+from test_review import EVIL, annotated_scan, run_handler
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium: install it, or name the program in the variable CHROMIUM")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Two scans with the same findings: scores 0.75 (hit), 0.5 (hit again), 0.25 (false), and a missed fracture."""
+    folder = tmp_path_factory.mktemp("page")
+    run_handler(folder, annotated_scan(), annotated_scan(EVIL)).run([0, 1])
+    return (folder / "report.html").as_uri()
+
+
+@pytest.fixture
+def page(browser, address):
+    """The page, opened anew; what the browser complains about is in its ``complaints``."""
+    opened = browser.new_page()
+    opened.complaints = []
+    opened.on("console", lambda message: opened.complaints.append(message.text))
+    opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
+    opened.on("dialog", lambda dialog: opened.complaints.append(f"dialog {dialog.message}"))
+    opened.on("request", lambda request: opened.complaints.append(request.url[:80]) if is_fetched(request) else None)
+    opened.goto(address)
+    yield opened
+    opened.close()
+
+
+def is_fetched(request):
+    return not request.url.startswith(("file:", "data:"))
+
+
+def numbers(page):
+    names = ("n-candidates", "n-scans", "recall", "n-found", "n-missed", "n-false", "fp")
+    return [page.text_content(f"#{name}") for name in names]
+
+
+def shown(page, selector="#finding-table tbody tr"):
+    return page.locator(f"{selector}:visible").count()
+
+
+def test_it_opens_without_complaints_and_nothing_of_a_name_runs(page):
+    assert page.complaints == []
+    assert page.locator("h3").all_text_contents() == ["RibFrac501", EVIL]
+    page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=\"data:,\" onerror=\"alert(1)\">')")
+    page.wait_for_timeout(100)
+    assert not [text for text in page.complaints if text.startswith("dialog")]  # by the policy, even in the page
+
+
+def test_every_picture_can_be_seen(page):
+    page.eval_on_selector_all("img", "images => images.forEach(image => { image.loading = 'eager'; })")
+    page.wait_for_timeout(300)
+    assert page.eval_on_selector_all("img", "images => images.filter(i => !i.naturalWidth).length") == 0
+    keys = page.eval_on_selector_all("#finding-table img", "images => images.map(i => i.src)")
+    axial = page.eval_on_selector_all(".card .views figure:first-child img", "images => images.map(i => i.src)")
+    assert len(keys) == 8 and keys == axial
+
+
+@pytest.mark.parametrize(
+    "threshold, expected, rows",
+    [
+        pytest.param("0", ["6", "2", "0.500", "2", "2", "2", "1.00"], 8, id="all"),
+        pytest.param("0.25", ["6", "2", "0.500", "2", "2", "2", "1.00"], 8, id="at a score"),
+        pytest.param("0.26", ["4", "2", "0.500", "2", "2", "0", "0.00"], 6, id="above the false alarms"),
+        pytest.param("0.6", ["2", "2", "0.500", "2", "2", "0", "0.00"], 4, id="above the second hits"),
+        pytest.param("0.8", ["0", "0", "0.000", "0", "4", "0", "0.00"], 4, id="above all: the hits are missed"),
+    ],
+)
+def test_the_threshold_counts_and_hides(page, threshold, expected, rows):
+    page.fill("#threshold-number", threshold)
+    assert page.input_value("#threshold") == threshold
+    assert numbers(page) == expected
+    assert shown(page) == rows == shown(page, ".card")
+    marks = page.locator(".top figure:first-child .mark:not([hidden])").count()
+    assert marks == rows
+
+
+def test_the_slider_answers_to_the_keyboard(page):
+    page.focus("#threshold")
+    for _ in range(26):
+        page.keyboard.press("ArrowRight")
+    assert page.input_value("#threshold-number") == "0.26" and numbers(page)[0] == "4"
+
+
+def test_a_fracture_whose_candidate_falls_below_says_so(page):
+    page.fill("#threshold-number", "0.8")
+    card = page.locator("#s0-c2")
+    assert card.get_attribute("data-state") == "missed"
+    assert card.locator(".badge").text_content() == "M" and "scores less" in card.locator(".word").text_content()
+    types = page.locator("#types tbody tr").evaluate_all("rows => rows.map(r => [...r.cells].map(c => c.textContent))")
+    assert sorted(types) == [["Nondisplaced", "2", "0", "0.000"], ["Unknown", "2", "0", "0.000"]]
+
+
+def test_the_point_on_the_curve_moves(page):
+    def place():
+        return page.eval_on_selector(
+            "#froc-now", "dot => [Number(dot.getAttribute('cx')), Number(dot.getAttribute('cy'))]"
+        )
+
+    box = page.eval_on_selector("#froc-now", "dot => ({...dot.dataset})")
+    left, right, top, bottom = (float(box[name]) for name in ("left", "right", "top", "bottom"))
+    assert place() == pytest.approx([left + (right - left) / 8, (top + bottom) / 2])  # 1 false alarm, recall 0.5
+    page.fill("#threshold-number", "0.8")
+    assert place() == pytest.approx([left, bottom])
+
+
+def test_filters(page):
+    page.fill("#name-filter", "ribfrac")
+    assert shown(page) == 4 and shown(page, "#scan-table tbody tr") == 1 and shown(page, ".scan") == 1
+    page.select_option("#outcome-filter", "hit")
+    assert shown(page) == 2  # the second hit on a fracture is one, too
+    page.select_option("#side-filter", "left")
+    left = shown(page)
+    page.select_option("#side-filter", "right")
+    assert left + shown(page) == 2
+    assert numbers(page)[0] == "6"  # filters hide, they do not change the run's numbers
+    page.fill("#name-filter", "no such scan")
+    assert shown(page) == 0 and page.is_visible("#nothing")
+    page.click("button[type=reset]")
+    page.wait_for_function("document.querySelectorAll('#finding-table tbody tr:not([hidden])').length === 8")
+
+
+def test_sorting(page):
+    def column(number):
+        return page.locator(f"#finding-table tbody tr > :nth-child({number})").all_text_contents()
+
+    header = page.locator("#finding-table th", has_text="score")
+    header.locator("button").press("Enter")
+    assert header.get_attribute("aria-sort") == "ascending"
+    assert column(5) == ["", "", "0.25", "0.25", "0.50", "0.50", "0.75", "0.75"]
+    header.locator("button").click()
+    assert header.get_attribute("aria-sort") == "descending" and column(5)[0] == "0.75"
+    page.click("#finding-table th:nth-child(3) button")
+    assert column(3) == ["C1", "C1", "C2", "C2", "C3", "C3", "F3", "F3"]
+    assert header.get_attribute("aria-sort") == "none"
+
+
+def test_outlines_can_be_hidden(page):
+    path = page.locator("#s0-c2 .own").first
+    assert path.is_visible()
+    page.uncheck("#lines")
+    assert not path.is_visible()
+    page.check("#lines")
+    assert path.is_visible()
+
+
+def test_a_mark_leads_to_its_card(page):
+    page.focus(".top figure:first-child .mark")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(100)
+    target = page.evaluate("document.querySelector(':target').className")
+    assert target == "card"
+
+
+def test_printed_it_shows_everything_but_the_controls(page):
+    page.emulate_media(media="print")
+    assert not page.is_visible("#controls") and page.is_visible("#counts")
+    assert shown(page, ".card") == 8
+
+
+def test_it_fits_a_narrow_window_and_the_dark(page):
+    page.set_viewport_size({"width": 380, "height": 800})
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 380
+    paper, ink = page.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+    )
+    assert (paper, ink) == ("rgb(20, 24, 29)", "rgb(232, 236, 240)")
