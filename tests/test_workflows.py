@@ -20,7 +20,11 @@ def files(*names):
     return [f"{bundle_root}/configs/{name}.yaml" for name in names]
 
 training = create_workflow(
-    config_file=files("train"), workflow_type="train", output_dir=f"{output_dir}/training", cache_dir="$None", **settings
+    config_file=files("train"),
+    workflow_type="train",
+    output_dir=f"{output_dir}/training",
+    cache_dir="$None",
+    **settings,
 )
 print("training", training.check_properties())
 
