@@ -2,7 +2,7 @@
 
 from .anatomy import MidsagittalPlaned, RemoveSpined
 from .candidates import CalibrateScoresd, CandidateScore, FilterCandidatesd, LabelCandidatesd
-from .images import CheckFilesd, CheckImaged, CropBodyd
+from .images import CheckFilesd, CheckImaged, CropBodyd, SpacingOnlyd
 from .implant import FindRibsd, RandImplantFracturesd
 from .labels import CheckLabeld, CropLabelSlicesd
 from .naming import NameScand, scan_name_formatter
@@ -24,6 +24,7 @@ __all__ = [
     "NameScand",
     "RandImplantFracturesd",
     "RemoveSpined",
+    "SpacingOnlyd",
     "SymmetricROISamplerd",
     "scan_name_formatter",
 ]

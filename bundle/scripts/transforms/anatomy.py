@@ -22,11 +22,12 @@ class MidsagittalPlaned(MapTransform):
     """
     Store the patient's mid-sagittal plane beside the scan, in world coordinates.
 
-    The stored tensor holds ``(nx, ny, nz, d)``, float64, shape ``(4,)``: the plane of all points ``x`` in mm with
+    What is stored is ``(nx, ny, nz, d)``, a float64 array of shape ``(4,)``: the plane of all points ``x`` in mm with
     ``n @ x == d``, in the world frame of the scan's affine (x to the patient's right, y anterior, z superior). ``n``
     has length 1 and points to the right, so a point is on the patient's right where ``n @ x > d``, and
     ``x - 2 * (n @ x - d) * n`` is its mirror image. It stays true when the scan is cropped, resampled or reoriented.
-    A scan without a body gets the middle of its array.
+    A scan without a body gets the middle of its array. It is no tensor, since MONAI Deploy hands the network every
+    tensor of the data.
 
     Args:
         keys: key of the scan in HU, a ``MetaTensor`` with any affine, shape ``(1, H, W, D)``; one key.
@@ -50,7 +51,7 @@ class MidsagittalPlaned(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             image = _checked_volume(d[key], key)
-            d[self.plane_key] = torch.from_numpy(_world_plane(image.array[0], image.affine.cpu().numpy()))
+            d[self.plane_key] = _world_plane(image.array[0], image.affine.cpu().numpy())
         return d
 
 

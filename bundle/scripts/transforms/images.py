@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.transforms import CropForegroundd, MapTransform
+from monai.transforms import CropForegroundd, MapTransform, Spacingd
 
 from scripts.datalist import file_problems
 
-__all__ = ["CheckFilesd", "CheckImaged", "CropBodyd"]
+__all__ = ["CheckFilesd", "CheckImaged", "CropBodyd", "SpacingOnlyd"]
 
 
 class CheckFilesd(MapTransform):
@@ -127,3 +127,25 @@ class CropBodyd(CropForegroundd):
             name = getattr(image, "meta", {}).get("filename_or_obj", self.source_key)
             raise ValueError(f"{name}: no voxel above {self.body_hu:g} HU: is this a CT in Hounsfield units?")
         return super().__call__(data, lazy=lazy)
+
+
+class SpacingOnlyd(Spacingd):
+    """
+    Resample volumes as ``Spacingd`` does, and leave all other entries alone.
+
+    Of a NIfTI file's data MONAI's ``Spacingd`` takes every entry whose key begins with that of the volume and ``_`` for
+    its metadata, and fails where that is no dictionary, such as ``image_path``, which MONAI Label puts there.
+
+    Args:
+        args, kwargs: those of ``monai.transforms.Spacingd``.
+
+    Example:
+        >>> volume = MetaTensor(torch.zeros(1, 4, 4, 4), meta={"filename_or_obj": "a.nii.gz"})
+        >>> data = {"image": volume, "image_path": "a.nii.gz"}
+        >>> SpacingOnlyd("image", pixdim=(2, 1, 1))(data)["image"].shape
+        torch.Size([1, 3, 4, 4])
+    """
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
+        volumes = {key: data[key] for key in self.key_iterator(dict(data))}
+        return {**data, **super().__call__(volumes, lazy=lazy)}
