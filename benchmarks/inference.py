@@ -149,6 +149,7 @@ def _run(row: Row, scan: Path, folder: Path, threads: int) -> tuple[float, float
     """Run the bundle in a process of its own; return its seconds, and the most GB that it and its loader held."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"dataset_dir": str(scan.resolve()), "output_dir": str(folder.resolve()), "save_pictures": False}
+    settings["resume"] = False  # what is timed is predicted
     if not row.weights:
         settings["checkpoint"] = str(_untrained([INFERENCE, *row.overlays], folder).resolve())
     overlay = folder / "overlay.yaml"

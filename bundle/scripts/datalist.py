@@ -6,7 +6,7 @@ import os
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,7 @@ from monai.data import load_decathlon_datalist
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
-__all__ = ["load_datalist", "scan_name"]
+__all__ = ["check_scans", "load_datalist", "natural_order", "scan_name"]
 
 _SECTIONS = ("training", "validation", "test")
 
@@ -55,7 +55,9 @@ class _Scan:
     labels: list[Path] = field(default_factory=list)
 
 
-def load_datalist(dataset_dir: str | os.PathLike[str], section: str, labels: bool = True) -> list[dict[str, Any]]:
+def load_datalist(
+    dataset_dir: str | os.PathLike[str], section: str, labels: bool = True, headers: bool = True
+) -> list[dict[str, Any]]:
     """
     List the scans of one section of a data set, each with its annotation and its table of fracture types.
 
@@ -81,6 +83,8 @@ def load_datalist(dataset_dir: str | os.PathLike[str], section: str, labels: boo
         dataset_dir: the folder or file, as above.
         section: ``"training"``, ``"validation"``, ``"test"``, or ``"all"``.
         labels: whether scans have annotations; if not, labels and tables that are there are passed over.
+        headers: whether the headers of all scans are read and checked; if not, give those that are used to
+            :func:`check_scans`.
 
     Returns:
         One item per scan in natural order (RibFrac2 before RibFrac10): ``scan``, its name, for RibFrac the public id;
@@ -108,11 +112,29 @@ def load_datalist(dataset_dir: str | os.PathLike[str], section: str, labels: boo
 
     data_list = root if root.suffix == ".json" else root / "dataset.json"
     items = _items_of_json(data_list, section) if data_list.is_file() else _items_of_folder(root, section, labels)
+    items.sort(key=lambda item: natural_order(item["scan"]))
     if not labels:
         items = [{"scan": item["scan"], "image": item["image"]} for item in items]
-    items.sort(key=lambda item: _natural(item["scan"]))
-    _raise_problems(root, chain.from_iterable(_problems_of_item(item, labels) for item in items))
+    elif without := [item for item in items if "label" not in item]:
+        text = "has no label; to list images only, set labels to false."
+        _raise_problems(root, (f"{item['image']}: {text}" for item in without))
+    if headers:
+        check_scans(items, root)
     return items
+
+
+def check_scans(items: Iterable[Mapping[str, Any]], dataset_dir: str | os.PathLike[str]) -> None:
+    """
+    Check the headers of scans, and where they have a label that both share one grid.
+
+    Args:
+        items: as :func:`load_datalist` gives them.
+        dataset_dir: named where there are several problems.
+
+    Raises:
+        ValueError: when a file is missing or unreadable, or an image and its label do not fit each other.
+    """
+    _raise_problems(Path(dataset_dir), chain.from_iterable(map(_problems_of_item, items)))
 
 
 def _items_of_json(data_list: Path, section: str) -> list[dict[str, Any]]:
@@ -234,7 +256,7 @@ def _choose(root: Path, scans: dict[str, _Scan], section: str, labels: bool) -> 
         return scans
     section_of = {scan: said[0] if said else _section_of_number(scan) for scan, said in by_folder.items()}
     if not any(section_of.values()):
-        in_order = sorted(scans, key=_natural)
+        in_order = sorted(scans, key=natural_order)
         section_of = {s: "training" if i % _VALIDATION_EVERY else "validation" for i, s in enumerate(in_order)}
     _raise_problems(
         root,
@@ -319,10 +341,9 @@ def _singles(scans: dict[str, _Scan]) -> list[str]:
     ]
 
 
-def _problems_of_item(item: dict[str, Any], labels: bool) -> list[str]:
+def _problems_of_item(item: Mapping[str, Any]) -> list[str]:
     """Check the headers of a scan and of its label, and that they share one grid."""
-    if labels and "label" not in item:
-        return [f"{item['image']}: has no label; to list images only, set labels to false."]
+    labels = "label" in item
     if Path(item["image"]).is_dir():
         if labels:
             return [f"{item['image']}: a folder of DICOM slices cannot have a label here: convert it to NIfTI."]
@@ -425,6 +446,6 @@ def scan_name(path: Path) -> str:
     return _stem(path).removesuffix("-image")
 
 
-def _natural(name: str) -> list[str | int]:
-    """Sort numbers in names by value: RibFrac2 before RibFrac10."""
+def natural_order(name: str) -> list[str | int]:
+    """Give a key that sorts numbers in names by value: RibFrac2 before RibFrac10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -1,6 +1,6 @@
 """Handlers that MONAI lacks."""
 
-from .prediction import CandidateTablesHandler, FROCReportHandler, ScanPictureHandler
+from .prediction import FROCReportHandler, ScanPictureHandler, ScanRecordsHandler
 from .training import (
     AverageWeightsHandler,
     CurveHistory,
@@ -11,11 +11,11 @@ from .training import (
 
 __all__ = [
     "AverageWeightsHandler",
-    "CandidateTablesHandler",
     "CurveHistory",
     "CurvesHandler",
     "EarlyStopOnBestEpochHandler",
     "FROCReportHandler",
     "ResumableCheckpointHandler",
     "ScanPictureHandler",
+    "ScanRecordsHandler",
 ]
