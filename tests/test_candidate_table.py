@@ -68,7 +68,10 @@ def read(path):
 
 def test_tables(tmp_path):
     rows = {"RibFrac501": candidate_rows(prediction(), [0.875, 0.25]), "chest, 2": []}
-    write_candidate_tables(rows, tmp_path / "fractures.csv", tmp_path / "predictions" / "ribfrac-pred.csv")
+    assert (
+        write_candidate_tables(rows.items(), tmp_path / "fractures.csv", tmp_path / "predictions" / "ribfrac-pred.csv")
+        == 2
+    )
     header, *people = read(tmp_path / "fractures.csv")
     assert tuple(header) == FRACTURE_COLUMNS
     assert [row[:3] for row in people] == [

@@ -126,12 +126,15 @@ def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
     done = run(config, dataset_dir=ribfrac_dir, output_dir=written, checkpoint=weights, **SMALL_PREDICTION)
     assert done.returncode == 0, done.stdout
     assert files(written) == [
+        "config.yaml",
         "fractures.csv",
         "pictures/RibFrac501.png",
         "pictures/RibFrac502.png",
         "predictions/RibFrac501.nii.gz",
         "predictions/RibFrac502.nii.gz",
         "predictions/ribfrac-pred.csv",
+        "records/RibFrac501.json",
+        "records/RibFrac502.json",
         "report.html",
     ]
     assert "100%" in done.stdout  # progress of the windows

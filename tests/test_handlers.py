@@ -20,15 +20,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from scripts.handlers import (
     AverageWeightsHandler,
-    CandidateTablesHandler,
     CurveHistory,
     CurvesHandler,
     EarlyStopOnBestEpochHandler,
     FROCReportHandler,
     ResumableCheckpointHandler,
     ScanPictureHandler,
+    ScanRecordsHandler,
 )
 from scripts.metrics import RibFracFROCMetric
+from scripts.scan_records import ScanRecords
 
 LOSSES = [0.9, 0.5, 0.7, 0.6, 0.4]  # of the validation after epochs 1 to 5
 
@@ -220,12 +221,26 @@ def predict(*outputs, batches=None):
     return Engine(step)
 
 
-def test_tables_of_a_run(tmp_path):
+def test_each_scan_is_recorded_when_its_files_are_written(tmp_path):
     plane = {"midsagittal_plane": torch.tensor([1.0, 0.0, 0.0, 0.0])}
-    evaluator = predict(predicted(), predicted("RibFrac502", fracture=False), batches=[plane, {}])
-    CandidateTablesHandler(tmp_path, tmp_path / "predictions", SCANS).attach(evaluator)
+    outputs = predicted(), predicted("RibFrac502", fracture=False)
+    evaluator = predict(*outputs, batches=[plane, {}])
+    (tmp_path / "predictions").mkdir()
+    for scan in SCANS:
+        (tmp_path / "predictions" / f"{scan['scan']}.nii.gz").touch()
+    mask = str(tmp_path / "predictions" / "{scan}.nii.gz")
+    records = ScanRecords(tmp_path, tmp_path / "predictions", SCANS, "us", [mask])
+    ScanRecordsHandler(records, SCANS).attach(evaluator)
+    seen = []
+
+    @evaluator.on(Events.ITERATION_STARTED)
+    def note(engine):
+        seen.append(sorted(path.name for path in (tmp_path / "records").glob("*")))
+
     evaluator.run([0, 1])
     evaluator.run([0, 1])  # a second run starts anew
+    assert seen == [[], ["RibFrac501.json"]] * 2
+    records.join()
     with (tmp_path / "fractures.csv").open(newline="") as file:
         rows = [(row["scan"], row["id"], row["score"], row["side"]) for row in csv.DictReader(file)]
     # the middle lies at x = 12 - 4.5 · 0.75 = 8.6 mm
@@ -233,27 +248,12 @@ def test_tables_of_a_run(tmp_path):
     assert len((tmp_path / "predictions" / "ribfrac-pred.csv").read_text().splitlines()) == 1 + 2 + 1
 
 
-def test_the_tables_of_a_run_that_ends_early_tell_what_was_predicted(tmp_path):
-    evaluator = predict(predicted())  # the second scan is out of range
-    CandidateTablesHandler(tmp_path, tmp_path / "predictions", SCANS).attach(evaluator)
-    with pytest.raises(IndexError):
-        evaluator.run([0, 1])
-    lines = (tmp_path / "predictions" / "ribfrac-pred.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines[1:]] == ["RibFrac501", "RibFrac501"]
-
-
 def test_predictions_of_other_scans_are_not_mixed_in(tmp_path):
     (tmp_path / "predictions").mkdir()
-    own, other, unfinished = (
-        tmp_path / "predictions" / name for name in ("RibFrac501.nii.gz", "RibFrac7.nii.gz", ".12.RibFrac501.nii.gz")
-    )
-    for path in (own, unfinished):
-        path.touch()
+    (tmp_path / "predictions" / "RibFrac7.nii.gz").touch()
     evaluator = predict(predicted())
-    CandidateTablesHandler(tmp_path, tmp_path / "predictions", SCANS).attach(evaluator)
-    evaluator.run([0])
-    assert own.exists() and not unfinished.exists()
-    other.touch()
+    records = ScanRecords(tmp_path, tmp_path / "predictions", SCANS, "us", [str(tmp_path / "{scan}")])
+    ScanRecordsHandler(records, SCANS).attach(evaluator)
     with pytest.raises(ValueError, match="RibFrac7.nii.gz is a prediction of another run"):
         evaluator.run([0])
 

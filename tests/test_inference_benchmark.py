@@ -39,7 +39,7 @@ def test_the_stock_row_is_monais_inferer_on_the_whole_scan_with_the_weights() ->
     parser = ConfigParser()
     parser.read_config(str(inference.INFERENCE))
     parser.update({**inference.stock_settings(), "device": "cpu", "bundle_root": str(BUNDLE_ROOT)})
-    parser.update({"dataset_dir": str(BUNDLE_ROOT), "dataset::data": []})
+    parser.update({"dataset_dir": str(BUNDLE_ROOT), "scans": [], "dataset::data": []})
     assert type(parser.get_parsed_content("inferer")).__name__ == "SlidingWindowInferer"
     names = [type(transform).__name__ for transform in parser.get_parsed_content("preprocessing").transforms]
     assert "CropBodyd" not in names and "ScaleIntensityRanged" in names

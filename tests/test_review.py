@@ -243,7 +243,8 @@ def run_handler(folder, *outputs, threshold=0.0, checkpoint=None, settings=None)
 
     evaluator = Engine(step)
     checkpoint = BUNDLE_ROOT / "models" / "model.pt" if checkpoint is None else checkpoint
-    ReviewPageHandler(folder, BUNDLE_ROOT, checkpoint, threshold, settings or {"min_score": 0.0}).attach(evaluator)
+    settings = settings or {"min_score": 0.0}
+    ReviewPageHandler(folder / "report.html", BUNDLE_ROOT, checkpoint, threshold, settings, 3).attach(evaluator)
     return evaluator
 
 
@@ -266,6 +267,7 @@ def test_the_page_tells_the_run(html):
     types = [e.attributes["data-type"] for e in page.elements if "data-type" in e.attributes and e.tag == "tr"]
     assert {"Nondisplaced", "Unknown"} <= set(types)
     assert "The shipped weights ran" in page.text("weights-note")
+    assert "3 scans that are done already, or that others predict" in html
     assert "[48, 48, 32]" in html and "Rib fracture CT segmentation" in html
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import nibabel as nib
 from numpy.typing import NDArray
 
-__all__ = ["whole_file", "write_json", "write_text", "write_volume"]
+__all__ = ["unfinished_files", "whole_file", "write_json", "write_text", "write_volume"]
 
 
 @contextmanager
@@ -26,16 +28,32 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         path: the file to write; its folder is made if it is missing.
 
     Yields:
-        A name beside ``path``, with the same extension, hidden, and different in each process.
+        A name beside ``path``, with the same extension, hidden, and different each time: several processes, on several
+        machines, may write into one folder.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f".{os.getpid()}.{final.name}")
+    temporary = final.with_name(f".{secrets.token_hex(8)}.{final.name}")
     try:
         yield temporary
         temporary.replace(final)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def unfinished_files(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, str]]:
+    """
+    List what a run that was killed left unfinished in a folder, or another process is writing.
+
+    Args:
+        folder: the folder, which may be missing.
+
+    Yields:
+        The temporary file, and the name of the file that it would have become.
+    """
+    for path in Path(folder).glob(".*"):
+        if match := re.fullmatch(r"\.[0-9a-f]{16}\.(.+)", path.name):
+            yield path, match[1]
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

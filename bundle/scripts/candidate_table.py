@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import cc3d
@@ -88,29 +87,29 @@ def candidate_rows(
 
 
 def write_candidate_tables(
-    rows: Mapping[str, Sequence[Mapping[str, Any]]], fractures_csv: PathLike, challenge_csv: PathLike
-) -> None:
+    scans: Iterable[tuple[str, Sequence[Mapping[str, Any]]]], fractures_csv: PathLike, challenge_csv: PathLike
+) -> int:
     """
     Write the candidates of a run as a table for people and as the table that the challenge takes.
 
     Args:
-        rows: rows of each scan, as :func:`candidate_rows` gives them, by the scan's name; may be empty.
+        scans: name of each scan and its rows, as :func:`candidate_rows` gives them; may be empty. They are written one
+            by one, so that no more than one scan's rows need be in memory.
         fractures_csv: table with a row for each candidate; a scan without any has one row, with its name alone.
         challenge_csv: ``public_id,label_id,confidence,label_code``, with a row 0 for the background of each scan.
+
+    Returns:
+        The number of scans.
     """
-    people, challenge = [], []
-    for scan, candidates in rows.items():
-        people += [{"scan": scan, **row} for row in candidates] or [{"scan": scan}]
-        challenge.append((scan, 0, "0.0", _BACKGROUND_CODE))
-        challenge += [(scan, row["id"], row["score"], _UNKNOWN_TYPE_CODE) for row in candidates]
-    _write_csv(
-        fractures_csv, FRACTURE_COLUMNS, ([row.get(column, "") for column in FRACTURE_COLUMNS] for row in people)
-    )
-    _write_csv(challenge_csv, CHALLENGE_COLUMNS, challenge)
-
-
-def _write_csv(filename: PathLike, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with whole_file(Path(filename)) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+    count = 0
+    with whole_file(fractures_csv) as people_file, whole_file(challenge_csv) as challenge_file:
+        with people_file.open("w", newline="") as people_text, challenge_file.open("w", newline="") as challenge_text:
+            people, challenge = csv.writer(people_text), csv.writer(challenge_text)
+            people.writerow(FRACTURE_COLUMNS)
+            challenge.writerow(CHALLENGE_COLUMNS)
+            for count, (scan, candidates) in enumerate(scans, start=1):
+                for row in candidates or [{}]:
+                    people.writerow([scan if column == "scan" else row.get(column, "") for column in FRACTURE_COLUMNS])
+                challenge.writerow((scan, 0, "0.0", _BACKGROUND_CODE))
+                challenge.writerows((scan, row["id"], row["score"], _UNKNOWN_TYPE_CODE) for row in candidates)
+    return count

@@ -19,7 +19,7 @@ from monai.data import load_decathlon_datalist
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
-__all__ = ["file_problems", "load_datalist", "scan_name"]
+__all__ = ["file_problems", "load_datalist", "natural_order", "scan_name"]
 
 _SECTIONS = ("training", "validation", "test")
 
@@ -114,9 +114,9 @@ def load_datalist(
 
     data_list = root if root.suffix == ".json" else root / "dataset.json"
     items = _items_of_json(data_list, section) if data_list.is_file() else _items_of_folder(root, section, labels)
+    items.sort(key=lambda item: natural_order(item["scan"]))
     if not labels:
         items = [{"scan": item["scan"], "image": item["image"]} for item in items]
-    items.sort(key=lambda item: _natural(item["scan"]))
     if labels:
         unlabeled = (item["image"] for item in items if "label" not in item)
         _raise_problems(
@@ -247,7 +247,7 @@ def _choose(root: Path, scans: dict[str, _Scan], section: str, labels: bool) -> 
         return scans
     section_of = {scan: said[0] if said else _section_of_number(scan) for scan, said in by_folder.items()}
     if not any(section_of.values()):
-        in_order = sorted(scans, key=_natural)
+        in_order = sorted(scans, key=natural_order)
         section_of = {s: "training" if i % _VALIDATION_EVERY else "validation" for i, s in enumerate(in_order)}
     _raise_problems(
         root,
@@ -453,6 +453,6 @@ def scan_name(path: Path) -> str:
     return _stem(path).removesuffix("-image")
 
 
-def _natural(name: str) -> list[str | int]:
-    """Sort numbers in names by value: RibFrac2 before RibFrac10."""
+def natural_order(name: str) -> list[str | int]:
+    """Give a key that sorts numbers in names by value: RibFrac2 before RibFrac10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -1,7 +1,7 @@
 """Handlers that MONAI lacks."""
 
 from .checkpoints import CheckedCheckpointLoader
-from .prediction import CandidateTablesHandler, FROCReportHandler, ScanPictureHandler
+from .prediction import FROCReportHandler, ScanPictureHandler, ScanRecordsHandler
 from .review import ReviewPageHandler
 from .training import (
     AverageWeightsHandler,
@@ -13,7 +13,6 @@ from .training import (
 
 __all__ = [
     "AverageWeightsHandler",
-    "CandidateTablesHandler",
     "CheckedCheckpointLoader",
     "CurveHistory",
     "CurvesHandler",
@@ -22,4 +21,5 @@ __all__ = [
     "ResumableCheckpointHandler",
     "ReviewPageHandler",
     "ScanPictureHandler",
+    "ScanRecordsHandler",
 ]

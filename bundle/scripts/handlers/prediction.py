@@ -1,4 +1,4 @@
-"""Handlers of a prediction: its tables, pictures and scores."""
+"""Handlers of a prediction: its records, pictures and scores."""
 
 from __future__ import annotations
 
@@ -10,81 +10,62 @@ import numpy as np
 from ignite.engine import Events
 from monai.config import PathLike
 
-from scripts.candidate_table import candidate_rows, write_candidate_tables
+from scripts.candidate_table import candidate_rows
 from scripts.froc_report import metrics_table, write_metrics
 from scripts.grids import on_grid_of
 from scripts.metrics import RibFracFROCMetric
 from scripts.pictures import scan_picture
+from scripts.scan_records import ScanRecords
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
 
-__all__ = ["CandidateTablesHandler", "FROCReportHandler", "ScanPictureHandler"]
+__all__ = ["FROCReportHandler", "ScanPictureHandler", "ScanRecordsHandler"]
 
 
-class CandidateTablesHandler:
+class ScanRecordsHandler:
     """
-    Write the tables of a prediction: one for people, one for the challenge.
+    Record each scan that is predicted, and what was found in it.
 
     Attach to:
-        the evaluator; its post-processing ends with candidates on the scan's own grid.
+        the evaluator, behind the handlers that write files of a scan; its post-processing ends with candidates on the
+        scan's own grid and writes the mask.
 
     Runs at:
-        ``Events.STARTED`` and ``Events.ITERATION_COMPLETED``: after each scan the tables hold what has been predicted.
+        ``Events.STARTED`` (removing what an earlier run left of the scans) and ``Events.ITERATION_COMPLETED``.
 
     Reads:
         ``pred`` (its metadata tell the scan's name) and ``label_scores`` of the evaluator's decollated output and,
         where present, ``midsagittal_plane`` of its batch, to tell a candidate's side.
 
     Writes:
-        ``fractures.csv`` in ``output_dir`` and ``ribfrac-pred.csv`` in ``predictions_dir``; see
-        ``scripts.candidate_table``.
+        ``records/<scan>.json``, see ``scripts.scan_records``.
 
     Args:
-        output_dir: folder of ``fractures.csv``.
-        predictions_dir: folder of the masks, where the challenge wants its table.
-        data: the items of the run, as ``load_datalist`` gives them.
-
-    Raises:
-        ValueError: at the start, when ``predictions_dir`` holds masks of scans that are not in ``data``: the table
-            would not tell of them.
+        records: the records of the prediction.
+        data: the scans of this run, as ``records`` lists them.
     """
 
-    def __init__(self, output_dir: PathLike, predictions_dir: PathLike, data: Sequence[Mapping[str, Any]]) -> None:
-        self.output_dir = Path(output_dir)
-        self.predictions_dir = Path(predictions_dir)
-        self.scans = [str(item["scan"]) for item in data]
-        self.rows: dict[str, list[dict[str, Any]]] = {}
+    def __init__(self, records: ScanRecords, data: Sequence[Mapping[str, Any]]) -> None:
+        self.records = records
+        self.items = {str(item["scan"]): item for item in data}
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._record)
 
     def _start(self, engine: Engine) -> None:
-        expected = {f"{scan}.nii.gz" for scan in self.scans}
-        for mask in sorted(self.predictions_dir.glob("*.nii.gz")):
-            if mask.name.startswith("."):
-                mask.unlink()  # what a killed run left unfinished
-            elif mask.name not in expected:
-                raise ValueError(
-                    f"{mask} is a prediction of another run, on a scan that this one does not have: give another "
-                    "output_dir, or remove the predictions that are there."
-                )
-        self.rows = {}
-        self._write()
+        self.records.prepare(list(self.items.values()))
 
-    def _add(self, engine: Engine) -> None:
+    def _record(self, engine: Engine) -> None:
         batches: Any = engine.state.batch
         outputs: Any = engine.state.output
         for batch, output in zip(batches, outputs):
             scan, scores = output["pred"].meta["scan"], output["label_scores"]
-            self.rows[scan] = candidate_rows(output["pred"], scores, batch.get("midsagittal_plane"))
-            done = f"scan {len(self.rows)} of {len(self.scans)}"
+            rows = candidate_rows(output["pred"], scores, batch.get("midsagittal_plane"))
+            self.records.write(self.items[scan], rows)
+            done = f"scan {engine.state.iteration} of {len(self.items)}"
             engine.logger.info("%s: %d candidates (%s)", scan, len(scores), done)
-        self._write()
-
-    def _write(self) -> None:
-        write_candidate_tables(self.rows, self.output_dir / "fractures.csv", self.predictions_dir / "ribfrac-pred.csv")
 
 
 class ScanPictureHandler:

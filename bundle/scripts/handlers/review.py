@@ -44,31 +44,32 @@ class ReviewPageHandler:
         present.
 
     Writes:
-        ``report.html`` in ``output_dir``.
+        the page.
 
     Args:
-        output_dir: folder of the page.
+        path: the page.
         bundle_root: the bundle's folder, whose metadata tell its version.
         checkpoint: the weights that run; None where they are part of the network.
         threshold: score at which the page opens.
         settings: settings of the run that the page tells.
+        not_shown: scans of the data set that this run does not predict, since they are done or others do it.
     """
-
-    name = "report.html"
 
     def __init__(
         self,
-        output_dir: PathLike,
+        path: PathLike,
         bundle_root: PathLike,
         checkpoint: PathLike | None,
         threshold: float,
         settings: Mapping[str, Any],
+        not_shown: int = 0,
     ) -> None:
-        self.output_dir = Path(output_dir)
+        self.path = Path(path)
         self.bundle_root = Path(bundle_root)
         self.checkpoint = None if checkpoint is None else Path(checkpoint)
         self.threshold = float(threshold)
         self.settings = settings
+        self.not_shown = not_shown
         self._page: ReviewPage | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -87,10 +88,12 @@ class ReviewPageHandler:
             "weights": weights,
             "settings": self.settings,
         }
+        if self.not_shown:
+            summary["not on this page"] = f"{self.not_shown} scans that are done already, or that others predict"
         if self._page is not None:
             self._page.close()
         self._page = ReviewPage(
-            self.output_dir / self.name, summary, self.threshold, _SHIPPED_NOTE if digest and digest == shipped else ""
+            self.path, summary, self.threshold, _SHIPPED_NOTE if digest and digest == shipped else ""
         )
 
     def _add(self, engine: Engine) -> None:
@@ -113,7 +116,7 @@ class ReviewPageHandler:
     def _write(self, engine: Engine) -> None:
         assert self._page is not None
         self._page.write()
-        engine.logger.info("To look at the results, open %s in a browser.", self.output_dir / self.name)
+        engine.logger.info("To look at the results, open %s in a browser.", self.path)
 
 
 def _digest(path: Path | None) -> str:

@@ -1,0 +1,272 @@
+"""
+What a prediction has done: a small record for each scan, and the tables that are joined from all records.
+
+Where a run was stopped, or went on in several processes, this command joins what is there::
+
+    python -m scripts.scan_records --output_dir output/prediction
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from monai.config import PathLike
+
+from scripts.atomic_write import unfinished_files, write_json
+from scripts.candidate_table import write_candidate_tables
+from scripts.datalist import natural_order
+from scripts.datasets import files_hashing
+
+__all__ = ["ScanRecords", "join_tables", "main"]
+
+RECORDS_DIR = "records"
+FRACTURES_CSV = "fractures.csv"
+CHALLENGE_CSV = "ribfrac-pred.csv"
+
+_logger = logging.getLogger(__name__)
+
+
+class ScanRecords:
+    """
+    Deal the scans of a prediction to processes, tell which are done, and join the tables of all.
+
+    MONAI's engines start anew each time, and each process knows its own part alone. Here each scan leaves a record of
+    its candidates when everything else of it is written. A scan is done when its record names the same files (paths,
+    sizes, times of change), the same definition of the prediction, and the size that its mask has. Records are all that
+    processes share: they need no connection, and may run at any time, on any machine that sees the folder.
+
+    Args:
+        output_dir: folder of ``records/<scan>.json`` and ``fractures.csv``.
+        predictions_dir: folder of the masks, where the challenge wants its table.
+        data: all scans, as ``load_datalist`` gives them.
+        made_by: what tells this prediction from one of other settings, weights or code.
+        outputs: names of the files that each scan gets, with ``{scan}`` in them, the mask's first. Without any of them
+            a scan is not done; None are those that are not asked for.
+        shard: number of this process, from 0. It gets scans ``shard``, ``shard + shards`` and so on.
+        shards: number of processes.
+        resume: leave out what is done.
+
+    Raises:
+        ValueError: when there is no such shard.
+    """
+
+    def __init__(
+        self,
+        output_dir: PathLike,
+        predictions_dir: PathLike,
+        data: Sequence[Mapping[str, Any]],
+        made_by: str,
+        outputs: Sequence[str | None],
+        shard: int = 0,
+        shards: int = 1,
+        resume: bool = True,
+    ) -> None:
+        if not 0 <= shard < shards:
+            raise ValueError(f"shard is {shard}, but must be one of 0 to {shards - 1}, since shards is {shards}.")
+        self.output_dir = Path(output_dir)
+        self.predictions_dir = Path(predictions_dir)
+        self.data = data
+        self.made_by = made_by
+        self.outputs = [output for output in outputs if output is not None]
+        self.shard = shard
+        self.shards = shards
+        self.resume = resume
+
+    def to_do(self) -> list[Mapping[str, Any]]:
+        """List the scans of this process that are not done."""
+        mine = self.data[self.shard :: self.shards]
+        left = [item for item in mine if not (self.resume and self.is_done(item))]
+        _logger.info(
+            f"{len(self.data)} scans, of which {len(mine)} are for this process (shard {self.shard} of {self.shards}). "
+            f"{len(mine) - len(left)} of them are done and left out, {len(left)} are predicted."
+        )
+        return left
+
+    def is_done(self, item: Mapping[str, Any]) -> bool:
+        """Tell whether a scan has been predicted as it would be now, and all is there."""
+        record = _read_record(self._record(item["scan"]))
+        if record is None or record["made_by"] != self.made_by or record["source"] != _source(item):
+            return False
+        files = self._files(item["scan"])
+        return all(path.is_file() for path in files) and files[0].stat().st_size == record["mask_bytes"]
+
+    def prepare(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """
+        Remove what an earlier run left of scans that are to be predicted: records, unfinished files, and the tables.
+
+        Args:
+            items: those scans.
+
+        Raises:
+            ValueError: see `check_masks`.
+        """
+        self.check_masks()
+        for item in items:
+            self._record(item["scan"]).unlink(missing_ok=True)
+        self._remove_unfinished(items)
+        for table in self.tables:
+            table.unlink(missing_ok=True)
+
+    def _remove_unfinished(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """Remove the unfinished files of scans, or all when no other process may be writing them."""
+        names = {path.name for item in items for path in (self._record(item["scan"]), *self._files(item["scan"]))}
+        folders = {path.parent for path in (*self.tables, self._record(""), *self._files(""))}
+        for folder in folders:
+            for path, final in unfinished_files(folder):
+                if self.shards == 1 or final in names:
+                    path.unlink(missing_ok=True)
+
+    def write(self, item: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+        """
+        Record that all of a scan is written.
+
+        Args:
+            item: the scan, of ``data``.
+            rows: its candidates, see ``scripts.candidate_table.candidate_rows``.
+        """
+        record = {
+            "scan": item["scan"],
+            "made_by": self.made_by,
+            "source": _source(item),
+            "mask_bytes": self._files(item["scan"])[0].stat().st_size,
+            "candidates": rows,
+        }
+        write_json(self._record(item["scan"]), record)
+
+    def join(self) -> None:
+        """
+        Write the tables from the records of all processes, as far as there are any.
+
+        Raises:
+            ValueError: see `check_masks`.
+        """
+        self.check_masks()
+        self._remove_unfinished([])
+        paths = [self._record(item["scan"]) for item in self.data]
+        done = _join(paths, self.made_by, *self.tables)
+        missing = "" if done == len(self.data) else "; the others are written when they are done"
+        _logger.info(f"{self.tables[0]} tells of {done} of {len(self.data)} scans{missing}.")
+
+    def check_masks(self) -> None:
+        """
+        Raise ``ValueError`` when ``predictions_dir`` holds masks of scans that are not in ``data``.
+
+        No table would tell of them, and the challenge refuses them.
+        """
+        expected = {f"{item['scan']}.nii.gz" for item in self.data}
+        for mask in sorted(self.predictions_dir.glob("*.nii.gz")):
+            if not mask.name.startswith(".") and mask.name not in expected:
+                raise ValueError(
+                    f"{mask} is a prediction of another run, on a scan that this one does not have: give another "
+                    "output_dir, or remove the predictions that are there."
+                )
+
+    @property
+    def tables(self) -> tuple[Path, Path]:
+        """The table for people, and the challenge's."""
+        return self.output_dir / FRACTURES_CSV, self.predictions_dir / CHALLENGE_CSV
+
+    def _files(self, scan: str) -> list[Path]:
+        return [Path(output.replace("{scan}", scan)) for output in self.outputs]
+
+    def _record(self, scan: str) -> Path:
+        return self.output_dir / RECORDS_DIR / f"{scan}.json"
+
+
+def join_tables(output_dir: PathLike, predictions_dir: PathLike | None = None) -> int:
+    """
+    Write the tables of a prediction from its records, in the order of the scans' names.
+
+    Args:
+        output_dir: folder of a prediction, with ``records/``.
+        predictions_dir: folder of its masks; ``predictions`` in it where None.
+
+    Returns:
+        The number of scans.
+
+    Raises:
+        FileNotFoundError: when there are no records.
+        ValueError: when they are of different settings, weights or code.
+    """
+    output_dir = Path(output_dir)
+    predictions_dir = output_dir / "predictions" if predictions_dir is None else Path(predictions_dir)
+    paths = sorted((output_dir / RECORDS_DIR).glob("[!.]*.json"), key=lambda path: natural_order(path.stem))
+    if not paths:
+        raise FileNotFoundError(
+            f"{output_dir / RECORDS_DIR} holds no record of a scan: name the folder of a prediction."
+        )
+    kinds = {record["made_by"] for path in paths if (record := _read_record(path)) is not None}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{output_dir / RECORDS_DIR} holds scans that {len(kinds)} different settings, weights or versions of the "
+            "code predicted: start the prediction again, which predicts anew what is not as the others."
+        )
+    return _join(paths, kinds.pop(), output_dir / FRACTURES_CSV, predictions_dir / CHALLENGE_CSV)
+
+
+def _join(paths: Sequence[Path], made_by: str, fractures_csv: Path, challenge_csv: Path) -> int:
+    """Write the tables, and again when another process wrote a record meanwhile: the last to write has seen all."""
+    while True:
+        before = _times(paths)
+        scans = write_candidate_tables(_rows(before, made_by), fractures_csv, challenge_csv)
+        if _times(paths) == before:
+            return scans
+
+
+def _times(paths: Sequence[Path]) -> dict[Path, int]:
+    """Return the times of change of the files that exist, in their order."""
+    times = {}
+    for path in paths:
+        with suppress(FileNotFoundError):
+            times[path] = path.stat().st_mtime_ns
+    return times
+
+
+def _rows(paths: Mapping[Path, Any], made_by: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Yield the name and the rows of each scan, of one record at a time."""
+    for path in paths:
+        record = _read_record(path)
+        if record is not None and record["made_by"] == made_by:
+            yield record["scan"], record["candidates"]
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """Read a record; None where there is none, or where a machine that broke down left it empty."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _source(item: Mapping[str, Any]) -> str:
+    return files_hashing(item).decode()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Join the tables of a prediction from the command line; ``--help`` explains the arguments.
+
+    Args:
+        arguments: command line arguments; those of the process where None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.scan_records", description="Join the tables of a prediction from its records."
+    )
+    parser.add_argument("--output_dir", required=True, help="folder of the prediction")
+    parser.add_argument("--predictions_dir", help="folder of its masks, where it is not predictions/ in that folder")
+    options = parser.parse_args(arguments)
+    try:
+        scans = join_tables(options.output_dir, options.predictions_dir)
+    except (FileNotFoundError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    print(f"{Path(options.output_dir) / FRACTURES_CSV} tells of {scans} scans.")
+
+
+if __name__ == "__main__":
+    main()

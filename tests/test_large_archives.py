@@ -1,0 +1,134 @@
+"""Predictions of many scans: side by side, stopped and started again, and with memory that does not grow."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import BUNDLE_ROOT, write_scan
+from monai.bundle import ConfigWorkflow
+from monai.data import MetaTensor
+from test_configs import SMALL_PREDICTION, command, files, model, workflow  # noqa: F401 (a fixture)
+
+from scripts.handlers import ScanRecordsHandler
+
+# a review page tells when it was made
+SETTINGS = SMALL_PREDICTION | {"num_workers": 0, "resume": True, "save_review_page": False}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("archive")
+    for number in range(501, 506):
+        write_scan(folder, "test", number, fractures=1, shape=(20, 18, 16))
+    return folder
+
+
+def predict(folder, archive, model, *configs, **settings):  # noqa: F811
+    """Predict in this process."""
+    arguments = {"dataset_dir": str(archive), "output_dir": str(folder), "checkpoint": str(model)}
+    ready = workflow(*(configs or ["inference.yaml"]), **SETTINGS | arguments | settings)
+    ready.initialize()
+    ready.run()
+    return ready
+
+
+@pytest.fixture(scope="module")
+def undisturbed(archive, model, tmp_path_factory):  # noqa: F811
+    """The folder of what one process writes in one go."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    predict(folder, archive, model)
+    return folder
+
+
+def contents(folder):
+    """Every file but the config, which names the folder."""
+    return {name: (folder / name).read_bytes() for name in files(folder) if name != "config.yaml"}
+
+
+def start(folder, archive, model, environment=None):  # noqa: F811
+    settings = SETTINGS | {"dataset_dir": archive, "output_dir": folder, "checkpoint": model}
+    return subprocess.Popen(
+        command("inference.yaml", **settings),
+        cwd=BUNDLE_ROOT,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_two_processes_write_what_one_does(archive, undisturbed, model, tmp_path):  # noqa: F811
+    """Each takes its part by what torchrun sets; they do not know of each other."""
+    ranks = [start(tmp_path, archive, model, {"RANK": str(rank), "WORLD_SIZE": "2"}) for rank in (0, 1)]
+    outputs = [process.communicate()[0] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], outputs
+    assert "5 scans, of which 3 are for this process" in outputs[0] and "of which 2 are" in outputs[1]
+    assert contents(tmp_path) == contents(undisturbed)
+
+
+def test_killed_and_started_again(archive, undisturbed, model, tmp_path, caplog):  # noqa: F811
+    process = start(tmp_path, archive, model)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "records").glob("RibFrac*")) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = len(list((tmp_path / "records").glob("RibFrac*")))
+    assert 1 <= done < 5 and not (tmp_path / "fractures.csv").exists()
+    with caplog.at_level(logging.INFO):
+        predict(tmp_path, archive, model)
+    assert f"{done} of them are done and left out, {5 - done} are predicted" in caplog.text
+    assert contents(tmp_path) == contents(undisturbed)
+
+
+def test_nothing_left_to_do(archive, undisturbed, model, tmp_path):  # noqa: F811
+    before = contents(undisturbed)
+    times = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.nii.gz")}
+    predict(undisturbed, archive, model)
+    assert contents(undisturbed) == before
+    assert {path: path.stat().st_mtime_ns for path in times} == times and len(times) == 5
+
+
+def test_the_saved_config_runs_again(archive, undisturbed, model, tmp_path):  # noqa: F811
+    repeated = ConfigWorkflow(
+        str(undisturbed / "config.yaml"),
+        meta_file=str(BUNDLE_ROOT / "configs" / "metadata.json"),
+        logging_file=False,
+        run_id="run",
+        output_dir=str(tmp_path),
+    )
+    repeated.initialize()
+    repeated.run()
+    assert contents(tmp_path) == contents(undisturbed)
+
+
+def test_memory_does_not_grow_with_the_archive(model, tmp_path):  # noqa: F811
+    """Behind each scan as many voxels are alive as behind the others, and no row of a table."""
+    for number in range(501, 511):
+        write_scan(tmp_path / "data", "test", number, fractures=1, shape=(20, 18, 16))
+    alive = []
+
+    class Count(ScanRecordsHandler):
+        def _record(self, engine):
+            super()._record(engine)
+            gc.collect()
+            tracked = gc.get_objects()
+            voxels = sum(item.numel() for item in tracked if isinstance(item, MetaTensor))
+            rows = [item for item in tracked if isinstance(item, dict) and {"volume_mm3", "id", "score"} <= item.keys()]
+            alive.append((voxels, len(rows)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("scripts.handlers.ScanRecordsHandler", Count)
+        predict(tmp_path / "out", tmp_path / "data", model, save_pictures=False)
+    assert len(alive) == 10 and alive[1][0] > 0
+    assert len(set(alive[1:])) == 1 and alive[1][1] == 0  # behind the first scan there is none before it
+    written = files(tmp_path / "out")
+    assert len(written) == 10 * 2 + 3  # a mask and a record each; two tables and the config
