@@ -1,7 +1,7 @@
 """Handlers that MONAI lacks."""
 
 from .prediction import CandidateTablesHandler, FROCReportHandler, ScanPictureHandler
-from .review import ReviewPageHandler
+from .review import ReviewPageHandler, TrainingPageHandler
 from .training import (
     AverageWeightsHandler,
     CurveHistory,
@@ -20,4 +20,5 @@ __all__ = [
     "ResumableCheckpointHandler",
     "ReviewPageHandler",
     "ScanPictureHandler",
+    "TrainingPageHandler",
 ]
