@@ -112,7 +112,7 @@ def rows(path):
 def test_training_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
     done = run(config, dataset_dir=ribfrac_dir, output_dir=tmp_path, **SMALL_TRAINING)
     assert done.returncode == 0, done.stdout
-    assert {"curves.csv", "curves.png", "models/last.pt", "models/model.pt"} <= set(files(tmp_path))
+    assert {"curves.csv", "curves.png", "models/last.pt", "models/model.pt", "training.html"} <= set(files(tmp_path))
     assert any(name.startswith("tensorboard/") for name in files(tmp_path))
     assert "Epoch: 1/1, Iter: 2/2" in done.stdout  # progress: 2 scans, one a step
     network_of(config).load_state_dict(torch.load(tmp_path / "models" / "model.pt", weights_only=True))

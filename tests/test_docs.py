@@ -238,7 +238,14 @@ def test_shell_programs_exist(block):
 
 @pytest.mark.parametrize(
     "module",
-    ["scripts.implant", "scripts.metrics", "scripts.phantom", "scripts.ribfrac_download", "scripts.scan_records"],
+    [
+        "scripts.implant",
+        "scripts.inspect",
+        "scripts.metrics",
+        "scripts.phantom",
+        "scripts.ribfrac_download",
+        "scripts.scan_records",
+    ],
 )
 def test_every_option_of_a_command_stands_in_the_reference(module, capsys):
     options = known_options(module, capsys) - {"--help"}

@@ -19,7 +19,7 @@ from monai.data import load_decathlon_datalist
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
-__all__ = ["file_problems", "load_datalist", "natural_order", "scan_name"]
+__all__ = ["file_problems", "list_scans", "load_datalist", "natural_order", "scan_name"]
 
 _SECTIONS = ("training", "validation", "test")
 
@@ -106,17 +106,9 @@ def load_datalist(
     References:
         Jin et al. (2020), EBioMedicine, doi:10.1016/j.ebiom.2020.103106.
     """
+    items, problems = list_scans(dataset_dir, section, labels)
     root = Path(dataset_dir).expanduser()
-    if section not in (*_SECTIONS, "all"):
-        raise ValueError(f"section is '{section}': use one of {', '.join(_SECTIONS)} or all.")
-    if not root.exists():
-        raise FileNotFoundError(f"{root} does not exist: set dataset_dir to the folder that holds the scans.")
-
-    data_list = root if root.suffix == ".json" else root / "dataset.json"
-    items = _items_of_json(data_list, section) if data_list.is_file() else _items_of_folder(root, section, labels)
-    items.sort(key=lambda item: natural_order(item["scan"]))
-    if not labels:
-        items = [{"scan": item["scan"], "image": item["image"]} for item in items]
+    _raise_problems(root, problems)
     if labels:
         unlabeled = (item["image"] for item in items if "label" not in item)
         _raise_problems(
@@ -126,6 +118,42 @@ def load_datalist(
         files = ((item["image"], item.get("label")) for item in items)
         _raise_problems(root, chain.from_iterable(file_problems(image, label) for image, label in files))
     return items
+
+
+def list_scans(
+    dataset_dir: str | os.PathLike[str], section: str, labels: bool = True
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """
+    List the scans of one section as :func:`load_datalist` does, without a look into their headers.
+
+    Args:
+        dataset_dir: see :func:`load_datalist`.
+        section: likewise.
+        labels: likewise.
+
+    Returns:
+        The scans whose files are there once, and their table where there is one; and what is wrong with the others.
+
+    Raises:
+        FileNotFoundError: when ``dataset_dir`` does not exist.
+        ValueError: when no scan is found, or the section of some cannot be told.
+    """
+    root = Path(dataset_dir).expanduser()
+    if section not in (*_SECTIONS, "all"):
+        raise ValueError(f"section is '{section}': use one of {', '.join(_SECTIONS)} or all.")
+    if not root.exists():
+        raise FileNotFoundError(f"{root} does not exist: set dataset_dir to the folder that holds the scans.")
+
+    data_list = root if root.suffix == ".json" else root / "dataset.json"
+    problems: list[str] = []
+    if data_list.is_file():
+        items = _items_of_json(data_list, section)
+    else:
+        items = _items_of_folder(root, section, labels, problems)
+    if not labels:
+        items = [{"scan": item["scan"], "image": item["image"]} for item in items]
+    items.sort(key=lambda item: natural_order(item["scan"]))
+    return items, problems
 
 
 def _items_of_json(data_list: Path, section: str) -> list[dict[str, Any]]:
@@ -162,8 +190,8 @@ def _items_of_json(data_list: Path, section: str) -> list[dict[str, Any]]:
     return items
 
 
-def _items_of_folder(root: Path, section: str, labels: bool) -> list[dict[str, Any]]:
-    """Find the scans of a folder, or take the folder or file itself for one, and join them to labels and tables."""
+def _items_of_folder(root: Path, section: str, labels: bool, problems: list[str]) -> list[dict[str, Any]]:
+    """Find the scans of a folder, or take it for one, and join them to labels and tables; add to the problems."""
     files = sorted(_files_below(root))
     scans = _find_pairs(files) if labels else _find_images(root, files)
     if not scans:
@@ -172,22 +200,24 @@ def _items_of_folder(root: Path, section: str, labels: bool) -> list[dict[str, A
         raise ValueError(f"{root} holds no scan: looked in it and below it for {wanted}, and for dataset.json.")
     chosen = _choose(root, scans, section, labels)
     if not labels:
-        _raise_problems(root, _doubles(chosen))
+        problems += _doubles(chosen)
         return [{"scan": scan, "image": str(found.images[0])} for scan, found in chosen.items()]
 
-    _raise_problems(root, chain(_doubles(chosen), _singles(chosen)))
+    problems += [*_doubles(chosen), *_singles(chosen)]
     table_files = [path for path in files if re.search(r"info.*\.csv$", path.name, re.IGNORECASE)]
-    tables = _read_tables(root, table_files)
+    tables = _read_tables(table_files, problems)
     items: list[dict[str, Any]] = []
     for scan, found in chosen.items():
+        if len(found.images) != 1 or len(found.labels) != 1:
+            continue
         image = found.images[0]
         items.append({"scan": scan, "image": str(image), "label": str(found.labels[0])})
         if scan in tables:
             items[-1]["label_codes"] = tables[scan]
         elif table_files:
-            raise ValueError(f"{image}: {scan} is in none of the tables {', '.join(map(str, table_files))}.")
-        elif image.parent.name != "images":
-            raise ValueError(f"{root} holds no table of fracture types (*info*.csv): put RibFrac's tables there.")
+            problems.append(f"{image}: {scan} is in none of the tables {', '.join(map(str, table_files))}.")
+    if not table_files and any(Path(item["image"]).parent.name != "images" for item in items):
+        problems.append(f"{root} holds no table of fracture types (*info*.csv): put RibFrac's tables there.")
     return items
 
 
@@ -285,10 +315,9 @@ def _section_of_number(scan: str) -> str | None:
     return next((s for s, numbers in _SECTION_OF_NUMBER.items() if match and int(match[1]) in numbers), None)
 
 
-def _read_tables(root: Path, paths: list[Path]) -> dict[str, dict[int, int]]:
+def _read_tables(paths: list[Path], problems: list[str]) -> dict[str, dict[int, int]]:
     """Read the tables ``public_id,label_id,label_code`` into one dictionary per scan, without the background rows."""
     tables: dict[str, dict[int, int]] = defaultdict(dict)
-    problems = []
     for path in paths:
         with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
@@ -307,7 +336,6 @@ def _read_tables(root: Path, paths: list[Path]) -> dict[str, dict[int, int]]:
                 elif label_id in tables[scan]:
                     problems.append(f"{where}: {scan} has the id {label_id} twice.")
                 tables[scan][label_id] = code
-    _raise_problems(root, problems)
     return {scan: {i: code for i, code in codes.items() if i} for scan, codes in tables.items()}
 
 

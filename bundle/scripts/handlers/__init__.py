@@ -2,7 +2,7 @@
 
 from .checkpoints import CheckedCheckpointLoader
 from .prediction import FROCReportHandler, ScanPictureHandler, ScanRecordsHandler
-from .review import ReviewPageHandler
+from .review import ReviewPageHandler, TrainingPageHandler
 from .training import (
     AverageWeightsHandler,
     CurveHistory,
@@ -22,4 +22,5 @@ __all__ = [
     "ReviewPageHandler",
     "ScanPictureHandler",
     "ScanRecordsHandler",
+    "TrainingPageHandler",
 ]

@@ -1,4 +1,4 @@
-"""The handler that writes a page to review a prediction."""
+"""Handlers that write pages to look at: of a prediction, and of a training."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from ignite.engine import Events
 from monai.config import PathLike
 
 from scripts.grids import on_grid_of
+from scripts.handlers.training import CurveHistory
 from scripts.review.findings import scan_findings, scan_result
 from scripts.review.page import ReviewPage
+from scripts.review.training import Example, write_training_page
 from scripts.review.views import Scan, projections
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
+    from monai.engines import Evaluator
 
-__all__ = ["ReviewPageHandler"]
+__all__ = ["ReviewPageHandler", "TrainingPageHandler"]
 
 _SHIPPED_NOTE = (
     "The shipped weights ran. They saw made-up fractures, and fractures implanted into real chest CT, and no others; "
@@ -117,6 +120,63 @@ class ReviewPageHandler:
         assert self._page is not None
         self._page.write()
         engine.logger.info("To look at the results, open %s in a browser.", self.path)
+
+
+class TrainingPageHandler:
+    """
+    Write a page to look at a training: its curves, and ROIs with their annotation and what the network makes of them.
+
+    Attach to:
+        the trainer, behind the ``ValidationHandler`` and the ``CurvesHandler``.
+
+    Runs at:
+        ``Events.EPOCH_STARTED`` and ``Events.ITERATION_COMPLETED`` of trainer and evaluator, whose first ROIs of an
+        epoch it keeps, and ``Events.EPOCH_COMPLETED`` of the trainer.
+
+    Reads:
+        ``image`` (scaled to [-1, 1]), ``label`` and, of the evaluator, ``pred`` (logits) of the outputs; the points of
+        the history.
+
+    Writes:
+        ``training.html`` in ``output_dir``.
+
+    Args:
+        output_dir: folder of the page.
+        evaluator: the engine that validates.
+        history: the points of the curves.
+    """
+
+    name = "training.html"
+    examples = 16  # ROIs of each kind: a batch of the default recipe
+
+    def __init__(self, output_dir: PathLike, evaluator: Evaluator, history: CurveHistory) -> None:
+        self.output_dir = Path(output_dir)
+        self.evaluator = evaluator
+        self.history = history
+        self._sampled: list[Example] = []
+        self._validated: list[Example] = []
+
+    def attach(self, engine: Engine) -> None:
+        for source, kept, with_pred in ((engine, self._sampled, False), (self.evaluator, self._validated, True)):
+            source.add_event_handler(Events.EPOCH_STARTED, kept.clear)
+            source.add_event_handler(Events.ITERATION_COMPLETED, self._keep, kept, with_pred)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _keep(self, engine: Engine, kept: list[Example], with_pred: bool) -> None:
+        output: Any = engine.state.output
+        for number in range(min(len(output["image"]), self.examples - len(kept))):
+            image, label = (output[key][number, 0].detach().float().cpu().numpy() for key in ("image", "label"))
+            pred = output["pred"][number, 0].detach().float().cpu().numpy() > 0 if with_pred else None
+            kept.append(Example(image, label > 0, pred))
+
+    def _write(self, engine: Engine) -> None:
+        write_training_page(
+            self.output_dir / self.name,
+            self.history.points,
+            int(engine.state.max_epochs or 0),
+            self._sampled,
+            self._validated,
+        )
 
 
 def _digest(path: Path | None) -> str:

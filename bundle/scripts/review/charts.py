@@ -14,7 +14,7 @@ from scripts.froc import KEY_FALSE_POSITIVES, ScanResult, bootstrap_intervals, d
 __all__ = ["Axis", "Chart", "Series", "froc_chart"]
 
 WIDTH, HEIGHT = 560.0, 320.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 12.0, 12.0, 44.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 72.0, 12.0, 12.0, 44.0
 _BOOTSTRAP = 1000  # draws, as in an evaluation
 
 
