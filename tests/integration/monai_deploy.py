@@ -4,8 +4,9 @@ Run the bundle in MONAI Deploy, as a scan goes from DICOM through ``MonaiBundleI
     python tests/integration/monai_deploy.py --bundle dist/rib_fracture_ct_segmentation --image scan.nii.gz \
       --output found.nii.gz
 
-Needs an environment of its own: ``pip install -r tests/integration/requirements-monai-deploy.txt``, after the bundle's
-own packages. The bundle is given as a folder, as ``scripts.release`` packs it.
+Needs an environment of its own: the bundle's own packages, then
+``pip install --no-deps -r tests/integration/requirements-monai-deploy.txt``. The bundle is given as a folder, as
+``scripts.release`` packs it.
 """
 
 from __future__ import annotations

@@ -4,15 +4,16 @@ Run the bundle in MONAI Label's app for bundles: predict one scan, save its labe
     python tests/integration/monai_label.py --bundle dist/rib_fracture_ct_segmentation \
       --app apps/monaibundle --data data/phantoms
 
-Needs an environment of its own: ``pip install -r tests/integration/requirements-monai-label.txt``, after the bundle's
-own packages. The bundle is given as a folder, as ``scripts.release`` packs it; the app as ``monailabel apps --name
-monaibundle --download`` leaves it; the data in RibFrac's layout, with two annotated training scans or more.
-Both are copied into a temporary folder.
+Needs an environment of its own: the bundle's own packages, then
+``pip install --no-deps -r tests/integration/requirements-monai-label.txt``. The bundle is given as a folder, as
+``scripts.release`` packs it; the app as ``monailabel apps --name monaibundle --download`` leaves it; the data in
+RibFrac's layout, with two annotated training scans or more. All are copied into a temporary folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -37,6 +38,7 @@ def main() -> None:
         studies.mkdir()
         for image in images:
             shutil.copy(image, studies)
+        os.environ["MONAI_LABEL_DATASTORE_AUTO_RELOAD"] = "false"
         sys.path.insert(0, str(app_dir))
         from main import MyApp  # of the app
 
