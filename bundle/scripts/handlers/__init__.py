@@ -7,6 +7,7 @@ from .training import (
     CurvesHandler,
     EarlyStopOnBestEpochHandler,
     ResumableCheckpointHandler,
+    SyncBuffersHandler,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "ResumableCheckpointHandler",
     "ScanPictureHandler",
     "ScanRecordsHandler",
+    "SyncBuffersHandler",
 ]
