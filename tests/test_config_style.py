@@ -11,10 +11,12 @@ from conftest import BUNDLE_ROOT
 
 CONFIGS = sorted((BUNDLE_ROOT / "configs").glob("*.yaml"))
 OVERLAYS = {
-    "evaluate.yaml": "inference.yaml",
-    "inference_trt.yaml": "inference.yaml",
-    "report.yaml": "train.yaml",
-    "report_inference.yaml": "inference.yaml",
+    "evaluate.yaml": ["inference.yaml"],
+    "inference_trt.yaml": ["inference.yaml"],
+    "multi_gpu_evaluate.yaml": ["inference.yaml", "evaluate.yaml"],
+    "multi_gpu_train.yaml": ["train.yaml"],
+    "report.yaml": ["train.yaml"],
+    "report_inference.yaml": ["inference.yaml"],
 }
 # Configs in their house order; a config has those that it needs.
 SECTIONS = [
@@ -28,7 +30,7 @@ SECTIONS = [
 ]
 MOST_CHARACTERS = 80
 # Numbers whose names say the unit, and numbers without one.
-UNITS = r"_mm3?$|_voxels$|_hu$|_epochs$|_per_scan$|_per_batch$|_prob$|probability|_share$|^num_workers$"
+UNITS = r"_hours$|_mm3?$|_voxels$|_hu$|_epochs$|_per_scan$|_per_batch$|_prob$|probability|_share$|^num_workers$"
 PLAIN_NUMBERS = {"seed", "learning_rate", "weight_decay", "min_zoom", "max_zoom"}
 
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=[path.name for path in CONFIGS])
@@ -48,14 +50,13 @@ def sections(path: Path) -> dict[str, str]:
 
 @every_config
 def test_starts_with_what_it_does_and_the_command_that_runs_it(path):
-    header = re.match(r"(?:#.*\n)+", path.read_text())
+    header = re.match(r"(?:#.*\n)+", path.read_text().replace("\\\n#", ""))
     assert header, "no comment at the top"
-    run = re.search(r"python -m monai\.bundle run (\w+) --config_file (.+)", header[0])
+    run = re.search(r"(?:python|torchrun .*) -m monai\.bundle run (\w+) +--config_file (.+)", header[0])
     assert run, "no command in the comment at the top"
     assert f"configs/{path.name}" in run[2]
-    base = OVERLAYS.get(path.name, path.name)
-    run_ids = yaml.safe_load(path.read_text()) | yaml.safe_load((path.parent / base).read_text())
-    assert run[1] in run_ids
+    configs = [path, *(path.parent / base for base in OVERLAYS.get(path.name, []))]
+    assert any(run[1] in yaml.safe_load(config.read_text()) for config in configs)
 
 
 @every_config
@@ -122,7 +123,7 @@ def test_settings_tell_their_unit_or_reason(path):
 
 @every_config
 def test_every_setting_is_used(path):
-    text = path.read_text() + (path.parent / OVERLAYS.get(path.name, path.name)).read_text()
+    text = "".join((path.parent / name).read_text() for name in [path.name, *OVERLAYS.get(path.name, [])])
     parts = sections(path)
     names = [name for part in ("paths", "settings") for name in yaml.safe_load(parts.get(part) or "") or {}]
     assert names

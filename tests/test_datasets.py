@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,44 @@ def test_a_full_disk_is_told_before_it_is_full(
     monkeypatch.setattr(datasets.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match="the 2 scans left need about 0 GB, more than the disk has: set cache_dir"):
         mapped(items, tmp_path)
+
+
+def test_loading_does_not_change_the_hash_of_a_data_set_that_shares_transforms(
+    items: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """As training and validation do; or what a first training prepared for the validation is of no use to the next."""
+    shared = transforms(tmp_path / "log")
+    first = MappedDataset(items[:2], shared, tmp_path / "cache", 0)
+    first.prepare()
+    assert MappedDataset(items[2:], shared, tmp_path / "cache", 0).transform_hash == first.transform_hash
+
+
+def prepare_at_once(
+    items: list[dict[str, Any]], folder: Path, start: Any, results: Any, loading: Callable[[Path], Compose]
+) -> None:
+    dataset = MappedDataset(items, loading(folder / f"log-{os.getpid()}"), folder / "cache", 0)
+    start.wait()
+    dataset.prepare()
+    results.put([float(item["image"].sum()) for item in dataset])
+
+
+def without_its_log(log: Path) -> Compose:
+    return Compose(transforms(log).transforms[:-2])  # Noted would tell the two processes' files apart
+
+
+def test_two_trainings_may_prepare_one_folder_at_once(items: list[dict[str, Any]], tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(2), context.Queue()
+    arguments = items, tmp_path, start, results, without_its_log
+    processes = [context.Process(target=prepare_at_once, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    alone = [float(item["image"].sum()) for item in MappedDataset(items, without_its_log(tmp_path / "log"), None)]
+    assert found == [alone, alone]
+    assert len(list((tmp_path / "cache").iterdir())) == 3  # whole files, and nothing else
 
 
 def test_hash_tells_files_and_plain_values_apart(tmp_path: Path) -> None:

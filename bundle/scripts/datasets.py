@@ -8,9 +8,11 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from monai.data import MetaTensor, PersistentDataset
@@ -56,7 +58,7 @@ class MappedDataset(PersistentDataset):
     ) -> None:
         super().__init__(
             data,
-            transform,
+            deepcopy(transform),  # loading changes LoadImage, and with it the hash of a data set that shares it
             Path(cache_dir) if cache_dir is not None else None,
             hash_func=files_hashing,
             hash_transform=pickle_hashing,
@@ -67,6 +69,9 @@ class MappedDataset(PersistentDataset):
         """
         Prepare all scans that are not, with progress; does nothing without ``cache_dir``.
 
+        Processes of one training share the work, and wait for each other. Trainings that start side by side on one
+        folder may prepare a scan twice, which does no harm.
+
         Raises:
             OSError: when the disk has no room for the scans.
         """
@@ -74,6 +79,11 @@ class MappedDataset(PersistentDataset):
         if cache_dir is None:
             return
         missing = [index for index, item in enumerate(self.data) if not self._file_of(item).is_file()]
+        idist.barrier()  # all have listed what is missing before one of them writes
+        self._prepare(missing[idist.get_rank() :: idist.get_world_size()], cache_dir)
+        idist.barrier()
+
+    def _prepare(self, missing: Sequence[int], cache_dir: Path) -> None:
         if not missing:
             return
         _logger.info(
@@ -83,9 +93,9 @@ class MappedDataset(PersistentDataset):
         # Each worker writes what it prepares, and hands back the size alone
         sizes = DataLoader(_Preparing(self, missing), batch_size=None, num_workers=self.num_workers)
         total = 0
-        for done, size in enumerate(tqdm(sizes, desc="prepare scans", unit="scan"), 1):
+        for done, size in enumerate(tqdm(sizes, desc="prepare scans", unit="scan", disable=idist.get_rank() > 0), 1):
             total += int(size)
-            expected = total / done * (len(missing) - done)
+            expected = total / done * (len(missing) - done) * idist.get_world_size()
             if expected > shutil.disk_usage(cache_dir).free:
                 raise OSError(
                     f"{cache_dir}: the {len(missing) - done} scans left need about {expected / 1e9:.0f} GB, more "

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from monai.metrics import Cumulative
@@ -33,10 +34,12 @@ class RibFracFROCMetric(Cumulative):
     Score detected fractures as the RibFrac challenge does, inside a MONAI evaluator.
 
     MONAI's metrics take tensors of one shape; here each scan brings volumes, a score per candidate and a class per
-    fracture, so `__call__` takes dictionaries, and each scan becomes rows of one table of float64, which
-    ``Cumulative`` gathers from all processes. In ``IgniteMetricHandler``, the ``output_transform`` is
-    `annotated_and_predicted`. Volumes must have one orientation; where a candidate and a fracture share several
-    pieces, another orientation than the file's may choose another piece than the challenge does.
+    fracture, so `__call__` takes dictionaries, and each scan becomes rows of one table of float64, which ``Cumulative``
+    gathers from all processes. These must share the scans in turns, as MONAI's ``partition_dataset`` and
+    ``DistributedSampler`` deal them: scans then keep their order, and the bootstrap its draws. In
+    ``IgniteMetricHandler``, the ``output_transform`` is `annotated_and_predicted`. Volumes must have one orientation;
+    where a candidate and a fracture share several pieces, another orientation than the file's may choose another piece
+    than the challenge does.
 
     Args:
         exact_thresholds: passed to `challenge_scores` by `details`, as are the next two.
@@ -57,6 +60,11 @@ class RibFracFROCMetric(Cumulative):
         self.exact_thresholds = exact_thresholds
         self.bootstrap = bootstrap
         self.seed = seed
+
+    def reset(self) -> None:
+        """Forget all scans."""
+        super().reset()
+        self._scans = 0
 
     def __call__(self, y_pred: Sequence[Mapping[str, Any]], y: Sequence[Mapping[str, Any]]) -> None:
         """
@@ -86,15 +94,17 @@ class RibFracFROCMetric(Cumulative):
                 None if predicted.get("pred_codes") is None else _by_id(predicted["pred_codes"]),
                 None if codes is None else {int(key): int(code) for key, code in codes.items() if int(key) != 0},
             )
-            self.extend(_to_rows(result))
+            self.extend(_to_rows(result, self._scans * idist.get_world_size() + idist.get_rank()))
+            self._scans += 1
 
     def results(self) -> list[ScanResult]:
-        """Return what each scan added, from all processes."""
+        """Return what each scan added, from all processes, in the order in which one process would have met them."""
         rows = self.get_buffer()
         if rows is None:
             return []
         starts = torch.nonzero(rows[:, 0] == _SCAN_ROW)[1:, 0]
-        return [_from_rows(scan) for scan in torch.tensor_split(rows.cpu(), starts.cpu())]
+        scans = torch.tensor_split(rows.cpu(), starts.cpu())
+        return [_from_rows(scan) for scan in sorted(scans, key=lambda scan: float(scan[0, 4]))]
 
     def aggregate(self) -> torch.Tensor:
         """
@@ -141,11 +151,11 @@ def _by_id(values: Any) -> dict[int, Any]:
     return dict(enumerate(np.atleast_1d(convert_to_numpy(values)).tolist(), start=1))
 
 
-def _to_rows(result: ScanResult) -> torch.Tensor:
-    """Return a scan as rows ``(kind, 5 values)``: the scan's own, then its fractures', then its candidates'."""
+def _to_rows(result: ScanResult, position: int) -> torch.Tensor:
+    """Return a scan as rows ``(kind, 4 values)``: the scan's own, then its fractures', then its candidates'."""
     fractures, candidates = len(result.fracture_codes), len(result.candidate_codes)
     rows = np.zeros((1 + fractures + candidates, 5))
-    rows[0] = _SCAN_ROW, result.candidate_voxels, result.fracture_voxels, result.shared_voxels, 0
+    rows[0] = _SCAN_ROW, result.candidate_voxels, result.fracture_voxels, result.shared_voxels, position
     rows[1 : 1 + fractures, 0] = _FRACTURE_ROW
     rows[1 : 1 + fractures, 1] = result.fracture_codes
     columns = result.candidate_codes, result.label_scores, result.best_fracture, result.best_overlap

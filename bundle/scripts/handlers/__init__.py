@@ -9,6 +9,7 @@ from .training import (
     CurvesHandler,
     EarlyStopOnBestEpochHandler,
     ResumableCheckpointHandler,
+    SyncBuffersHandler,
 )
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "ReviewPageHandler",
     "ScanPictureHandler",
     "ScanRecordsHandler",
+    "SyncBuffersHandler",
     "TrainingPageHandler",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Events
 from monai.config import PathLike
@@ -129,7 +130,7 @@ class FROCReportHandler:
         the details that the metric has gathered.
 
     Writes:
-        ``metrics.json``, ``froc.csv`` and ``froc.png`` in ``output_dir``.
+        ``metrics.json``, ``froc.csv`` and ``froc.png`` in ``output_dir``; of several processes, the first one writes.
 
     Args:
         metric: the metric that scored the scans.
@@ -144,7 +145,9 @@ class FROCReportHandler:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        details = self.metric.details()
+        details = self.metric.details()  # all processes together
+        if idist.get_rank() > 0:
+            return
         write_metrics(details, self.output_dir)
         for line in metrics_table(details).splitlines():
             engine.logger.info(line)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Events
 from monai.config import PathLike
@@ -138,7 +139,7 @@ class TrainingPageHandler:
         the history.
 
     Writes:
-        ``training.html`` in ``output_dir``.
+        ``training.html`` in ``output_dir``; of several processes the first one does, of its own ROIs.
 
     Args:
         output_dir: folder of the page.
@@ -170,6 +171,8 @@ class TrainingPageHandler:
             kept.append(Example(image, label > 0, pred))
 
     def _write(self, engine: Engine) -> None:
+        if idist.get_rank() > 0:
+            return
         write_training_page(
             self.output_dir / self.name,
             self.history.points,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
+import torch.distributed as dist
 from ignite.engine import Events
 from ignite.handlers import DiskSaver
 from monai.config import PathLike
@@ -29,6 +31,7 @@ __all__ = [
     "CurvesHandler",
     "EarlyStopOnBestEpochHandler",
     "ResumableCheckpointHandler",
+    "SyncBuffersHandler",
 ]
 
 
@@ -59,6 +62,41 @@ class AverageWeightsHandler:
 
     def __call__(self, engine: Engine) -> None:
         self.averaged.update_parameters(self.network)
+
+
+class SyncBuffersHandler:
+    """
+    Give the networks of all processes the same buffers: the mean of those that each has.
+
+    ``DistributedDataParallel`` keeps parameters alike. The running mean and variance of a batch normalization are those
+    of the process's own batches; before each step it hands on the first one's, so that in an epoch's last step they
+    part again, and averaged weights are validated with other ones in each process.
+
+    Attach to:
+        the trainer, behind the ``AverageWeightsHandler``.
+
+    Runs at:
+        ``Events.ITERATION_COMPLETED``, in the last iteration of an epoch: before what runs at the end of the epoch.
+
+    Args:
+        networks: the networks; whole numbers among the buffers, such as counts of batches, are left as they are.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        self.networks = networks
+
+    def attach(self, engine: Engine) -> None:
+        last = Events.ITERATION_COMPLETED(event_filter=lambda engine, n: n % engine.state.epoch_length == 0)
+        engine.add_event_handler(last, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if idist.get_world_size() == 1:
+            return
+        for network in self.networks:
+            for buffer in network.buffers():
+                if buffer.is_floating_point():
+                    dist.all_reduce(buffer)
+                    buffer /= dist.get_world_size()
 
 
 class ResumableCheckpointHandler:
@@ -127,7 +165,7 @@ class ResumableCheckpointHandler:
         """Restore the state of ``last.pt``, when asked to and when there is one."""
         path = self.save_dir / self.last_name
         if not self.resume or not path.is_file():
-            if path.is_file():
+            if idist.get_rank() == 0 and path.is_file():
                 path.replace(path.with_name("last-previous.pt"))
             engine.logger.info("Training starts at the first epoch%s.", f": no {path}" if self.resume else "")
             return
@@ -137,7 +175,7 @@ class ResumableCheckpointHandler:
                 f"{path} is of a training of {last['max_epochs']} epochs, for which the learning rate is scheduled, "
                 f"but max_epochs is {engine.state.max_epochs}: give the same, or start without resuming."
             )
-        if missing := sorted(self.stateful.keys() - last.keys()):
+        if missing := sorted({"processes", *self.stateful} - last.keys()):
             raise ValueError(
                 f"{path} lacks {', '.join(missing)}: it is of another version of this bundle; start without resuming."
             )
@@ -148,11 +186,18 @@ class ResumableCheckpointHandler:
         self.evaluator.state.best_metric_epoch = last["best_metric_epoch"]
         engine.state.epoch = last["epoch"]
         engine.state.iteration = last["epoch"] * engine.state.epoch_length
-        _set_random_state(last["random"])
         engine.logger.info("Resumed from %s, at the end of epoch %d.", path, last["epoch"])
+        if len(last["processes"]) == idist.get_world_size():
+            _set_random_state(last["processes"][idist.get_rank()])
+        else:
+            before, now = len(last["processes"]), idist.get_world_size()
+            engine.logger.warning("It ran in %d processes and goes on in %d: random choices start anew.", before, now)
 
     def save(self, engine: Engine) -> None:
         """Write ``final.pt`` and ``last.pt``, and ``model.pt`` when this epoch is the best."""
+        processes = _random_states()
+        if idist.get_rank() > 0:
+            return
         state = self.evaluator.state
         saver = DiskSaver(str(self.save_dir), atomic=True, create_dir=True, require_empty=False)
         if state.best_metric_epoch == engine.state.epoch:
@@ -165,7 +210,7 @@ class ResumableCheckpointHandler:
             best_metric_epoch=state.best_metric_epoch,
             epoch=engine.state.epoch,
             max_epochs=engine.state.max_epochs,
-            random=_random_state(),
+            processes=processes,
         )
         saver(last, self.last_name)
 
@@ -242,7 +287,8 @@ class CurvesHandler:
         ``output["loss"]`` of the trainer's state, ``metrics`` of the evaluator's, the optimizer's learning rate.
 
     Writes:
-        ``curves.csv`` after each epoch and ``curves.png`` at the end, in ``output_dir``.
+        ``curves.csv`` after each epoch and ``curves.png`` at the end, in ``output_dir``. Of several processes the first
+        one writes them, and the training loss is the mean of all.
 
     Args:
         output_dir: folder of both files, made if it is missing.
@@ -271,7 +317,8 @@ class CurvesHandler:
 
     def _end_epoch(self, engine: Engine) -> None:
         epoch = engine.state.epoch
-        values = {"training_loss": float(np.mean(self._losses)), "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        loss = idist.all_reduce(float(np.mean(self._losses))) / idist.get_world_size()
+        values = {"training_loss": float(loss), "learning_rate": self.optimizer.param_groups[0]["lr"]}
         if self.evaluator.state.epoch == epoch:
             values.update({name: float(value) for name, value in self.evaluator.state.metrics.items()})
         self._losses = []
@@ -280,6 +327,8 @@ class CurvesHandler:
         self._write()
 
     def _write(self) -> None:
+        if idist.get_rank() > 0:
+            return
         by_epoch: dict[int, dict[str, float]] = {}
         for name, points in self.history.points.items():
             for epoch, value in points:
@@ -290,8 +339,16 @@ class CurvesHandler:
             writer.writerows({"epoch": epoch, **values} for epoch, values in sorted(by_epoch.items()))
 
     def _draw(self, engine: Engine) -> None:
-        if self.history.points:
+        if self.history.points and idist.get_rank() == 0:
             curves_picture(self.history.points, self.output_dir / "curves.png")
+
+
+def _random_states() -> list[dict[str, Any]]:
+    """Return the states of the generators of all processes."""
+    states: list[Any] = [_random_state()] * idist.get_world_size()
+    if len(states) > 1:
+        dist.all_gather_object(states, states[0])
+    return states
 
 
 def _random_state() -> dict[str, Any]:

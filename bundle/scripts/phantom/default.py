@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import ignite.distributed as idist
+
 from scripts.phantom.dataset import generate_phantoms
 
 __all__ = ["ensure_phantoms"]
@@ -25,5 +27,6 @@ def ensure_phantoms(
         size: size of the scans, see :py:func:`scripts.phantom.scan.make_phantom`.
     """
     if Path(dataset_dir).resolve() == Path(phantom_dir).resolve():
-        generate_phantoms(phantom_dir, size=size)
+        with idist.one_rank_first():  # of a training of several processes
+            generate_phantoms(phantom_dir, size=size)
     return dataset_dir

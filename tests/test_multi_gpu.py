@@ -1,0 +1,122 @@
+"""Training and evaluation in two processes on the CPU, by the commands in the headers of their configs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import BUNDLE_ROOT, write_scan
+from test_configs import SMALL_PREDICTION, SMALL_TRAINING, files, model, rows, workflow  # noqa: F401 (a fixture)
+
+TESTS = Path(__file__).parent
+
+
+def torchrun(config, *overlays, **settings):
+    """Run the command in the header of a config."""
+    text = (BUNDLE_ROOT / "configs" / config).read_text().replace("\\\n#", " ")
+    line = re.search(r"^#   torchrun (.*)$", text, re.MULTILINE).group(1)
+    for overlay in overlays:
+        line = line.replace(f"'configs/{config}'", f"'configs/{config}','{overlay}'")
+    overrides = [f"--{name.replace('::', '#')}={value}" for name, value in settings.items()]
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *shlex.split(line), *overrides],
+        cwd=BUNDLE_ROOT,
+        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+        check=False,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Odd numbers of validation and test scans, so that two processes have unequal shares."""
+    folder = tmp_path_factory.mktemp("data")
+    for section, numbers in (("train", range(1, 5)), ("val", range(421, 424)), ("test", range(501, 506))):
+        for number in numbers:
+            write_scan(folder, section, number, fractures=1 + number % 3, shape=(24, 22, 20))
+    return folder
+
+
+def test_an_evaluation_in_two_processes_scores_as_one_does(data, model, tmp_path):  # noqa: F811
+    settings = SMALL_PREDICTION | {"checkpoint": str(model), "num_workers": 0, "save_pictures": False, "bootstrap": 100}
+    settings |= {"dataset_dir": str(data), "probability_threshold": 0.42, "peak_share": 0.0, "save_review_page": False}
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = workflow("inference.yaml", "evaluate.yaml", run_id="evaluating", output_dir=str(one), **settings)
+    alone.initialize()
+    alone.run()
+    done = torchrun("multi_gpu_evaluate.yaml", output_dir=two, **settings | {"section": "test"})
+    assert done.returncode == 0, done.stdout
+    # the bootstrap's interval depends on the order of the scans too
+    names = ["metrics.json", "froc.csv", "fractures.csv", "predictions/ribfrac-pred.csv"]
+    for name in names:
+        assert (two / name).read_bytes() == (one / name).read_bytes(), name
+    counts = json.loads((one / "metrics.json").read_text())["counts"]
+    assert counts["scans"] == 5 and counts["candidates"] > 20
+    assert files(two) == files(one)
+    assert done.stdout.count("average recall") == 1  # one process logs
+
+
+def probe(folder, stop):
+    """A config that keeps what each process sees and holds."""
+    overlay = folder / "probe.yaml"
+    overlay.write_text(
+        yaml.safe_dump(
+            {
+                "train::dataset::_target_": "rank_probe.SeenDataset",
+                "train::dataset::seen_dir": str(folder),
+                "+train::handlers": [
+                    {
+                        "_target_": "rank_probe.KeepStateHandler",
+                        "folder": str(folder),
+                        "networks": {"plain": "@plain_network", "averaged": "@averaged_network"},
+                        "evaluator": "@validate::evaluator",
+                        "stop": stop,
+                    }
+                ],
+            }
+        )
+    )
+    return str(overlay)
+
+
+def test_a_training_in_two_processes_that_is_stopped_and_resumed(data, tmp_path):
+    settings = SMALL_TRAINING | {"max_epochs": 2, "num_workers": 0, "cache_dir": tmp_path / "cache"}
+    settings |= {"dataset_dir": data, "output_dir": tmp_path / "out", "ema_decay": 0.5}
+    stopped = torchrun("multi_gpu_train.yaml", probe(tmp_path, stop=1), **settings)
+    assert stopped.returncode != 0 and "stopped, as a killed training" in stopped.stdout, stopped.stdout
+    done = torchrun("multi_gpu_train.yaml", probe(tmp_path, stop=0), resume="true", **settings)
+    assert done.returncode == 0 and done.stdout.count("Resumed from") == 1, done.stdout
+
+    seen = [(tmp_path / f"seen-{rank}.txt").read_text().split("\n\n") for rank in (0, 1)]
+    scans = [f"RibFrac{number}" for number in range(1, 5)]
+    for epoch in (0, 1):
+        shares = [process[epoch].split() for process in seen]
+        assert [len(share) for share in shares] == [2, 2] and sorted(shares[0] + shares[1]) == scans
+    assert seen[0][0].split() != seen[0][1].split()  # dealt anew in each epoch
+
+    for epoch in (1, 2):
+        first, second = (torch.load(tmp_path / f"state-{epoch}-{rank}.pt") for rank in (0, 1))
+        for network in ("plain", "averaged"):
+            assert all(torch.equal(first[network][name], second[network][name]) for name in first[network])
+        assert first["losses"] == second["losses"] and first["best"] == second["best"]
+    assert not torch.equal(first["plain"]["heads.0.weight"], first["averaged"]["module.heads.0.weight"])
+
+    curves = rows(tmp_path / "out" / "curves.csv")
+    assert [row["epoch"] for row in curves] == ["1", "2"]
+    assert float(curves[1]["validation_loss"]) == pytest.approx(first["losses"]["validation_loss"])
+    final = torch.load(tmp_path / "out" / "models" / "final.pt", weights_only=True)
+    assert all(torch.equal(final[name], first["averaged"][f"module.{name}"]) for name in final)
+    events = [name for name in files(tmp_path / "out") if name.startswith("tensorboard/")]
+    assert len(events) == 2 * 2  # of the trainer and of the validation, twice started; none of the second process
+    prepared = list((tmp_path / "cache").iterdir())
+    assert len(prepared) == 4 + 3  # each scan once
