@@ -1,6 +1,7 @@
 """Handlers that MONAI lacks."""
 
 from .prediction import FROCReportHandler, ScanPictureHandler, ScanRecordsHandler
+from .tracking import MLFlowRunHandler
 from .training import (
     AverageWeightsHandler,
     CurveHistory,
@@ -16,6 +17,7 @@ __all__ = [
     "CurvesHandler",
     "EarlyStopOnBestEpochHandler",
     "FROCReportHandler",
+    "MLFlowRunHandler",
     "ResumableCheckpointHandler",
     "ScanPictureHandler",
     "ScanRecordsHandler",
