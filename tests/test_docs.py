@@ -74,7 +74,9 @@ def default(names: tuple[str, ...], setting: str) -> Any:
     value = parser(*names).config[setting]
     if isinstance(value, str) and value[:1] in ("$", "@"):
         value = parser(*names).get_parsed_content(setting)
-    return value if isinstance(value, int | float | list | None) else str(value)
+    if isinstance(value, int | float | list | None):
+        return value
+    return str(value).replace(f"sqlite:///{Path.cwd().as_posix()}/", "sqlite:///")  # as in the working folder
 
 
 def rows(heading: str) -> dict[str, list[str]]:

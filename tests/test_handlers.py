@@ -6,6 +6,7 @@ import csv
 import json
 import random
 from contextlib import nullcontext
+from operator import itemgetter
 from types import SimpleNamespace
 
 import numpy as np
@@ -65,7 +66,7 @@ def training(folder, resume=False, losses=LOSSES, patience=100):
     trainer = Engine(step)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, evaluator.run)
     history = CurveHistory()
-    CurvesHandler(folder, evaluator, optimizer, history).attach(trainer)
+    CurvesHandler(folder, evaluator, optimizer, history, itemgetter("loss")).attach(trainer)
     ResumableCheckpointHandler(
         folder / "models", network, evaluator, {"optimizer": optimizer, "history": history}, resume
     ).attach(trainer)

@@ -11,11 +11,15 @@ from typing import Any
 
 import ignite.distributed as idist
 from monai.bundle import ConfigParser, ReferenceResolver
+from monai.bundle.utils import EXPR_KEY, ID_REF_KEY
 from monai.config import PathLike
 
 from scripts.atomic_write import whole_file
 
-__all__ = ["definition_hash", "is_tracked", "running_parser", "save_run_config"]
+__all__ = ["definition_hash", "is_tracked", "run_settings", "running_parser", "save_run_config"]
+
+# what ConfigWorkflow adds to a config when it is given ``tracking``
+_OF_TRACKING = "save_execute_config"
 
 
 def running_parser() -> ConfigParser:
@@ -60,7 +64,18 @@ def save_run_config(filename: PathLike) -> None:
 
 def is_tracked() -> bool:
     """Tell whether this run was started with MONAI's ``tracking``, which adds ids of its own to the config."""
-    return "save_execute_config" in running_parser()
+    return _OF_TRACKING in running_parser()
+
+
+def run_settings() -> dict[str, Any]:
+    """Return the settings of this run that are plain values: numbers, text and lists of them that refer to nothing."""
+    return {
+        name: value
+        for name, value in running_parser().get().items()
+        if not (isinstance(value, dict) or isinstance(value, list) and any(isinstance(item, dict) for item in value))
+        and not any(text[:1] in (EXPR_KEY, ID_REF_KEY) for text in _texts(value))
+        and name != _OF_TRACKING
+    }
 
 
 def definition_hash(ids: Sequence[str], files: Sequence[PathLike] = (), leave_out: Sequence[str] = ()) -> str:

@@ -3,6 +3,7 @@
 from .checkpoints import CheckedCheckpointLoader
 from .prediction import FROCReportHandler, ScanPictureHandler, ScanRecordsHandler
 from .review import ReviewPageHandler, TrainingPageHandler
+from .tracking import MLFlowRunHandler
 from .training import (
     AverageWeightsHandler,
     CurveHistory,
@@ -19,6 +20,7 @@ __all__ = [
     "CurvesHandler",
     "EarlyStopOnBestEpochHandler",
     "FROCReportHandler",
+    "MLFlowRunHandler",
     "ResumableCheckpointHandler",
     "ReviewPageHandler",
     "ScanPictureHandler",

@@ -135,8 +135,8 @@ class TrainingPageHandler:
         epoch it keeps, and ``Events.EPOCH_COMPLETED`` of the trainer.
 
     Reads:
-        ``image`` (scaled to [-1, 1]), ``label`` and, of the evaluator, ``pred`` (logits) of the outputs; the points of
-        the history.
+        ``image`` (scaled to [-1, 1]), ``label`` and, of the evaluator, ``pred`` (logits) of the outputs, decollated or
+        not; the points of the history.
 
     Writes:
         ``training.html`` in ``output_dir``; of several processes the first one does, of its own ROIs.
@@ -165,10 +165,12 @@ class TrainingPageHandler:
 
     def _keep(self, engine: Engine, kept: list[Example], with_pred: bool) -> None:
         output: Any = engine.state.output
-        for number in range(min(len(output["image"]), self.examples - len(kept))):
-            image, label = (output[key][number, 0].detach().float().cpu().numpy() for key in ("image", "label"))
-            pred = output["pred"][number, 0].detach().float().cpu().numpy() > 0 if with_pred else None
-            kept.append(Example(image, label > 0, pred))
+        keys = ["image", "label", *(["pred"] if with_pred else [])]
+        decollated = isinstance(output, list)
+        for number in range(min(len(output if decollated else output["image"]), self.examples - len(kept))):
+            roi = output[number] if decollated else {key: output[key][number] for key in keys}
+            image, label, *pred = (roi[key][0].detach().float().cpu().numpy() for key in keys)
+            kept.append(Example(image, label > 0, pred[0] > 0 if pred else None))
 
     def _write(self, engine: Engine) -> None:
         if idist.get_rank() > 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -284,7 +284,7 @@ class CurvesHandler:
         ``Events.ITERATION_COMPLETED``, ``Events.EPOCH_COMPLETED`` and ``Events.COMPLETED``.
 
     Reads:
-        ``output["loss"]`` of the trainer's state, ``metrics`` of the evaluator's, the optimizer's learning rate.
+        the loss in the output of the trainer's state, ``metrics`` of the evaluator's, the optimizer's learning rate.
 
     Writes:
         ``curves.csv`` after each epoch and ``curves.png`` at the end, in ``output_dir``. Of several processes the first
@@ -295,15 +295,22 @@ class CurvesHandler:
         evaluator: the engine that validates.
         optimizer: the optimizer whose learning rate is shown.
         history: where the points are kept.
+        output_transform: takes the loss from the trainer's output.
     """
 
     def __init__(
-        self, output_dir: PathLike, evaluator: Evaluator, optimizer: torch.optim.Optimizer, history: CurveHistory
+        self,
+        output_dir: PathLike,
+        evaluator: Evaluator,
+        optimizer: torch.optim.Optimizer,
+        history: CurveHistory,
+        output_transform: Callable[[Any], float | torch.Tensor],
     ) -> None:
         self.output_dir = Path(output_dir)
         self.evaluator = evaluator
         self.optimizer = optimizer
         self.history = history
+        self.output_transform = output_transform
         self._losses: list[float] = []
 
     def attach(self, engine: Engine) -> None:
@@ -312,8 +319,7 @@ class CurvesHandler:
         engine.add_event_handler(Events.COMPLETED, self._draw)
 
     def _collect(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        self._losses.append(float(output["loss"].detach()))
+        self._losses.append(float(self.output_transform(engine.state.output)))
 
     def _end_epoch(self, engine: Engine) -> None:
         epoch = engine.state.epoch
