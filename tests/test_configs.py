@@ -136,6 +136,7 @@ def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
         "records/RibFrac501.json",
         "records/RibFrac502.json",
         "report.html",
+        "scans.csv",
     ]
     assert "100%" in done.stdout  # progress of the windows
 

@@ -249,6 +249,24 @@ def test_each_scan_is_recorded_when_its_files_are_written(tmp_path):
     assert len((tmp_path / "predictions" / "ribfrac-pred.csv").read_text().splitlines()) == 1 + 2 + 1
 
 
+@pytest.mark.parametrize("many, flag", [pytest.param(1, True, id="flag"), pytest.param(2, False, id="no flag")])
+def test_the_flag_of_a_scan_is_in_its_table_and_in_the_log(many, flag, tmp_path, caplog):
+    evaluator = predict(predicted())
+    (tmp_path / "RibFrac501").touch()
+    outputs = [str(tmp_path / "{scan}")]
+    point = {"operating_score": 0.75, "many_fractures": many}
+    records = ScanRecords(tmp_path, tmp_path / "predictions", SCANS, "us", outputs, **point)
+    ScanRecordsHandler(records, SCANS).attach(evaluator)
+    with caplog.at_level("INFO", logger=evaluator.logger.name):
+        evaluator.run([0])
+    records.join()
+    with (tmp_path / "scans.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["scan"], row["at_operating_point"]) == ("RibFrac501", "1")
+    assert row["many_fractures"] == ("yes" if flag else "no")
+    assert (f"1 candidates, {many} or more fractures (scan 1 of 2)" in caplog.text) == flag
+
+
 def test_predictions_of_other_scans_are_not_mixed_in(tmp_path):
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "RibFrac7.nii.gz").touch()

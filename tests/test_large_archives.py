@@ -131,4 +131,4 @@ def test_memory_does_not_grow_with_the_archive(model, tmp_path):  # noqa: F811
     assert len(alive) == 10 and alive[1][0] > 0
     assert len(set(alive[1:])) == 1 and alive[1][1] == 0  # behind the first scan there is none before it
     written = files(tmp_path / "out")
-    assert len(written) == 10 * 2 + 3  # a mask and a record each; two tables and the config
+    assert len(written) == 10 * 2 + 4  # a mask and a record each; three tables and the config

@@ -15,7 +15,7 @@ from scripts.datalist import load_datalist
 from scripts.scan_records import ScanRecords, join_tables, main
 
 SCANS = 5
-ROW = {"id": 1, "score": "0.750000"}
+ROW = {"side": "left", "id": 1, "score": "0.750000"}
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def predict(shard: ScanRecords, items: Any = None) -> list[str]:
 
 
 def tables(folder: Path) -> list[bytes]:
-    return [(folder / name).read_bytes() for name in ("fractures.csv", "predictions/ribfrac-pred.csv")]
+    return [(folder / name).read_bytes() for name in ("fractures.csv", "scans.csv", "predictions/ribfrac-pred.csv")]
 
 
 def test_shards_share_the_scans_and_their_tables_are_those_of_one_process(

@@ -19,7 +19,7 @@ from typing import Any
 from monai.config import PathLike
 
 from scripts.atomic_write import unfinished_files, write_json
-from scripts.candidate_table import write_candidate_tables
+from scripts.candidate_table import scan_row, write_candidate_tables, write_scan_table
 from scripts.datalist import natural_order
 from scripts.datasets import files_hashing
 
@@ -27,6 +27,7 @@ __all__ = ["ScanRecords", "join_tables", "main"]
 
 RECORDS_DIR = "records"
 FRACTURES_CSV = "fractures.csv"
+SCANS_CSV = "scans.csv"
 CHALLENGE_CSV = "ribfrac-pred.csv"
 
 _logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class ScanRecords:
     processes share: they need no connection, and may run at any time, on any machine that sees the folder.
 
     Args:
-        output_dir: folder of ``records/<scan>.json`` and ``fractures.csv``.
+        output_dir: folder of ``records/<scan>.json``, ``fractures.csv`` and ``scans.csv``.
         predictions_dir: folder of the masks, where the challenge wants its table.
         data: all scans, as ``load_datalist`` gives them.
         made_by: what tells this prediction from one of other settings, weights or code.
@@ -51,6 +52,8 @@ class ScanRecords:
         shard: number of this process, from 0. It gets scans ``shard``, ``shard + shards`` and so on.
         shards: number of processes.
         resume: leave out what is done.
+        operating_score: the operating point: candidates of this score or more count in ``scans.csv``.
+        many_fractures: so many that count, or more, raise a scan's flag there.
 
     Raises:
         ValueError: when there is no such shard.
@@ -66,6 +69,8 @@ class ScanRecords:
         shard: int = 0,
         shards: int = 1,
         resume: bool = True,
+        operating_score: float = 0.0,
+        many_fractures: int = 3,
     ) -> None:
         if not 0 <= shard < shards:
             raise ValueError(f"shard is {shard}, but must be one of 0 to {shards - 1}, since shards is {shards}.")
@@ -77,6 +82,8 @@ class ScanRecords:
         self.shard = shard
         self.shards = shards
         self.resume = resume
+        self.operating_score = operating_score
+        self.many_fractures = many_fractures
 
     def to_do(self) -> list[Mapping[str, Any]]:
         """List the scans of this process that are not done."""
@@ -135,9 +142,14 @@ class ScanRecords:
             "made_by": self.made_by,
             "source": _source(item),
             "mask_bytes": self._files(item["scan"])[0].stat().st_size,
+            "summary": self.scan_row(rows),
             "candidates": rows,
         }
         write_json(self._record(item["scan"]), record)
+
+    def scan_row(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Sum up a scan's candidates at the operating point, see ``scripts.candidate_table.scan_row``."""
+        return scan_row(rows, self.operating_score, self.many_fractures)
 
     def join(self) -> None:
         """
@@ -168,9 +180,9 @@ class ScanRecords:
                 )
 
     @property
-    def tables(self) -> tuple[Path, Path]:
-        """The table for people, and the challenge's."""
-        return self.output_dir / FRACTURES_CSV, self.predictions_dir / CHALLENGE_CSV
+    def tables(self) -> tuple[Path, Path, Path]:
+        """The tables of candidates and of scans for people, and the challenge's."""
+        return _tables(self.output_dir, self.predictions_dir)
 
     def _files(self, scan: str) -> list[Path]:
         return [Path(output.replace("{scan}", scan)) for output in self.outputs]
@@ -207,14 +219,19 @@ def join_tables(output_dir: PathLike, predictions_dir: PathLike | None = None) -
             f"{output_dir / RECORDS_DIR} holds scans that {len(kinds)} different settings, weights or versions of the "
             "code predicted: start the prediction again, which predicts anew what is not as the others."
         )
-    return _join(paths, kinds.pop(), output_dir / FRACTURES_CSV, predictions_dir / CHALLENGE_CSV)
+    return _join(paths, kinds.pop(), *_tables(output_dir, predictions_dir))
 
 
-def _join(paths: Sequence[Path], made_by: str, fractures_csv: Path, challenge_csv: Path) -> int:
+def _tables(output_dir: Path, predictions_dir: Path) -> tuple[Path, Path, Path]:
+    return output_dir / FRACTURES_CSV, output_dir / SCANS_CSV, predictions_dir / CHALLENGE_CSV
+
+
+def _join(paths: Sequence[Path], made_by: str, fractures_csv: Path, scans_csv: Path, challenge_csv: Path) -> int:
     """Write the tables, and again when another process wrote a record meanwhile: the last to write has seen all."""
     while True:
         before = _times(paths)
-        scans = write_candidate_tables(_rows(before, made_by), fractures_csv, challenge_csv)
+        scans = write_candidate_tables(_of_records(before, made_by, "candidates"), fractures_csv, challenge_csv)
+        write_scan_table(_of_records(before, made_by, "summary"), scans_csv)
         if _times(paths) == before:
             return scans
 
@@ -228,12 +245,12 @@ def _times(paths: Sequence[Path]) -> dict[Path, int]:
     return times
 
 
-def _rows(paths: Mapping[Path, Any], made_by: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield the name and the rows of each scan, of one record at a time."""
+def _of_records(paths: Mapping[Path, Any], made_by: str, part: str) -> Iterator[tuple[str, Any]]:
+    """Yield the name of each scan and a part of its record, of one record at a time."""
     for path in paths:
         record = _read_record(path)
         if record is not None and record["made_by"] == made_by:
-            yield record["scan"], record["candidates"]
+            yield record["scan"], record[part]
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:

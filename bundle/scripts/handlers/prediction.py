@@ -37,7 +37,7 @@ class ScanRecordsHandler:
 
     Reads:
         ``pred`` (its metadata tell the scan's name) and ``label_scores`` of the evaluator's decollated output and,
-        where present, ``midsagittal_plane`` of its batch, to tell a candidate's side.
+        where present, ``midsagittal_plane`` and ``thorax_axis`` of its batch, to tell where a candidate lies.
 
     Writes:
         ``records/<scan>.json``, see ``scripts.scan_records``.
@@ -63,10 +63,13 @@ class ScanRecordsHandler:
         outputs: Any = engine.state.output
         for batch, output in zip(batches, outputs):
             scan, scores = output["pred"].meta["scan"], output["label_scores"]
-            rows = candidate_rows(output["pred"], scores, batch.get("midsagittal_plane"))
+            chest = (batch.get("midsagittal_plane"), batch.get("thorax_axis"))
+            rows = candidate_rows(output["pred"], scores, *chest)
             self.records.write(self.items[scan], rows)
+            many = self.records.scan_row(rows)["many_fractures"] == "yes"
+            flag = f", {self.records.many_fractures} or more fractures" if many else ""
             done = f"scan {engine.state.iteration} of {len(self.items)}"
-            engine.logger.info("%s: %d candidates (%s)", scan, len(scores), done)
+            engine.logger.info("%s: %d candidates%s (%s)", scan, len(scores), flag, done)
 
 
 class ScanPictureHandler:

@@ -1,6 +1,6 @@
 """Transforms that MONAI lacks, on arrays in RAS orientation."""
 
-from .anatomy import MidsagittalPlaned, RemoveSpined
+from .anatomy import MidsagittalPlaned, RemoveSpined, ThoraxAxisd
 from .candidates import CalibrateScoresd, CandidateScore, FilterCandidatesd, LabelCandidatesd
 from .images import CheckFilesd, CheckImaged, CropBodyd, SpacingOnlyd
 from .implant import FindRibsd, RandImplantFracturesd
@@ -26,5 +26,6 @@ __all__ = [
     "RemoveSpined",
     "SpacingOnlyd",
     "SymmetricROISamplerd",
+    "ThoraxAxisd",
     "scan_name_formatter",
 ]
