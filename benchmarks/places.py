@@ -25,7 +25,7 @@ from monai.transforms import Compose, Orientationd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.candidate_table import candidate_rows  # noqa: E402
-from scripts.phantom.anatomy import Patient  # noqa: E402
+from scripts.phantom.anatomy import SPINE_BEHIND_MM, Patient  # noqa: E402
 from scripts.phantom.scan import Phantom, make_phantom  # noqa: E402
 from scripts.thorax import PART_DEGREES, PARTS  # noqa: E402
 from scripts.transforms import CropBodyd, MidsagittalPlaned, ThoraxAxisd  # noqa: E402
@@ -71,7 +71,7 @@ def _truth(phantom: Phantom, patient: Patient, fracture: int) -> dict[str, Any]:
     rib = int(np.bincount(ribs[ribs > 0]).argmax())
     center_mm = phantom.affine[:3, :3] @ voxels.mean(axis=0) + phantom.affine[:3, 3]
     x, y, z = patient.turn.T @ (center_mm - phantom.midplane_point_mm)
-    _, back, front = patient._cage(z, 1)
+    back, front = patient.spine_y(z) - SPINE_BEHIND_MM * patient.scale[1], patient.front_y(z)
     degrees = float(np.degrees(np.arctan2(abs(x - patient.midline(z)), y - (front + back) / 2)))
     return {
         "true_side": "left" if rib <= RIBS_PER_SIDE else "right",
