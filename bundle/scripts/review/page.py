@@ -20,6 +20,8 @@ from scripts.review.views import View
 __all__ = ["OUTCOMES", "ReviewPage", "told_columns"]
 
 _PARTING = "<!-- scans -->"
+# Columns of fractures.csv that begin so have no room in a table; a candidate's card has them.
+_PLACE_COLUMNS = ("center_", "first_", "last_", "from_apex_", "angle_")
 # Words and signs of an outcome, beside its color.
 OUTCOMES = {
     "candidate": ("C", "candidate"),
@@ -149,6 +151,6 @@ def _key(number: int, finding: Finding) -> str:
 
 
 def told_columns(findings: Sequence[Finding]) -> list[str]:
-    """Name the further columns of ``fractures.csv`` that the page's table shows: all but places in mm and voxels."""
+    """Name the further columns of ``fractures.csv`` that the page's table shows: all but numbers of a place."""
     columns = dict.fromkeys(column for finding in findings for column in finding.more)
-    return [column for column in columns if not column.startswith(("center_", "first_", "last_"))]
+    return [column for column in columns if not column.startswith(_PLACE_COLUMNS)]
