@@ -261,6 +261,7 @@ def test_shell_programs_exist(block):
         "scripts.phantom",
         "scripts.ribfrac_download",
         "scripts.scan_records",
+        "scripts.submission",
     ],
 )
 def test_every_option_of_a_command_stands_in_the_reference(module, capsys):
