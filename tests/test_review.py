@@ -238,7 +238,9 @@ def test_counts_are_those_of_the_challenges_curve():
 
 def run_handler(folder, *outputs, threshold=0.0, checkpoint=None, settings=None):
     def step(engine, number):
-        engine.state.batch = [{"midsagittal_plane": torch.tensor([1.0, 0.0, 0.0, 0.0])}]
+        # the chest's middle lies far behind all candidates, and they halfway between apex and base
+        axis = np.stack([np.zeros(34), np.full(34, -1e4), np.linspace(1e4, -1e4, 34)], axis=1)
+        engine.state.batch = [{"midsagittal_plane": torch.tensor([1.0, 0.0, 0.0, 0.0]), "thorax_axis": axis}]
         return [outputs[number]]
 
     evaluator = Engine(step)
@@ -269,6 +271,11 @@ def test_the_page_tells_the_run(html):
     assert "The shipped weights ran" in page.text("weights-note")
     assert "3 scans that are done already, or that others predict" in html
     assert "[48, 48, 32]" in html and "Rib fracture CT segmentation" in html
+
+
+def test_the_page_tells_where_in_the_chest_a_finding_lies(html):
+    places = re.findall(r"side, (\w+), (\w+) third, \d+ mm below the top", html)
+    assert len(places) > 4 and set(places) == {("anterior", "middle")}  # candidates, and missed fractures too
 
 
 def test_every_finding_has_a_row_a_card_and_three_views(html):

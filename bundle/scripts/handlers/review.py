@@ -44,8 +44,8 @@ class ReviewPageHandler:
 
     Reads:
         ``image`` (in RAS orientation, scaled to [-1, 1]; its grid is drawn), ``pred``, ``label_scores`` and, where
-        present, ``label`` and ``fracture_codes`` of the decollated output; ``midsagittal_plane`` of its batch, where
-        present.
+        present, ``label`` and ``fracture_codes`` of the decollated output; ``midsagittal_plane`` and ``thorax_axis`` of
+        its batch, where present.
 
     Writes:
         the page.
@@ -114,7 +114,7 @@ class ReviewPageHandler:
                 annotation = (label, *scan_result(pred, label, scores, output.get("fracture_codes")))
             scan = Scan(image[0].cpu().numpy(), np.asarray(image.affine), (-1.0, 1.0), instances)
             name = str(pred.meta["scan"])
-            findings = scan_findings(name, scan, pred, scores, plane, annotation)
+            findings = scan_findings(name, scan, pred, scores, plane, annotation, batch.get("thorax_axis"))
             self._page.add_scan(name, findings, projections(scan, plane), annotation[1] if annotation else None)
 
     def _write(self, engine: Engine) -> None:

@@ -142,6 +142,7 @@ def scan_findings(
     label_scores: Sequence[float] | torch.Tensor,
     midsagittal_plane: torch.Tensor | None = None,
     annotation: tuple[MetaTensor, ScanResult, Sequence[int]] | None = None,
+    thorax_axis: torch.Tensor | None = None,
 ) -> list[Finding]:
     """
     List what there is to review in a scan.
@@ -153,11 +154,12 @@ def scan_findings(
         label_scores: scores of the candidates 1..n.
         midsagittal_plane: see :func:`scripts.candidate_table.candidate_rows`.
         annotation: where there is one the ids of the fractures, likewise, and what :func:`scan_result` gave.
+        thorax_axis: see :func:`scripts.candidate_table.candidate_rows`.
 
     Returns:
         The candidates by falling score, then the fractures that none of them hits.
     """
-    candidates = candidate_rows(pred, label_scores, midsagittal_plane)
+    candidates = candidate_rows(pred, label_scores, midsagittal_plane, thorax_axis)
     scores = [float(score) for score in label_scores]
     by_score = sorted(range(len(scores)), key=lambda i: -scores[i])
     matches: dict[int, tuple[Outcome, int]] = {}
@@ -176,7 +178,7 @@ def scan_findings(
     if annotation is not None:
         hit = {fracture for outcome, fracture in matches.values() if outcome == "hit"}
         missed = [i for i in range(len(fractures)) if i not in hit]
-        rows = _fracture_rows(label, fracture_ids, midsagittal_plane) if missed else []
+        rows = _fracture_rows(label, fracture_ids, midsagittal_plane, thorax_axis) if missed else []
         for number in missed:
             views = centered_views(scan, "fracture", fracture_ids[number])
             row, of_fracture = rows[number], fractures[number]
@@ -198,12 +200,14 @@ def _matches(result: ScanResult, by_score: Sequence[int]) -> dict[int, tuple[Out
     return matches
 
 
-def _fracture_rows(label: MetaTensor, ids: Sequence[int], plane: torch.Tensor | None) -> list[dict[str, Any]]:
+def _fracture_rows(
+    label: MetaTensor, ids: Sequence[int], plane: torch.Tensor | None, thorax_axis: torch.Tensor | None
+) -> list[dict[str, Any]]:
     """Describe fractures as candidates are described; their ids may leave some out."""
     numbers = torch.zeros(max(ids) + 1, dtype=torch.int32)
     numbers[torch.as_tensor(ids)] = torch.arange(1, len(ids) + 1, dtype=torch.int32)
     numbered = MetaTensor(numbers[label.as_tensor().cpu().long()], affine=label.affine)
-    return candidate_rows(numbered, [0.0] * len(ids), plane)
+    return candidate_rows(numbered, [0.0] * len(ids), plane, thorax_axis)
 
 
 def _finding(
