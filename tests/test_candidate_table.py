@@ -10,7 +10,15 @@ import torch
 from conftest import lps_affine
 from monai.data import MetaTensor
 
-from scripts.candidate_table import CHALLENGE_COLUMNS, FRACTURE_COLUMNS, candidate_rows, write_candidate_tables
+from scripts.candidate_table import (
+    CHALLENGE_COLUMNS,
+    FRACTURE_COLUMNS,
+    SCAN_COLUMNS,
+    candidate_rows,
+    scan_row,
+    write_candidate_tables,
+    write_scan_table,
+)
 
 
 def prediction():
@@ -39,6 +47,11 @@ def test_rows():
         "last_j": 3,
         "first_k": 0,
         "last_k": 0,
+        "length_mm": "1.7",  # √((1 · 0.75)² + (2 · 0.75)²)
+        "from_apex_mm": "",
+        "level": "",
+        "angle_degrees": "",
+        "part": "",
     }
     assert (second["center_z_mm"], second["first_k"], second["last_k"]) == ("34.38", 2, 5)  # 30 + 3.5 · 1.25
 
@@ -54,6 +67,39 @@ def test_rows():
 def test_side(x_mm, sides):
     rows = candidate_rows(prediction(), [0.5, 0.4], torch.tensor([1.0, 0.0, 0.0, x_mm]))
     assert [row["side"] for row in rows] == sides
+
+
+def test_place_in_the_chest():
+    # the chest's middle at x = 0, y = -7, the apex at z = 60, the base at z = 0
+    axis = torch.tensor([[0.0, -7.0, z] for z in np.linspace(60, 0, 34)], dtype=torch.float64)
+    first, second = candidate_rows(prediction(), [0.5, 0.4], torch.tensor([1.0, 0.0, 0.0, 0.0]), axis)
+    # centers at x = 10.125 and 6.75, y = -8.5 and -10.75, z = 30 and 34.375 mm; 90 + atan(1.5 / 10.125) degrees
+    assert [first[c] for c in FRACTURE_COLUMNS[-4:]] == ["30", "middle", "98", "lateral"]
+    assert [second[c] for c in FRACTURE_COLUMNS[-4:]] == ["26", "middle", "119", "lateral"]
+
+
+def test_the_columns_of_before_keep_their_place():
+    assert FRACTURE_COLUMNS[:5] == ("scan", "id", "score", "volume_mm3", "side")
+    assert FRACTURE_COLUMNS[16] == "last_k"
+
+
+COUNTED = [{"score": "0.900000", "side": "right"}, {"score": "0.550000", "side": "left"}]
+FAINT = [{"score": "0.549000", "side": "left"}]
+
+
+@pytest.mark.parametrize(
+    "candidates, expected",
+    [
+        pytest.param([], [0, 0, 0, 0, "", "no"], id="none"),
+        pytest.param(COUNTED + FAINT, [3, 2, 1, 1, "0.900000", "no"], id="one below the operating point"),
+        pytest.param(COUNTED + FAINT + COUNTED[1:], [4, 3, 1, 2, "0.900000", "yes"], id="three at it or above"),
+    ],
+)
+def test_row_of_a_scan(candidates, expected, tmp_path):
+    row = scan_row(candidates, operating_score=0.55, many_fractures=3)
+    assert list(row.values()) == expected
+    write_scan_table({"a, b": row}, tmp_path / "scans.csv")
+    assert read(tmp_path / "scans.csv") == [list(SCAN_COLUMNS), ["a, b", *map(str, expected)]]
 
 
 def test_no_candidates():

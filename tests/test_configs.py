@@ -132,6 +132,7 @@ def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
         "predictions/RibFrac501.nii.gz",
         "predictions/RibFrac502.nii.gz",
         "predictions/ribfrac-pred.csv",
+        "scans.csv",
     ]
     assert "100%" in done.stdout  # progress of the windows
 

@@ -19,7 +19,7 @@ import yaml
 from conftest import BUNDLE_ROOT
 from monai.bundle import ConfigComponent, ConfigParser
 
-from scripts.candidate_table import CHALLENGE_COLUMNS, FRACTURE_COLUMNS
+from scripts.candidate_table import CHALLENGE_COLUMNS, FRACTURE_COLUMNS, SCAN_COLUMNS
 
 ROOT = BUNDLE_ROOT.parent
 CONFIGS = BUNDLE_ROOT / "configs"
@@ -241,9 +241,10 @@ def test_every_option_of_a_command_stands_in_the_reference(module, capsys):
 
 def test_columns_of_the_tables_stand_in_the_reference():
     page = text(ROOT / "docs" / "reference.md")
-    table = page.split("| column of `fractures.csv` |")[1].split("\n\n")[0]
-    named = [name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])]
-    assert sorted(named) == sorted(FRACTURE_COLUMNS)
+    for name, columns in (("fractures.csv", FRACTURE_COLUMNS), ("scans.csv", SCAN_COLUMNS)):
+        table = page.split(f"| column of `{name}` |")[1].split("\n\n")[0]
+        named = [name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])]
+        assert sorted(named) == sorted(columns)
     challenge = next(line for line in page.splitlines() if line.startswith("| `predictions/ribfrac-pred.csv`"))
     assert set(CHALLENGE_COLUMNS) <= set(re.findall(r"`(\w+)`", challenge))
     curves = next(line for line in page.splitlines() if line.startswith("| `curves.csv`"))

@@ -233,6 +233,22 @@ def test_tables_of_a_run(tmp_path):
     assert len((tmp_path / "predictions" / "ribfrac-pred.csv").read_text().splitlines()) == 1 + 2 + 1
 
 
+@pytest.mark.parametrize("many, flag", [pytest.param(1, True, id="flag"), pytest.param(2, False, id="no flag")])
+def test_the_flag_of_a_scan_is_in_its_table_and_in_the_log(many, flag, tmp_path, caplog):
+    evaluator = predict(predicted())
+    tables = CandidateTablesHandler(
+        tmp_path, tmp_path / "predictions", SCANS, operating_score=0.75, many_fractures=many
+    )
+    tables.attach(evaluator)
+    with caplog.at_level("INFO", logger=evaluator.logger.name):
+        evaluator.run([0])
+    with (tmp_path / "scans.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["scan"], row["at_operating_point"]) == ("RibFrac501", "1")
+    assert row["many_fractures"] == ("yes" if flag else "no")
+    assert (f"1 candidates, {many} or more fractures (scan 1 of 2)" in caplog.text) == flag
+
+
 def test_the_tables_of_a_run_that_ends_early_tell_what_was_predicted(tmp_path):
     evaluator = predict(predicted())  # the second scan is out of range
     CandidateTablesHandler(tmp_path, tmp_path / "predictions", SCANS).attach(evaluator)

@@ -14,8 +14,17 @@ from monai.config import PathLike
 from monai.data import MetaTensor
 
 from scripts.atomic_write import whole_file
+from scripts.thorax import chest_position, largest_extent_mm
 
-__all__ = ["CHALLENGE_COLUMNS", "FRACTURE_COLUMNS", "candidate_rows", "write_candidate_tables"]
+__all__ = [
+    "CHALLENGE_COLUMNS",
+    "FRACTURE_COLUMNS",
+    "SCAN_COLUMNS",
+    "candidate_rows",
+    "scan_row",
+    "write_candidate_tables",
+    "write_scan_table",
+]
 
 FRACTURE_COLUMNS = (
     "scan",
@@ -35,7 +44,13 @@ FRACTURE_COLUMNS = (
     "last_i",
     "last_j",
     "last_k",
+    "length_mm",
+    "from_apex_mm",
+    "level",
+    "angle_degrees",
+    "part",
 )
+SCAN_COLUMNS = ("scan", "candidates", "at_operating_point", "right", "left", "highest_score", "many_fractures")
 CHALLENGE_COLUMNS = ("public_id", "label_id", "confidence", "label_code")
 _BACKGROUND_CODE = 0
 # The network tells no types. -1 is RibFrac's code of a fracture of unknown type.
@@ -43,7 +58,10 @@ _UNKNOWN_TYPE_CODE = -1
 
 
 def candidate_rows(
-    pred: MetaTensor, label_scores: Sequence[float] | torch.Tensor, midsagittal_plane: torch.Tensor | None = None
+    pred: MetaTensor,
+    label_scores: Sequence[float] | torch.Tensor,
+    midsagittal_plane: torch.Tensor | None = None,
+    thorax_axis: torch.Tensor | None = None,
 ) -> list[dict[str, Any]]:
     """
     Describe the candidates of one scan, one row each, by the columns of ``fractures.csv`` but ``scan``.
@@ -52,16 +70,21 @@ def candidate_rows(
         pred: ids 1..n on the scan's own grid, integers, shape ``(1, H, W, D)``, with the scan's affine (RAS mm).
         label_scores: scores in [0, 1] of the candidates 1..n.
         midsagittal_plane: the plane n·x = d in RAS mm as ``(nx, ny, nz, d)``, n to the patient's right; without
-            it the side stays empty.
+            it the side stays empty, and the place in the chest.
+        thorax_axis: points of the chest as :func:`scripts.thorax.thorax_axis` gives them; without it the place in the
+            chest stays empty.
 
     Returns:
         For each candidate its id and score; ``volume_mm3``; ``side`` (right or left of the patient); the center of
         mass ``center_*_mm`` in patient coordinates as DICOM has them (LPS, mm) and ``center_ijk`` in voxels of the
-        scan, from 0; ``first_ijk`` and ``last_ijk``, the first and last voxel of its bounding box.
+        scan, from 0; ``first_ijk`` and ``last_ijk``, the first and last voxel of its bounding box; ``length_mm``, its
+        largest extent; and of its center ``from_apex_mm``, ``level``, ``angle_degrees`` and ``part``, see
+        :class:`scripts.thorax.ChestPosition`.
     """
     affine = np.asarray(pred.affine, dtype=float)
     voxel_mm3 = abs(np.linalg.det(affine[:3, :3]))
-    statistics = cc3d.statistics(pred[0].cpu().numpy().astype(np.uint32))
+    ids = pred[0].cpu().numpy().astype(np.uint32)
+    statistics = cc3d.statistics(ids)
     rows = []
     for candidate, score in enumerate(label_scores, start=1):
         center = statistics["centroids"][candidate]
@@ -83,8 +106,61 @@ def candidate_rows(
             row[f"center_{axis}"] = f"{center_voxel:.1f}"
             row[f"first_{axis}"] = box.start
             row[f"last_{axis}"] = box.stop - 1
+        inside = np.argwhere(ids[statistics["bounding_boxes"][candidate]] == candidate)
+        row["length_mm"] = f"{largest_extent_mm(inside, affine):.1f}"
+        row |= _place((x_ras, y_ras, z_ras), midsagittal_plane, thorax_axis)
         rows.append(row)
     return rows
+
+
+def _place(
+    center_mm: Sequence[float], midsagittal_plane: torch.Tensor | None, thorax_axis: torch.Tensor | None
+) -> dict[str, str]:
+    """Describe where in the chest a point in RAS mm lies; what is not known stays empty."""
+    if midsagittal_plane is None or thorax_axis is None:
+        return {"from_apex_mm": "", "level": "", "angle_degrees": "", "part": ""}
+    place = chest_position(center_mm, np.asarray(midsagittal_plane), np.asarray(thorax_axis))
+    return {
+        "from_apex_mm": "" if np.isnan(place.from_apex_mm) else f"{place.from_apex_mm:.0f}",
+        "level": place.level,
+        "angle_degrees": "" if np.isnan(place.angle_degrees) else f"{place.angle_degrees:.0f}",
+        "part": place.part,
+    }
+
+
+def scan_row(candidates: Sequence[Mapping[str, Any]], operating_score: float, many_fractures: int) -> dict[str, Any]:
+    """
+    Sum up the candidates of one scan, by the columns of ``scans.csv`` but ``scan``.
+
+    Args:
+        candidates: rows as :func:`candidate_rows` gives them.
+        operating_score: the operating point: candidates of this score or more count.
+        many_fractures: so many that count, or more, raise the flag.
+
+    Returns:
+        ``candidates``, all of them; ``at_operating_point``, those that count, of them ``right`` and ``left``;
+        ``highest_score``, empty without any; ``many_fractures``, ``yes`` or ``no``.
+    """
+    counted = [row for row in candidates if float(row["score"]) >= operating_score]
+    return {
+        "candidates": len(candidates),
+        "at_operating_point": len(counted),
+        "right": sum(row["side"] == "right" for row in counted),
+        "left": sum(row["side"] == "left" for row in counted),
+        "highest_score": max((row["score"] for row in candidates), key=float, default=""),
+        "many_fractures": "yes" if len(counted) >= many_fractures else "no",
+    }
+
+
+def write_scan_table(rows: Mapping[str, Mapping[str, Any]], scans_csv: PathLike) -> None:
+    """
+    Write a table with a row for each scan.
+
+    Args:
+        rows: what :func:`scan_row` gives, by the scan's name; may be empty.
+        scans_csv: the table.
+    """
+    _write_csv(scans_csv, SCAN_COLUMNS, ([scan, *(row[c] for c in SCAN_COLUMNS[1:])] for scan, row in rows.items()))
 
 
 def write_candidate_tables(

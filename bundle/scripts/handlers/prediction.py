@@ -12,7 +12,7 @@ from monai.config import PathLike
 from monai.data import MetaTensor
 from monai.transforms import Orientation
 
-from scripts.candidate_table import candidate_rows, write_candidate_tables
+from scripts.candidate_table import candidate_rows, scan_row, write_candidate_tables, write_scan_table
 from scripts.froc_report import metrics_table, write_metrics
 from scripts.metrics import RibFracFROCMetric
 from scripts.pictures import scan_picture
@@ -25,7 +25,7 @@ __all__ = ["CandidateTablesHandler", "FROCReportHandler", "ScanPictureHandler"]
 
 class CandidateTablesHandler:
     """
-    Write the tables of a prediction: one for people, one for the challenge.
+    Write the tables of a prediction: candidates and scans for people, and one for the challenge.
 
     Attach to:
         the evaluator; its post-processing ends with candidates on the scan's own grid.
@@ -35,25 +35,36 @@ class CandidateTablesHandler:
 
     Reads:
         ``pred`` (its metadata tell the scan's name) and ``label_scores`` of the evaluator's decollated output and,
-        where present, ``midsagittal_plane`` of its batch, to tell a candidate's side.
+        where present, ``midsagittal_plane`` and ``thorax_axis`` of its batch, to tell where a candidate lies.
 
     Writes:
-        ``fractures.csv`` in ``output_dir`` and ``ribfrac-pred.csv`` in ``predictions_dir``; see
+        ``fractures.csv`` and ``scans.csv`` in ``output_dir`` and ``ribfrac-pred.csv`` in ``predictions_dir``; see
         ``scripts.candidate_table``.
 
     Args:
-        output_dir: folder of ``fractures.csv``.
+        output_dir: folder of ``fractures.csv`` and ``scans.csv``.
         predictions_dir: folder of the masks, where the challenge wants its table.
         data: the items of the run, as ``load_datalist`` gives them.
+        operating_score: the operating point: candidates of this score or more count in ``scans.csv``.
+        many_fractures: so many that count, or more, raise a scan's flag, in ``scans.csv`` and in the log.
 
     Raises:
         ValueError: at the start, when ``predictions_dir`` holds masks of scans that are not in ``data``: the table
             would not tell of them.
     """
 
-    def __init__(self, output_dir: PathLike, predictions_dir: PathLike, data: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        output_dir: PathLike,
+        predictions_dir: PathLike,
+        data: Sequence[Mapping[str, Any]],
+        operating_score: float = 0.0,
+        many_fractures: int = 3,
+    ) -> None:
         self.output_dir = Path(output_dir)
         self.predictions_dir = Path(predictions_dir)
+        self.operating_score = operating_score
+        self.many_fractures = many_fractures
         self.scans = [str(item["scan"]) for item in data]
         self.rows: dict[str, list[dict[str, Any]]] = {}
 
@@ -79,13 +90,20 @@ class CandidateTablesHandler:
         outputs: Any = engine.state.output
         for batch, output in zip(batches, outputs):
             scan, scores = output["pred"].meta["scan"], output["label_scores"]
-            self.rows[scan] = candidate_rows(output["pred"], scores, batch.get("midsagittal_plane"))
+            chest = (batch.get("midsagittal_plane"), batch.get("thorax_axis"))
+            self.rows[scan] = candidate_rows(output["pred"], scores, *chest)
             done = f"scan {len(self.rows)} of {len(self.scans)}"
-            engine.logger.info("%s: %d candidates (%s)", scan, len(scores), done)
+            summary = self._scan_row(scan)
+            flag = f", {self.many_fractures} or more fractures" if summary["many_fractures"] == "yes" else ""
+            engine.logger.info("%s: %d candidates%s (%s)", scan, len(scores), flag, done)
         self._write()
+
+    def _scan_row(self, scan: str) -> dict[str, Any]:
+        return scan_row(self.rows[scan], self.operating_score, self.many_fractures)
 
     def _write(self) -> None:
         write_candidate_tables(self.rows, self.output_dir / "fractures.csv", self.predictions_dir / "ribfrac-pred.csv")
+        write_scan_table({scan: self._scan_row(scan) for scan in self.rows}, self.output_dir / "scans.csv")
 
 
 class ScanPictureHandler:

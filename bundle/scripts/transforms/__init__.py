@@ -1,6 +1,6 @@
 """Transforms that MONAI lacks, on arrays in RAS orientation."""
 
-from .anatomy import MidsagittalPlaned, RemoveSpined
+from .anatomy import MidsagittalPlaned, RemoveSpined, ThoraxAxisd
 from .candidates import CalibrateScoresd, CandidateScore, FilterCandidatesd, LabelCandidatesd
 from .images import CheckImaged, CropBodyd
 from .implant import FindRibsd, RandImplantFracturesd
@@ -24,5 +24,6 @@ __all__ = [
     "RandImplantFracturesd",
     "RemoveSpined",
     "SymmetricROISamplerd",
+    "ThoraxAxisd",
     "scan_name_formatter",
 ]

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from scripts.anatomy import midsagittal_plane, spine_mask
+from scripts.thorax import thorax_axis
 
-__all__ = ["MidsagittalPlaned", "RemoveSpined"]
+__all__ = ["MidsagittalPlaned", "RemoveSpined", "ThoraxAxisd"]
 
 
 class MidsagittalPlaned(MapTransform):
@@ -51,6 +52,47 @@ class MidsagittalPlaned(MapTransform):
         for key in self.key_iterator(d):
             image = _checked_volume(d[key], key)
             d[self.plane_key] = torch.from_numpy(_world_plane(image.array[0], image.affine.cpu().numpy()))
+        return d
+
+
+class ThoraxAxisd(MapTransform):
+    """
+    Store the lungs' apex and base and the chest's middle beside the scan, in world coordinates.
+
+    With the mid-sagittal plane they tell where in the chest a candidate lies, see :mod:`scripts.thorax`. The stored
+    tensor holds points in RAS mm, float64, shape ``(34, 3)``: the apex, 32 centers from above to below, the base; NaN
+    where the scan does not show them.
+
+    Args:
+        keys: key of the scan in HU, a ``MetaTensor`` with any affine, shape ``(1, H, W, D)``; one key.
+        plane_key: key of the plane, as ``MidsagittalPlaned`` stores it.
+        axis_key: key to store the points under.
+        allow_missing_keys: do nothing when the data lacks the scan.
+
+    Raises:
+        ValueError: when there is more than one key, or the scan is not a ``MetaTensor`` of that shape.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        plane_key: str = "midsagittal_plane",
+        axis_key: str = "thorax_axis",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if len(self.keys) != 1:
+            raise ValueError(f"ThoraxAxisd writes one axis and takes one key, got {self.keys}.")
+        self.plane_key = plane_key
+        self.axis_key = axis_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with the points added."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            image = _checked_volume(d[key], key)
+            turned, to_world, spacing_mm = _in_ras(image.array[0], image.affine.cpu().numpy())
+            d[self.axis_key] = torch.from_numpy(thorax_axis(turned, spacing_mm, to_world, d[self.plane_key]))
         return d
 
 
@@ -137,12 +179,17 @@ def _grown(mask: NDArray[np.bool_], margin_mm: float, spacing_mm: NDArray) -> ND
     return grown
 
 
+def _in_ras(image: NDArray, affine: NDArray) -> tuple[NDArray, NDArray[np.float64], NDArray[np.float64]]:
+    """Turn an array of any orientation to the nearest to RAS; return it, its affine, and its spacing in mm."""
+    orientation = nib.io_orientation(affine)
+    to_world = affine @ nib.orientations.inv_ornt_aff(orientation, image.shape)
+    return nib.apply_orientation(image, orientation), to_world, np.linalg.norm(to_world[:3, :3], axis=0)
+
+
 def _world_plane(image_hu: NDArray, affine: NDArray) -> NDArray[np.float64]:
     """Estimate the plane of an array of any orientation; return ``(nx, ny, nz, d)`` in the affine's world, mm."""
-    orientation = nib.io_orientation(affine)
-    to_world = affine @ nib.orientations.inv_ornt_aff(orientation, image_hu.shape)
-    spacing_mm = np.linalg.norm(to_world[:3, :3], axis=0)
-    plane = midsagittal_plane(nib.apply_orientation(image_hu, orientation), spacing_mm)
+    turned, to_world, spacing_mm = _in_ras(image_hu, affine)
+    plane = midsagittal_plane(turned, spacing_mm)
     # with p = spacing * index and x = rotation @ p + origin, n @ p == d is (rotation^-T n) @ x == d + ...
     normal = np.linalg.solve((to_world[:3, :3] / spacing_mm).T, plane.normal)
     length = np.linalg.norm(normal)
