@@ -12,12 +12,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-import itk
 import nibabel as nib
 import numpy as np
 from monai.data import load_decathlon_datalist
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
+
+from scripts.dicom_series import find_series, scan_names, series_files
 
 __all__ = ["load_datalist", "scan_name"]
 
@@ -36,7 +37,7 @@ _SECTION_OF_WORD = {
 # RibFrac's numbers, Zenodo records 3893508, 3893498, 3893496 and 3993380
 _SECTION_OF_NUMBER = {"training": range(1, 421), "validation": range(421, 501), "test": range(501, 661)}
 _VALIDATION_EVERY = 5
-# Files beside scans that are not worth the seconds in which ITK gets ready to look for DICOM
+# Files beside scans that are not worth being opened to look for DICOM
 _NO_SCAN_SUFFIXES = (".csv", ".json", ".md", ".txt")
 _TABLE_COLUMNS = ["public_id", "label_id", "label_code"]
 _FRACTURE_CODES = (-1, 1, 2, 3, 4)
@@ -51,8 +52,13 @@ _UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error)
 class _Scan:
     """The files found under one name; more than one of a kind is a mistake of the folder."""
 
-    images: list[Path] = field(default_factory=list)
+    images: list[Path] = field(default_factory=list)  # of a DICOM series, its folder
     labels: list[Path] = field(default_factory=list)
+    slices: list[str] = field(default_factory=list)  # of a DICOM series, in order
+
+    @property
+    def image(self) -> str | list[str]:
+        return self.slices or str(self.images[0])
 
 
 def load_datalist(dataset_dir: str | os.PathLike[str], section: str, labels: bool = True) -> list[dict[str, Any]]:
@@ -67,8 +73,8 @@ def load_datalist(dataset_dir: str | os.PathLike[str], section: str, labels: boo
       ``X``. Tables are needed, except for images in a folder called ``images`` when there is no table at all;
     - a MONAI data list ``.json``, or a folder that holds it as ``dataset.json``; its paths are relative to the file.
       An item may hold its table as ``label_codes``, ``{"1": 3, ...}``;
-    - without labels, also any folder of NIfTI files and folders of DICOM slices (a folder is one scan, named by its
-      path below ``dataset_dir``), a single NIfTI file or a single folder of slices.
+    - without labels, also any folder of NIfTI files and of DICOM files, at any depth, a single NIfTI file or a single
+      folder of slices. Each CT series is a scan, found and named by :mod:`scripts.dicom_series`.
 
     The section of a scan is told by the folders below ``dataset_dir`` with the word train, training, Part1, Part2,
     val, validation or test in their name (as in ``ribfrac-val-images``), else by RibFrac's numbers (1-420 training,
@@ -84,9 +90,9 @@ def load_datalist(dataset_dir: str | os.PathLike[str], section: str, labels: boo
 
     Returns:
         One item per scan in natural order (RibFrac2 before RibFrac10): ``scan``, its name, for RibFrac the public id;
-        ``image``, the path of a file or of a folder of DICOM slices; and with labels ``label``, a path, and, where
-        there is a table, ``label_codes``, ``{fracture id: code}`` with codes 1 displaced, 2 nondisplaced, 3 buckle,
-        4 segmental, -1 unknown.
+        ``image``, the path of a file, or those of a DICOM series' slices in order; and with labels ``label``, a path,
+        and, where there is a table, ``label_codes``, ``{fracture id: code}`` with codes 1 displaced, 2 nondisplaced,
+        3 buckle, 4 segmental, -1 unknown.
 
     Raises:
         FileNotFoundError: when ``dataset_dir`` does not exist.
@@ -109,7 +115,7 @@ def load_datalist(dataset_dir: str | os.PathLike[str], section: str, labels: boo
     data_list = root if root.suffix == ".json" else root / "dataset.json"
     items = _items_of_json(data_list, section) if data_list.is_file() else _items_of_folder(root, section, labels)
     if not labels:
-        items = [{"scan": item["scan"], "image": item["image"]} for item in items]
+        items = [{"scan": item["scan"], "image": _slices_if_folder(item["image"])} for item in items]
     items.sort(key=lambda item: _natural(item["scan"]))
     _raise_problems(root, chain.from_iterable(_problems_of_item(item, labels) for item in items))
     return items
@@ -160,7 +166,7 @@ def _items_of_folder(root: Path, section: str, labels: bool) -> list[dict[str, A
     chosen = _choose(root, scans, section, labels)
     if not labels:
         _raise_problems(root, _doubles(chosen))
-        return [{"scan": scan, "image": str(found.images[0])} for scan, found in chosen.items()]
+        return [{"scan": scan, "image": found.image} for scan, found in chosen.items()]
 
     _raise_problems(root, chain(_doubles(chosen), _singles(chosen)))
     table_files = [path for path in files if re.search(r"info.*\.csv$", path.name, re.IGNORECASE)]
@@ -201,17 +207,26 @@ def _find_pairs(files: list[Path]) -> dict[str, _Scan]:
 
 
 def _find_images(root: Path, files: list[Path]) -> dict[str, _Scan]:
-    """Collect every NIfTI file that is no label, and every folder with DICOM slices."""
+    """Collect every NIfTI file that is no label, and every CT series of DICOM slices."""
     scans: dict[str, _Scan] = defaultdict(_Scan)
     for path in files:
         if _is_nifti(path) and not _is_label(path):
             scans[scan_name(path)].images.append(path)
     others = (path for path in files if not _is_nifti(path) and path.suffix not in _NO_SCAN_SUFFIXES and path != root)
-    for folder in sorted({path.parent for path in others}):
-        if _dicom_series(folder):
-            name = "-".join(folder.relative_to(root).parts) or folder.resolve().name
-            scans[name].images.append(folder)
+    series, problems, passed = find_series(others)
+    _raise_problems(root, problems)
+    for name, found in zip(scan_names(series, root), series):
+        scans[name].images.append(found.folder)
+        scans[name].slices = [str(path) for path in found.files]
+    if passed and not scans:
+        shown = "\n".join(passed[:_MAX_PROBLEMS_SHOWN])
+        raise ValueError(f"{root} holds no scan, but DICOM that is none:\n{shown}")
     return scans
+
+
+def _slices_if_folder(image: str | list[str]) -> str | list[str]:
+    """List the slices of a folder that a data list names as a scan."""
+    return series_files(Path(image)) if isinstance(image, str) and Path(image).is_dir() else image
 
 
 def _choose(root: Path, scans: dict[str, _Scan], section: str, labels: bool) -> dict[str, _Scan]:
@@ -321,12 +336,12 @@ def _singles(scans: dict[str, _Scan]) -> list[str]:
 
 def _problems_of_item(item: dict[str, Any], labels: bool) -> list[str]:
     """Check the headers of a scan and of its label, and that they share one grid."""
+    if isinstance(item["image"], list):  # a DICOM series, whose headers were all read when it was found
+        return []
     if labels and "label" not in item:
         return [f"{item['image']}: has no label; to list images only, set labels to false."]
     if Path(item["image"]).is_dir():
-        if labels:
-            return [f"{item['image']}: a folder of DICOM slices cannot have a label here: convert it to NIfTI."]
-        return _problems_of_dicom(Path(item["image"]))
+        return [f"{item['image']}: a folder of DICOM slices cannot have a label here: convert it to NIfTI."]
     try:
         shape, affine = _read_header(item["image"])
         if not labels:
@@ -355,45 +370,6 @@ def _read_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
     if not np.isfinite(image.affine).all() or np.linalg.det(image.affine) == 0:
         raise ValueError(f"{path}: its affine has no inverse, so the size and place of its voxels are unknown.")
     return image.shape, image.affine
-
-
-def _problems_of_dicom(folder: Path) -> list[str]:
-    """Check that a folder of DICOM slices holds one evenly spaced CT series; ``ITKReader`` takes it for that."""
-    series = _dicom_series(folder)
-    if len(series) != 1:
-        return [f"{folder}: holds {len(series)} DICOM series, must hold one: move each to a folder of its own."]
-    headers = []
-    for name in series[0]:
-        header = itk.GDCMImageIO.New(FileName=name)
-        header.ReadImageInformation()
-        headers.append(header)
-    tags = headers[0].GetMetaDataDictionary()
-    modality = tags["0008|0060"].strip() if tags.HasKey("0008|0060") else None
-    if modality != "CT":
-        return [f"{folder}: holds DICOM of the modality {modality}, not CT: move it out of the data set."]
-    if len(headers) * headers[0].GetDimensions(2) < 2:
-        return [f"{folder}: holds a single DICOM slice, which is no volume: move it out of the data set."]
-    steps_mm = np.diff([[header.GetOrigin(axis) for axis in range(3)] for header in headers], axis=0)
-    if len(steps_mm) and np.abs(steps_mm - np.median(steps_mm, axis=0)).max() > _MAX_SHIFT_MM:
-        uneven = int(np.abs(steps_mm - np.median(steps_mm, axis=0)).max(axis=1).argmax())
-        return [f"{folder}: slices are missing or doubled near {Path(series[0][uneven]).name}: their steps differ."]
-    normal = np.array(headers[0].GetDirection(2))
-    if len(steps_mm) and np.linalg.norm(np.cross(steps_mm.mean(axis=0), normal)) * len(steps_mm) > _MAX_SHIFT_MM:
-        return [f"{folder}: the slices are sheared (tilted gantry): resample them to an upright grid as NIfTI."]
-    return []
-
-
-def _dicom_series(folder: Path) -> list[list[str]]:
-    """List the files of each DICOM series in a folder, grouped and ordered as MONAI's ``ITKReader`` does."""
-    names = itk.GDCMSeriesFileNames.New()
-    warns = names.GetGlobalWarningDisplay()
-    names.SetGlobalWarningDisplay(False)  # it warns of every folder without DICOM
-    names.SetUseSeriesDetails(True)
-    names.AddSeriesRestriction("0008|0021")
-    names.SetDirectory(str(folder))
-    series = [list(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()]
-    names.SetGlobalWarningDisplay(warns)
-    return series
 
 
 def _raise_problems(root: Path, problems: Iterable[str]) -> None:
