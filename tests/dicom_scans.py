@@ -36,6 +36,7 @@ def header(number: int, rows: int, columns: int, series: str = SERIES) -> FileDa
     slice_.PatientSex, slice_.StudyID, slice_.AccessionNumber = "O", "1", "ACC99321"
     slice_.StudyDate, slice_.StudyTime, slice_.ReferringPhysicianName = "20260102", "120000", ""
     slice_.SeriesNumber, slice_.InstanceNumber, slice_.AcquisitionNumber = 2, number + 1, 1
+    slice_.PatientPosition = "HFS"
     slice_.Manufacturer, slice_.PositionReferenceIndicator, slice_.KVP = "Made up", "", 120
     slice_.Rows, slice_.Columns, slice_.SamplesPerPixel = rows, columns, 1
     slice_.PhotometricInterpretation, slice_.PixelRepresentation = "MONOCHROME2", 1

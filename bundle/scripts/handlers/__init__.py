@@ -1,5 +1,6 @@
 """Handlers that MONAI lacks."""
 
+from .dicom import DicomResultHandler
 from .prediction import CandidateTablesHandler, FROCReportHandler, ScanPictureHandler
 from .training import (
     AverageWeightsHandler,
@@ -14,6 +15,7 @@ __all__ = [
     "CandidateTablesHandler",
     "CurveHistory",
     "CurvesHandler",
+    "DicomResultHandler",
     "EarlyStopOnBestEpochHandler",
     "FROCReportHandler",
     "ResumableCheckpointHandler",
