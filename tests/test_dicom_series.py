@@ -283,6 +283,13 @@ def test_an_error_does_not_name_the_patient(tmp_path):
     assert f"{tmp_path}/[patient]/ct: series 6dadc91b85" in str(error.value)
 
 
+def test_an_error_names_neither_of_two_patients(tmp_path):
+    write_series(tmp_path / "Miller", volume(), change=at(2, PatientName="Miller^Ann", PatientID="another"))
+    with pytest.raises(ValueError) as error:
+        scans(tmp_path)
+    assert f"{tmp_path}/[patient]: series" in str(error.value)
+
+
 @pytest.mark.parametrize("series, found", [pytest.param([], 0, id="none"), pytest.param([SERIES, OTHER], 2, id="two")])
 def test_a_folder_given_to_the_reader_holds_one_series(series, found, tmp_path):
     for uid in series:

@@ -231,7 +231,8 @@ def test_shell_programs_exist(block):
 
 
 @pytest.mark.parametrize(
-    "module", ["scripts.implant", "scripts.metrics", "scripts.phantom", "scripts.ribfrac_download"]
+    "module",
+    ["scripts.implant", "scripts.metrics", "scripts.phantom", "scripts.ribfrac_download", "scripts.submission"],
 )
 def test_every_option_of_a_command_stands_in_the_reference(module, capsys):
     options = known_options(module, capsys) - {"--help"}

@@ -93,10 +93,12 @@ class DicomSeries:
     @cached_property
     def identity(self) -> set[str]:
         """The words of the patient's name, and the numbers that stand for the patient; none if they were removed."""
-        header = self.headers[0]
-        if str(header.get("PatientIdentityRemoved", "")).strip().upper() == "YES":
-            return set()
-        values = [str(header.get(tag) or "") for tag in _IDENTITY_TAGS]
+        values = {
+            str(header.get(tag) or "")
+            for header in self.headers
+            if str(header.get("PatientIdentityRemoved", "")).strip().upper() != "YES"
+            for tag in _IDENTITY_TAGS
+        }
         words = {word for value in values for word in _words(value)} | {_plain(value) for value in values}
         return {word for word in words if word}
 
