@@ -6,18 +6,19 @@ import os
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-import itk
 import nibabel as nib
 import numpy as np
 from monai.data import load_decathlon_datalist
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
+
+from scripts.dicom_series import find_series, is_dicom, read_series, scan_names
 
 __all__ = ["file_problems", "list_scans", "load_datalist", "natural_order", "scan_name"]
 
@@ -36,7 +37,7 @@ _SECTION_OF_WORD = {
 # RibFrac's numbers, Zenodo records 3893508, 3893498, 3893496 and 3993380
 _SECTION_OF_NUMBER = {"training": range(1, 421), "validation": range(421, 501), "test": range(501, 661)}
 _VALIDATION_EVERY = 5
-# Files beside scans that are not worth the seconds in which ITK gets ready to look for DICOM
+# Files beside scans that are not worth being opened to look for DICOM
 _NO_SCAN_SUFFIXES = (".csv", ".json", ".md", ".txt")
 _TABLE_COLUMNS = ["public_id", "label_id", "label_code"]
 _FRACTURE_CODES = (-1, 1, 2, 3, 4)
@@ -53,8 +54,13 @@ _UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error)
 class _Scan:
     """The files found under one name; more than one of a kind is a mistake of the folder."""
 
-    images: list[Path] = field(default_factory=list)
+    images: list[Path] = field(default_factory=list)  # of a DICOM series, its folder
     labels: list[Path] = field(default_factory=list)
+    slices: list[str] = field(default_factory=list)  # of a DICOM series, in order
+
+    @property
+    def image(self) -> str | list[str]:
+        return self.slices or str(self.images[0])
 
 
 def load_datalist(
@@ -71,8 +77,8 @@ def load_datalist(
       ``X``. Tables are needed, except for images in a folder called ``images`` when there is no table at all;
     - a MONAI data list ``.json``, or a folder that holds it as ``dataset.json``; its paths are relative to the file.
       An item may hold its table as ``label_codes``, ``{"1": 3, ...}``;
-    - without labels, also any folder of NIfTI files and folders of DICOM slices (a folder is one scan, named by its
-      path below ``dataset_dir``), a single NIfTI file or a single folder of slices.
+    - without labels, also any folder of NIfTI files and of DICOM files, at any depth, a single NIfTI file or a single
+      folder of slices. Each CT series is a scan, found and named by :mod:`scripts.dicom_series`.
 
     The section of a scan is told by the folders below ``dataset_dir`` with the word train, training, Part1, Part2,
     val, validation or test in their name (as in ``ribfrac-val-images``), else by RibFrac's numbers (1-420 training,
@@ -90,9 +96,10 @@ def load_datalist(
 
     Returns:
         One item per scan in natural order (RibFrac2 before RibFrac10): ``scan``, its name, for RibFrac the public id;
-        ``image``, the path of a file or of a folder of DICOM slices; and with labels ``label``, a path, and, where
-        there is a table, ``label_codes``, ``{fracture id: code}`` with codes 1 displaced, 2 nondisplaced, 3 buckle,
-        4 segmental, -1 unknown.
+        ``image``, the path of a file, those of a DICOM series' slices in order, or, where a data list has it so, that of
+        the folder that holds the series alone; and with labels ``label``, a path, and, where there is a table,
+        ``label_codes``, ``{fracture id: code}`` with codes 1 displaced, 2 nondisplaced, 3 buckle, 4 segmental, -1
+        unknown.
 
     Raises:
         FileNotFoundError: when ``dataset_dir`` does not exist.
@@ -196,12 +203,12 @@ def _items_of_folder(root: Path, section: str, labels: bool, problems: list[str]
     scans = _find_pairs(files) if labels else _find_images(root, files)
     if not scans:
         pairs = "X-image.nii.gz and X-label.nii.gz (for scans without annotations, set labels to false)"
-        wanted = pairs if labels else "NIfTI files and folders of DICOM slices"
+        wanted = pairs if labels else "NIfTI files and CT series as DICOM"
         raise ValueError(f"{root} holds no scan: looked in it and below it for {wanted}, and for dataset.json.")
     chosen = _choose(root, scans, section, labels)
     if not labels:
         problems += _doubles(chosen)
-        return [{"scan": scan, "image": str(found.images[0])} for scan, found in chosen.items()]
+        return [{"scan": scan, "image": found.image} for scan, found in chosen.items()]
 
     problems += [*_doubles(chosen), *_singles(chosen)]
     table_files = [path for path in files if re.search(r"info.*\.csv$", path.name, re.IGNORECASE)]
@@ -244,16 +251,19 @@ def _find_pairs(files: list[Path]) -> dict[str, _Scan]:
 
 
 def _find_images(root: Path, files: list[Path]) -> dict[str, _Scan]:
-    """Collect every NIfTI file that is no label, and every folder with DICOM slices."""
+    """Collect every NIfTI file that is no label, and every CT series of DICOM slices."""
     scans: dict[str, _Scan] = defaultdict(_Scan)
     for path in files:
         if _is_nifti(path) and not _is_label(path):
             scans[scan_name(path)].images.append(path)
     others = (path for path in files if not _is_nifti(path) and path.suffix not in _NO_SCAN_SUFFIXES and path != root)
-    for folder in sorted({path.parent for path in others}):
-        if _dicom_series(folder):
-            name = "-".join(folder.relative_to(root).parts) or folder.resolve().name
-            scans[name].images.append(folder)
+    series, passed = find_series(others)
+    for name, found in zip(scan_names(series, root), series):
+        scans[name].images.append(found.folder)
+        scans[name].slices = [str(path) for path in found.files]
+    if passed and not scans:
+        shown = "\n".join(passed[:_MAX_PROBLEMS_SHOWN])
+        raise ValueError(f"{root} holds no scan, but DICOM that is none:\n{shown}")
     return scans
 
 
@@ -360,23 +370,24 @@ def _singles(scans: dict[str, _Scan]) -> list[str]:
     ]
 
 
-def file_problems(image: str, label: str | None = None) -> list[str]:
+def file_problems(image: str | Sequence[str], label: str | None = None) -> list[str]:
     """
     Tell what is wrong with the files of a scan, by their headers.
 
     Args:
-        image: a NIfTI file, or a folder of DICOM slices.
+        image: a NIfTI file; or a DICOM series, as a list of its slices or the folder that holds it alone.
         label: the NIfTI file of its annotation, on the image's grid; None where there is none.
 
     Returns:
         Messages that name the file and what to do; none where all is well.
     """
-    if Path(image).is_dir():
-        if label is not None:
-            return [f"{image}: a folder of DICOM slices cannot have a label here: convert it to NIfTI."]
-        return _problems_of_dicom(Path(image))
+    if is_dicom(image) and label is not None:
+        return [f"{label}: a DICOM series cannot have a label here: convert the series to NIfTI."]
     try:
-        shape, affine = _read_header(image)
+        if is_dicom(image):
+            read_series(image)
+            return []
+        shape, affine = _read_header(cast(str, image))
         if label is None:
             return []
         label_shape, label_affine = _read_header(label)
@@ -411,45 +422,6 @@ def _read_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
         sides = " x ".join(f"{side:g}" for side in sides_mm)
         raise ValueError(f"{path}: its voxels of {sides} mm are no CT's: correct the spacing in the header.")
     return image.shape, image.affine
-
-
-def _problems_of_dicom(folder: Path) -> list[str]:
-    """Check that a folder of DICOM slices holds one evenly spaced CT series; ``ITKReader`` takes it for that."""
-    series = _dicom_series(folder)
-    if len(series) != 1:
-        return [f"{folder}: holds {len(series)} DICOM series, must hold one: move each to a folder of its own."]
-    headers = []
-    for name in series[0]:
-        header = itk.GDCMImageIO.New(FileName=name)
-        header.ReadImageInformation()
-        headers.append(header)
-    tags = headers[0].GetMetaDataDictionary()
-    modality = tags["0008|0060"].strip() if tags.HasKey("0008|0060") else None
-    if modality != "CT":
-        return [f"{folder}: holds DICOM of the modality {modality}, not CT: move it out of the data set."]
-    if len(headers) * headers[0].GetDimensions(2) < 2:
-        return [f"{folder}: holds a single DICOM slice, which is no volume: move it out of the data set."]
-    steps_mm = np.diff([[header.GetOrigin(axis) for axis in range(3)] for header in headers], axis=0)
-    if len(steps_mm) and np.abs(steps_mm - np.median(steps_mm, axis=0)).max() > _MAX_SHIFT_MM:
-        uneven = int(np.abs(steps_mm - np.median(steps_mm, axis=0)).max(axis=1).argmax())
-        return [f"{folder}: slices are missing or doubled near {Path(series[0][uneven]).name}: their steps differ."]
-    normal = np.array(headers[0].GetDirection(2))
-    if len(steps_mm) and np.linalg.norm(np.cross(steps_mm.mean(axis=0), normal)) * len(steps_mm) > _MAX_SHIFT_MM:
-        return [f"{folder}: the slices are sheared (tilted gantry): resample them to an upright grid as NIfTI."]
-    return []
-
-
-def _dicom_series(folder: Path) -> list[list[str]]:
-    """List the files of each DICOM series in a folder, grouped and ordered as MONAI's ``ITKReader`` does."""
-    names = itk.GDCMSeriesFileNames.New()
-    warns = names.GetGlobalWarningDisplay()
-    names.SetGlobalWarningDisplay(False)  # it warns of every folder without DICOM
-    names.SetUseSeriesDetails(True)
-    names.AddSeriesRestriction("0008|0021")
-    names.SetDirectory(str(folder))
-    series = [list(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()]
-    names.SetGlobalWarningDisplay(warns)
-    return series
 
 
 def _raise_problems(root: Path, problems: Iterable[str]) -> None:
