@@ -96,8 +96,8 @@ def load_datalist(
 
     Returns:
         One item per scan in natural order (RibFrac2 before RibFrac10): ``scan``, its name, for RibFrac the public id;
-        ``image``, the path of a file, those of a DICOM series' slices in order, or, where a data list has it so, that of
-        the folder that holds the series alone; and with labels ``label``, a path, and, where there is a table,
+        ``image``, the path of a file, those of a DICOM series' slices in order, or, where a data list has it so, that
+        of the folder that holds the series alone; and with labels ``label``, a path, and, where there is a table,
         ``label_codes``, ``{fracture id: code}`` with codes 1 displaced, 2 nondisplaced, 3 buckle, 4 segmental, -1
         unknown.
 
