@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -148,9 +150,18 @@ def test_largest_extent(voxels, length_mm):
     spacing = np.diag([2.0, 0.5, np.sqrt(17) / 3, 1.0])
     turned = np.eye(4)
     turned[:3, :3] = TURN
-    assert largest_extent_mm(np.array(voxels), turned @ spacing) == pytest.approx(length_mm)
+    mask = np.zeros(np.max(voxels, axis=0) + 2, dtype=bool)
+    mask[tuple(np.transpose(voxels))] = True
+    assert largest_extent_mm(mask, turned @ spacing) == pytest.approx(length_mm)
 
 
 def test_largest_extent_of_a_ball():
-    voxels = np.argwhere(np.linalg.norm(np.indices((31, 31, 31)) - 15, axis=0) <= 15)
-    assert largest_extent_mm(voxels, np.diag([0.75, 0.75, 0.75, 1.0])) == pytest.approx(22.5, rel=1e-6)
+    ball = np.linalg.norm(np.indices((31, 31, 31)) - 15, axis=0) <= 15
+    assert largest_extent_mm(ball, np.diag([0.75, 0.75, 0.75, 1.0])) == pytest.approx(22.5, rel=1e-6)
+
+
+def test_largest_extent_of_a_whole_scan_takes_little_memory():
+    tracemalloc.start()
+    assert largest_extent_mm(np.ones((256, 256, 128), dtype=bool), np.eye(4)) == pytest.approx(382.5, rel=1e-3)
+    assert tracemalloc.get_traced_memory()[1] < 200e6
+    tracemalloc.stop()

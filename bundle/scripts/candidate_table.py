@@ -105,7 +105,7 @@ def candidate_rows(
             row[f"center_{axis}"] = f"{center_voxel:.1f}"
             row[f"first_{axis}"] = box.start
             row[f"last_{axis}"] = box.stop - 1
-        inside = np.argwhere(ids[statistics["bounding_boxes"][candidate]] == candidate)
+        inside = ids[statistics["bounding_boxes"][candidate]] == candidate
         row["length_mm"] = f"{largest_extent_mm(inside, affine):.1f}"
         row |= _place((x_ras, y_ras, z_ras), midsagittal_plane, thorax_axis)
         rows.append(row)
