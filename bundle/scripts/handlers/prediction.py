@@ -103,7 +103,8 @@ class ScanPictureHandler:
         outputs: Any = engine.state.output
         for output in outputs:
             image, pred, label = output["image"], output["pred"], output.get("label")
-            image_hu = (image[0].cpu().numpy() + 1) / 2 * (high_hu - low_hu) + low_hu
+            image_hu = image[0].cpu().numpy() * ((high_hu - low_hu) / 2)
+            image_hu += (high_hu + low_hu) / 2
             scan_picture(
                 image_hu,
                 np.asarray(image.affine),
