@@ -12,7 +12,7 @@ import pytest
 from dicom_scans import write_series
 from monai.transforms import LoadImaged
 
-from scripts.datalist import load_datalist
+from scripts.datalist import load_datalist, main
 
 # voxel axes to L, P, S, as in most of RibFrac; 0.7, 0.8 and 1.25 mm
 LPS_AFFINE = np.array([[-0.7, 0, 0, 90.0], [0, -0.8, 0, 80.0], [0, 0, 1.25, -700.0], [0, 0, 0, 1]])
@@ -358,7 +358,9 @@ def test_json_without_labels(json_list: Path) -> None:
             "label_codes of item 0 of 'training' needs numbers",
             id="code is no number",
         ),
-        pytest.param('{"training": [{"image": ["a", "b"]}]}', "training", "item 0 of 'training'", id="two channels"),
+        pytest.param(
+            '{"training": [{"image": ["a.nii", "b.nii"]}]}', "training", "item 0 of 'training'", id="two channels"
+        ),
         pytest.param('{"training": [{"image": "a/one-image.nii.gz"}]}', "training", "has no label", id="no label"),
         pytest.param(
             '{"training": [{"image": "x.nii.gz", "label": "x"}]}', "training", "x.nii.gz: does not", id="no file"
@@ -409,6 +411,30 @@ def test_json_of_a_dicom_folder(tmp_path: Path) -> None:
     write_series(tmp_path / "series", np.zeros((6, 5, 9)))
     path = write_text(tmp_path / "dataset.json", json.dumps({"test": ["series"]}))
     assert load_datalist(path, "test", labels=False) == [{"scan": "series", "image": str(tmp_path / "series")}]
+
+
+def test_a_list_that_the_command_writes_is_the_folder_again(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_series(tmp_path / "in" / "a b", np.zeros((6, 5, 9)))
+    write_volume(tmp_path / "in" / "x-image.nii.gz")
+    main(["--dataset_dir", str(tmp_path / "in"), "--output", str(tmp_path / "list.json")])
+    assert "lists 2 scans" in capsys.readouterr().out
+    items = load_datalist(tmp_path / "in", "all", labels=False)
+    assert scans_of(items) == ["a b", "x"]
+    assert load_datalist(tmp_path / "list.json", "test", labels=False) == items
+
+
+def test_the_command_ends_with_an_error_where_there_is_no_scan(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="1"):
+        main(["--dataset_dir", str(tmp_path), "--output", str(tmp_path / "list.json")])
+    assert "error: " in capsys.readouterr().err and not (tmp_path / "list.json").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "..", 3])
+def test_a_name_that_no_file_can_have_is_refused(name: object, tmp_path: Path) -> None:
+    write_volume(tmp_path / "x.nii.gz")
+    path = write_text(tmp_path / "l.json", json.dumps({"test": [{"scan": name, "image": "x.nii.gz"}]}))
+    with pytest.raises(ValueError, match="item 0 of 'test' needs as scan a name"):
+        load_datalist(path, "test", labels=False)
 
 
 def test_dicom_and_nifti_of_one_name(tmp_path: Path) -> None:

@@ -1,7 +1,15 @@
-"""Read a folder of scans, its annotations and its tables into MONAI's list of dictionaries."""
+"""
+Read a folder of scans, its annotations and its tables into MONAI's list of dictionaries.
 
+As a command it writes the scans of a folder as a data list: which scan is which files, found once for many runs::
+
+    python -m scripts.datalist --dataset_dir /data/studies --output /data/scans.json
+"""
+
+import argparse
 import csv
 import json
+import logging
 import os
 import re
 import zlib
@@ -15,12 +23,14 @@ from typing import Any, cast
 import nibabel as nib
 import numpy as np
 from monai.data import load_decathlon_datalist
+from monai.utils import ensure_tuple
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
+from scripts.atomic_write import write_json
 from scripts.dicom_series import find_series, is_dicom, read_series, scan_names
 
-__all__ = ["file_problems", "list_scans", "load_datalist", "natural_order", "scan_name"]
+__all__ = ["file_problems", "list_scans", "load_datalist", "main", "natural_order", "scan_name"]
 
 _SECTIONS = ("training", "validation", "test")
 
@@ -76,7 +86,7 @@ def load_datalist(
       RibFrac archives as they unpack, or ``images/`` and ``labels/``. An image and a label are a pair when they share
       ``X``. Tables are needed, except for images in a folder called ``images`` when there is no table at all;
     - a MONAI data list ``.json``, or a folder that holds it as ``dataset.json``; its paths are relative to the file.
-      An item may hold its table as ``label_codes``, ``{"1": 3, ...}``;
+      An item may hold its table as ``label_codes``, ``{"1": 3, ...}``, and its name as ``scan``;
     - without labels, also any folder of NIfTI files and of DICOM files, at any depth, a single NIfTI file or a single
       folder of slices. Each CT series is a scan, found and named by :mod:`scripts.dicom_series`.
 
@@ -117,7 +127,7 @@ def load_datalist(
     root = Path(dataset_dir).expanduser()
     _raise_problems(root, problems)
     if labels:
-        unlabeled = (item["image"] for item in items if "label" not in item)
+        unlabeled = (ensure_tuple(item["image"])[0] for item in items if "label" not in item)
         _raise_problems(
             root, (f"{image}: has no label; to list images only, set labels to false." for image in unlabeled)
         )
@@ -183,16 +193,28 @@ def _items_of_json(data_list: Path, section: str) -> list[dict[str, Any]]:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{data_list}: '{key}' is no list of items with image and label ({error!r}).") from error
         for number, entry in enumerate(entries):
-            if not isinstance(entry.get("image"), str) or not isinstance(entry.get("label", ""), str):
+            image = entry.get("image")
+            slices: list[Any] = image if isinstance(image, list) and image else [image]
+            if not all(isinstance(path, str) for path in (*slices, entry.get("label", ""))):
                 raise ValueError(f"{data_list}: item {number} of '{key}' needs one path as image, and one as label.")
-            item = {"scan": scan_name(Path(entry["image"])), **{k: entry[k] for k in ("image", "label") if k in entry}}
+            if len(slices) > 1 and any(_is_nifti(Path(path)) for path in slices):
+                raise ValueError(f"{data_list}: item {number} of '{key}' has several images: give each an item.")
+            # as it is written: MONAI takes a name that is also one of a file for a path
+            written = content[key][number]
+            name = written.get("scan") if isinstance(written, dict) else None
+            name = scan_name(Path(slices[0])) if name is None else name
+            if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
+                raise ValueError(f"{data_list}: item {number} of '{key}' needs as scan a name that a file can have.")
+            item = {"scan": name, "image": slices if len(slices) > 1 else slices[0]}
+            if "label" in entry:
+                item["label"] = entry["label"]
             if "label_codes" in entry:
                 try:
                     item["label_codes"] = {int(i): int(code) for i, code in entry["label_codes"].items()}
                 except (AttributeError, ValueError) as error:
                     raise ValueError(f"{data_list}: label_codes of item {number} of '{key}' needs numbers.") from error
             items.append(item)
-            scans[item["scan"]].images.append(Path(item["image"]))
+            scans[name].images.append(Path(slices[0]))
     _raise_problems(data_list, _doubles(scans))
     return items
 
@@ -456,3 +478,30 @@ def scan_name(path: Path) -> str:
 def natural_order(name: str) -> list[str | int]:
     """Give a key that sorts numbers in names by value: RibFrac2 before RibFrac10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Write the scans of a folder as a data list; ``--help`` explains the arguments.
+
+    Args:
+        arguments: command line arguments; those of the process where None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.datalist",
+        description="Write the scans of a folder, without annotations, as a data list.",
+    )
+    parser.add_argument("--dataset_dir", required=True, help="folder of NIfTI files and DICOM studies")
+    parser.add_argument("--output", type=Path, required=True, help="JSON to write; it names files, so perhaps patients")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # tells what is passed over
+    try:
+        items = load_datalist(Path(options.dataset_dir).resolve(), "all", labels=False, check=False)
+        write_json(options.output, {"test": items}, indent=1)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    print(f"{options.output} lists {len(items)} scans.")
+
+
+if __name__ == "__main__":
+    main()
