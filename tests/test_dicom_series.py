@@ -10,6 +10,7 @@ from pathlib import Path
 import itk
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from dicom_scans import OBLIQUE, ORIGIN_MM, PATIENT, SERIES, SPACING_MM, UPRIGHT, ras_affine, write_series
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
@@ -205,6 +206,14 @@ def test_what_is_passed_over_is_logged_with_the_reason(change, reason, tmp_path,
     assert "study/[patient]: series" in message
 
 
+def test_a_damaged_file_is_told_of_without_the_name_of_any_patient(tmp_path, caplog):
+    files = write_series(tmp_path / "Quuxington", volume(9), change=set_tags(SpecificCharacterSet="ISO_IR 100"))
+    files[8].write_bytes(files[8].read_bytes().replace(b"ISO_IR", b"\0SO_IR"))  # pydicom raises a ValueError
+    with caplog.at_level("INFO"):
+        assert [len(item["image"]) for item in scans(tmp_path)] == [8]
+    assert "[patient]: series" in caplog.text and "damaged" in caplog.text and "Quux" not in caplog.text
+
+
 def test_a_short_series_is_passed_over(tmp_path):
     write_series(tmp_path / "short", volume(7))  # 7 · 5 mm
     write_series(tmp_path / "long enough", volume(8), series=OTHER)
@@ -258,6 +267,7 @@ def at(number_changed, **tags):
         pytest.param(
             at(2, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "different orientation are mixed", id="two planes"
         ),
+        pytest.param(set_tags(Rows=4096), "the file of a slice is cut short", id="cut short"),
         pytest.param(lambda n, s: delattr(s, "RescaleSlope"), "HU are unknown", id="no slope"),
         pytest.param(move(5, x=3.0), "not lie on one straight line", id="a slice aside"),
     ],
@@ -321,6 +331,9 @@ def test_a_nifti_file_goes_through_the_reader_as_through_monais(tmp_path):
 @pytest.mark.parametrize("number", [1, 4, 10])
 def test_a_slice_that_cannot_be_decoded_is_told_by_its_number(number, tmp_path):
     broken = (files := write_series(tmp_path / "Quuxington", volume(columns=64, rows=48)))[number - 1]
+    slice_ = pydicom.dcmread(broken)
+    slice_.compress(RLELossless, generate_instance_uid=False)
+    slice_.save_as(broken)
     broken.write_bytes(broken.read_bytes()[:-2000])
     with pytest.raises(
         ValueError, match=f"^slice {number} of 10, by place, cannot be decoded: export the series again.$"

@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import unicodedata
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,13 @@ from monai.utils import ensure_tuple
 from numpy.typing import NDArray
 from pydicom.config import disable_value_validation
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, MediaStorageDirectoryStorage
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
 from tqdm import tqdm
 
 __all__ = ["DicomSeries", "DicomSlice", "find_series", "is_dicom", "read_series", "scan_names", "series_files"]
@@ -50,6 +57,7 @@ _TAGS = [
     "PixelSpacing",
     "Rows",
     "Columns",
+    "BitsAllocated",
     "RescaleSlope",
     "RescaleIntercept",
 ]
@@ -59,10 +67,13 @@ _LOCALIZERS = {"LOCALIZER", "SCOUT"}
 _PROJECTIONS = {"MIP", "MINIP", "PROJECTION IMAGE", "VRT", "VOLREN", "SSD"}
 # Shorter series watch a contrast medium arrive, or guide a needle: no rib is to be seen in full.
 _MIN_EXTENT_MM = 40.0
+_MAX_SIDE = 4096  # ultra-high-resolution CT has 2048; a damaged header has up to 65535, for which no memory is enough
 # How far a slice may lie from where it should: far under a voxel, far over the rounding of a header
 _MAX_SHIFT_MM = 0.1
 _HASH_DIGITS = 10
 _SECONDS_WITHOUT_PROGRESS = 3.0
+
+_DAMAGED = "it is DICOM that is damaged, or cannot be read; export it again"
 
 logger = logging.getLogger(__name__)
 
@@ -74,23 +85,31 @@ class DicomSlice:
 
     Args:
         file: its file.
+        series: its Series Instance UID; empty where it was removed.
+        passed_over: why it is no slice of a CT volume; empty where it may be one.
+        identity: names, numbers and dates that tell who the patient is.
         uid: its SOP Instance UID; empty where it was removed.
         patient: the patient's number.
         examination: study and frame of reference.
         size: rows, columns and pixel spacing.
         has_hu: whether it tells how to make HU of its values.
+        is_whole: whether its file is as long as its pixels, where they are not compressed.
         orientation: directions of rows and columns (LPS), six numbers; none where it is no slice of a volume.
         position: of its first pixel (LPS, mm), three numbers; likewise.
     """
 
     file: str
-    uid: str
-    patient: str
-    examination: str
-    size: str
-    has_hu: bool
-    orientation: tuple[float, ...]
-    position: tuple[float, ...]
+    series: str = ""
+    passed_over: str = ""
+    identity: tuple[str, ...] = ()
+    uid: str = ""
+    patient: str = ""
+    examination: str = ""
+    size: str = ""
+    has_hu: bool = False
+    is_whole: bool = False
+    orientation: tuple[float, ...] = ()
+    position: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,8 +174,8 @@ def find_series(files: Iterable[Path]) -> tuple[list[DicomSeries], list[str]]:
 
     Files belong together that share a Series Instance UID, in whichever folders they lie, or that lie in one folder and
     have none. What is no volume of a chest is passed over, with a line in the log that gives the reason: other
-    modalities, localizers, secondary captures, dose reports, segmentations, projections, multi-frame objects, and
-    series shorter than 40 mm.
+    modalities, localizers, secondary captures, dose reports, segmentations, projections, multi-frame objects, series
+    shorter than 40 mm, and files that are damaged.
 
     Args:
         files: paths; those that are no DICOM are passed over without a word.
@@ -166,18 +185,17 @@ def find_series(files: Iterable[Path]) -> tuple[list[DicomSeries], list[str]]:
         or number of a patient stands.
     """
     groups: dict[tuple[str, Path | None, str], list[DicomSlice]] = defaultdict(list)
-    identities: dict[tuple[str, Path | None, str], set[str]] = defaultdict(set)
+    everyone: set[str] = set()
     for path in tqdm(files, desc="look for DICOM", unit="file", leave=False, delay=_SECONDS_WITHOUT_PROGRESS):
-        header = _read_header(path)
-        if header is not None:
-            uid = str(header.get("SeriesInstanceUID") or "")
-            key = uid, None if uid else path.parent, _why_passed_over(header)
-            groups[key].append(_slice_of(header, path))
-            identities[key] |= _identity_of(header)
+        one = _read_slice(path)
+        if one is not None:
+            groups[one.series, None if one.series else path.parent, one.passed_over].append(one)
+            everyone.update(one.identity)
     found, passed = [], []
-    for key, slices in groups.items():
-        uid, _, reason = key
-        series = DicomSeries(uid, tuple(slices if reason else _in_order(slices)), frozenset(identities[key]))
+    for (uid, _, reason), slices in groups.items():
+        # a damaged file does not tell whose it is
+        identity = everyone if reason == _DAMAGED else {value for one in slices for value in one.identity}
+        series = DicomSeries(uid, tuple(slices if reason else _in_order(slices)), frozenset(identity))
         reason = reason or ("" if _problem_of_headers(slices) else _why_too_short(series))
         if reason:
             passed.append(f"{series.description} is passed over: {reason}.")
@@ -267,14 +285,17 @@ def _words(text: str) -> list[str]:
     return [_plain(word) for word in re.split(r"[^\w]|_", text) if _plain(word)]
 
 
-def _read_header(path: Path) -> pydicom.FileDataset | None:
-    """Read the tags that matter; None for what is no DICOM object, or a list of others (DICOMDIR)."""
-    with disable_value_validation():  # its warnings repeat the values
+def _read_slice(path: Path) -> DicomSlice | None:
+    """Read what matters of a header; None for what is no DICOM object, or a list of others (DICOMDIR)."""
+    # pydicom warns of values, and repeats them; of a damaged header it raises nearly anything
+    with disable_value_validation(), warnings.catch_warnings(action="ignore"):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
-        except (InvalidDicomError, EOFError, OSError):
+            return None if _kind(header) == MediaStorageDirectoryStorage else _slice_of(header, path)
+        except InvalidDicomError:
             return None
-    return None if _kind(header) == MediaStorageDirectoryStorage else header
+        except Exception:
+            return DicomSlice(str(path), passed_over=_DAMAGED)
 
 
 def _kind(header: pydicom.FileDataset) -> UID:
@@ -286,21 +307,33 @@ def _slice_of(header: pydicom.FileDataset, path: Path) -> DicomSlice:
     """Keep what matters of a header; texts that all slices of a series share are kept once."""
     return DicomSlice(
         file=str(path),
+        series=sys.intern(str(header.get("SeriesInstanceUID") or "")),
+        passed_over=sys.intern(_why_passed_over(header)),
+        identity=_identity_of(header),
         uid=str(header.get("SOPInstanceUID") or ""),
         patient=sys.intern(str(header.get("PatientID", ""))),
         examination=sys.intern(str([header.get(tag) for tag in ("FrameOfReferenceUID", "StudyInstanceUID")])),
         size=sys.intern(str([header.get(tag) for tag in ("Rows", "Columns", "PixelSpacing")])),
         has_hu=header.get("RescaleSlope") is not None and header.get("RescaleIntercept") is not None,
+        is_whole=_is_whole(header, path),
         orientation=_numbers(header, "ImageOrientationPatient", 6),
         position=_numbers(header, "ImagePositionPatient", 3),
     )
 
 
-def _identity_of(header: pydicom.FileDataset) -> set[str]:
+def _identity_of(header: pydicom.FileDataset) -> tuple[str, ...]:
     """The values that tell who the patient is; none if the header says that they were removed."""
     if str(header.get("PatientIdentityRemoved", "")).strip().upper() == "YES":
-        return set()
-    return {str(header.get(tag) or "") for tag in _IDENTITY_TAGS}
+        return ()
+    return tuple(sys.intern(str(header[tag].value)) for tag in _IDENTITY_TAGS if header.get(tag))
+
+
+def _is_whole(header: pydicom.FileDataset, path: Path) -> bool:
+    """Tell whether a file is long enough for its pixels, before memory is taken for them."""
+    if UID(str(header.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))).is_compressed:
+        return True
+    bits = header.get("Rows", 0) * header.get("Columns", 0) * header.get("BitsAllocated", 16)
+    return path.stat().st_size * 8 >= bits
 
 
 def _numbers(header: pydicom.FileDataset, tag: str, count: int) -> tuple[float, ...]:
@@ -329,6 +362,8 @@ def _why_passed_over(header: pydicom.FileDataset) -> str:
     for tag, count in (("ImagePositionPatient", 3), ("ImageOrientationPatient", 6), ("PixelSpacing", 2)):
         if not _numbers(header, tag, count):
             return f"its {tag} is not {count} numbers, so it has no place in the patient"
+    if max(header.get("Rows") or 0, header.get("Columns") or 0) > _MAX_SIDE:
+        return f"its slices are wider than {_MAX_SIDE} pixels, as no CT's are"
     return ""
 
 
@@ -346,6 +381,8 @@ def _problem_of_headers(slices: Sequence[DicomSlice]) -> str:
             return (
                 f"{what} under one Series Instance UID; move those of each into a folder of its own, with its own UID"
             )
+    if not all(one.is_whole for one in slices):
+        return "the file of a slice is cut short; export the series again"
     if not all(one.has_hu for one in slices):
         return "slices have no rescale slope and intercept, so their HU are unknown; export them again"
     orientations = np.array([one.orientation for one in slices])
