@@ -162,7 +162,7 @@ def test_a_dicom_study_is_predicted_and_only_dicom_names_the_patient(tmp_path, m
     done = run("inference.yaml", dataset_dir=tmp_path / "archive", output_dir=written, **settings)
     assert done.returncode == 1 and "2 of 4 scans could not be loaded, the others are done" in done.stdout
     assert re.search(r"\[patient\]/twice: series \w+ of 12 files: slices of two patients are mixed", done.stdout)
-    assert "slice 6 of 12, by place, cannot be decoded" in done.stdout
+    assert "of 12 files: the file of a slice is cut short" in done.stdout
     (scan,) = {row["scan"] for row in rows(written / "fractures.csv")} - {"same"}
     each = ["pictures/{}.png", "predictions/{}.nii.gz", "probabilities/{}.nii.gz", "records/{}.json"]
     assert files(written) == sorted(
