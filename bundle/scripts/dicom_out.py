@@ -69,7 +69,7 @@ class Algorithm:
         return cls(content["name"], content["version"], content["authors"], digits)
 
     @property
-    def equipment(self) -> dict[str, str]:
+    def equipment(self) -> dict[str, Any]:
         """The attributes of an object that tell what made it, as highdicom calls them."""
         return {
             "manufacturer": self.manufacturer,
