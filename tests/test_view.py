@@ -45,9 +45,12 @@ def volume_of(parts, background=0, dtype=np.uint8):
     return volume
 
 
-def save(path, volume, axes):
-    """Write a volume of RAS axes with its axes turned."""
-    affine = np.diag([*SPACING_MM, 1.0])
+def save(path, volume, axes, tilt_degrees=0.0):
+    """Write a volume of RAS axes with its axes turned; the scanner may be tilted about the patient's x axis."""
+    cosine, sine = np.cos(np.radians(tilt_degrees)), np.sin(np.radians(tilt_degrees))
+    affine = np.array([[1, 0, 0, 0], [0, cosine, -sine, 0], [0, sine, cosine, 0], [0, 0, 0, 1]]) @ np.diag(
+        [*SPACING_MM, 1.0]
+    )
     affine[:3, 3] = ORIGIN_MM
     image = nib.Nifti1Image(volume, affine)
     turn = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(axes))
@@ -58,14 +61,14 @@ def save(path, volume, axes):
     return image
 
 
-def made_up_run(folder, name="A", axes="LPS", labels=True):
+def made_up_run(folder, name="A", axes="LPS", labels=True, tilt_degrees=0.0):
     """A scan with an annotation, and what an evaluation leaves of it."""
     image = volume_of([(AIR_HU, np.s_[:]), (BODY_HU, np.s_[4:-2, 3:-1, :])], dtype=np.int16)
     image[LUNG], image[BONE] = LUNG_HU, BONE_HU
-    save(folder / "data" / "images" / f"{name}-image.nii.gz", image, axes)
-    save(folder / "data" / "labels" / f"{name}-label.nii.gz", volume_of(FRACTURES.items()), axes)
+    save(folder / "data" / "images" / f"{name}-image.nii.gz", image, axes, tilt_degrees)
+    save(folder / "data" / "labels" / f"{name}-label.nii.gz", volume_of(FRACTURES.items()), axes, tilt_degrees)
     output = folder / "run"
-    mask = save(output / "predictions" / f"{name}.nii.gz", volume_of(CANDIDATES.items()), axes)
+    mask = save(output / "predictions" / f"{name}.nii.gz", volume_of(CANDIDATES.items()), axes, tilt_degrees)
     pred = MetaTensor(torch.as_tensor(np.asarray(mask.dataobj).astype(np.int32))[None], affine=mask.affine)
     rows = candidate_rows(pred, SCORES, torch.tensor([1.0, 0.0, 0.0, -5.0]))
     write_json(record_path(output, name), {"scan": name, "candidates": rows})

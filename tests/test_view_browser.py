@@ -169,6 +169,24 @@ def test_a_click_in_the_list_moves_the_crosshair(page):
         assert page.locator("tr.here th").text_content() == name
 
 
+def test_a_click_leads_to_the_candidate_of_a_tilted_scan(browser, tmp_path):
+    (path,) = write_views(made_up_run(tmp_path, tilt_degrees=25.0), ["A"])
+    page = watched_page(browser)
+    open_and_wait(page, path.as_uri())
+    page.fill("#threshold", "0")
+    for name in ("C2", "F5", "C1"):
+        page.click(f"text={name}")
+        wanted = page.get_attribute("tr.here", "data-place").split()
+        assert place(page) == pytest.approx([float(number) for number in wanted], abs=max(SPACING_MM) / 2)
+        assert name in page.text_content("#state").split()
+    without_lines(page)
+    page.fill("#zoom", "4")
+    rows, columns = np.nonzero(drawn(page).mean(axis=2) > 0.6 * 255)
+    height, width = drawn(page).shape[:2]
+    assert [rows.mean() / height, columns.mean() / width] == pytest.approx([0.5, 0.5], abs=0.03)
+    page.close()
+
+
 def test_keys_go_through_the_list_and_the_slices(page):
     page.keyboard.press("n")
     assert page.locator("tr.here th").text_content() == "C3" and place(page) == at_voxel_of(CANDIDATES[3])
@@ -214,7 +232,8 @@ def test_candidates_below_the_threshold_are_neither_listed_nor_drawn(page):
         return [row.text_content() for row in page.locator("#marks tbody th:visible").all()]
 
     assert names() == ["C1", "C3", "F2", "F5"]  # it opens at 0.5
-    page.fill("#threshold", "0")
+    page.fill("#threshold", "0.4")  # its score: candidates at the threshold count
+    assert names() == ["C1", "C3", "C2", "F2", "F5"]
     page.click("text=C2")
     assert colored(drawn(page)) > 200
     page.fill("#threshold", "0.41")

@@ -163,7 +163,8 @@
   function goTo(row) {
     for (const other of rows) other.classList.toggle("here", other === row);
     row.scrollIntoView({ block: "nearest" });
-    nv.scene.crosshairPos = nv.mm2frac(row.dataset.place.split(" ").map(Number));
+    // true: the patient's mm, also where a scan is tilted; NiiVue draws it upright, in mm of its own
+    nv.scene.crosshairPos = nv.mm2frac(row.dataset.place.split(" ").map(Number), 0, true);
     zoom();
     nv.createOnLocationChange();
   }
