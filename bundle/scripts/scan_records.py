@@ -23,7 +23,7 @@ from scripts.candidate_table import scan_row, write_candidate_tables, write_scan
 from scripts.datalist import natural_order
 from scripts.datasets import files_hashing
 
-__all__ = ["ScanRecords", "join_tables", "main"]
+__all__ = ["ScanRecords", "join_tables", "main", "read_record", "record_path"]
 
 RECORDS_DIR = "records"
 FRACTURES_CSV = "fractures.csv"
@@ -97,7 +97,7 @@ class ScanRecords:
 
     def is_done(self, item: Mapping[str, Any]) -> bool:
         """Tell whether a scan has been predicted as it would be now, and all is there."""
-        record = _read_record(self._record(item["scan"]))
+        record = read_record(self._record(item["scan"]))
         if record is None or record["made_by"] != self.made_by or record["source"] != _source(item):
             return False
         files = self._files(item["scan"])
@@ -188,7 +188,7 @@ class ScanRecords:
         return [Path(output.replace("{scan}", scan)) for output in self.outputs]
 
     def _record(self, scan: str) -> Path:
-        return self.output_dir / RECORDS_DIR / f"{scan}.json"
+        return record_path(self.output_dir, scan)
 
 
 def join_tables(output_dir: PathLike, predictions_dir: PathLike | None = None) -> int:
@@ -213,7 +213,7 @@ def join_tables(output_dir: PathLike, predictions_dir: PathLike | None = None) -
         raise FileNotFoundError(
             f"{output_dir / RECORDS_DIR} holds no record of a scan: name the folder of a prediction."
         )
-    kinds = {record["made_by"] for path in paths if (record := _read_record(path)) is not None}
+    kinds = {record["made_by"] for path in paths if (record := read_record(path)) is not None}
     if len(kinds) > 1:
         raise ValueError(
             f"{output_dir / RECORDS_DIR} holds scans that {len(kinds)} different settings, weights or versions of the "
@@ -248,12 +248,17 @@ def _times(paths: Sequence[Path]) -> dict[Path, int]:
 def _of_records(paths: Mapping[Path, Any], made_by: str, part: str) -> Iterator[tuple[str, Any]]:
     """Yield the name of each scan and a part of its record, of one record at a time."""
     for path in paths:
-        record = _read_record(path)
+        record = read_record(path)
         if record is not None and record["made_by"] == made_by:
             yield record["scan"], record[part]
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
+def record_path(output_dir: PathLike, scan: str) -> Path:
+    """Name the record of a scan in the folder of a prediction."""
+    return Path(output_dir) / RECORDS_DIR / f"{scan}.json"
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
     """Read a record; None where there is none, or where a machine that broke down left it empty."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
