@@ -29,6 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 from benchmarks.browser import chromium_page  # noqa: E402
 from scripts.atomic_write import write_json  # noqa: E402
+from scripts.candidate_table import candidate_rows  # noqa: E402
 from scripts.phantom.scan import make_phantom  # noqa: E402
 from scripts.review.findings import scan_findings, scan_result  # noqa: E402
 from scripts.review.page import ReviewPage  # noqa: E402
@@ -59,7 +60,7 @@ def made_up_masks(image: MetaTensor, candidates: int, rng: np.random.Generator) 
     return pred, label
 
 
-def write_page(path: Path, scans: int, candidates: int) -> float:
+def write_page(path: Path, scans: int, count: int) -> float:
     """Write a page; return the seconds that a scan takes, without making its masks."""
     phantom = make_phantom((0, 2, 0), "slab")
     image = MetaTensor(torch.from_numpy(phantom.image[None]), affine=torch.as_tensor(phantom.affine))
@@ -69,14 +70,15 @@ def write_page(path: Path, scans: int, candidates: int) -> float:
     page = ReviewPage(path, {"bundle": "benchmark"})
     seconds = 0.0
     for number in range(1, scans + 1):
-        masks = made_up_masks(image, candidates, np.random.default_rng(number))
+        masks = made_up_masks(image, count, np.random.default_rng(number))
         pred, label = (MetaTensor(torch.from_numpy(ids)[None], affine=image.affine) for ids in masks)
-        scores = np.linspace(0.95, 0.05, candidates).tolist()
+        scores = np.linspace(0.95, 0.05, count).tolist()
+        candidates = candidate_rows(pred, scores, plane)  # part of the prediction
         start = time.perf_counter()
         instances = dict(zip(("candidate", "fracture"), masks))
         scan = Scan(image.numpy()[0], image.affine.numpy(), (-200.0, 1000.0), instances)
         result, ids = scan_result(pred, label, scores)
-        findings = scan_findings(f"made-up-{number}", scan, pred, scores, plane, (label, result, ids))
+        findings = scan_findings(f"made-up-{number}", scan, candidates, (label, result, ids), plane)
         page.add_scan(f"made-up-{number}", findings, projections(scan, plane), result)
         seconds += time.perf_counter() - start
     page.write()

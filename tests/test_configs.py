@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLE_ROOT, lps_affine, write_scan
+from dicom_scans import OBLIQUE, PATIENT, SERIES, ras_affine, write_series
 from monai.bundle import ConfigWorkflow
 
 from scripts.networks import ResUNet
@@ -139,6 +141,49 @@ def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
         "scans.csv",
     ]
     assert "100%" in done.stdout  # progress of the windows
+
+
+def test_a_dicom_study_is_predicted_and_only_dicom_names_the_patient(tmp_path, model):
+    """The patient's name and number stand in the headers and in the folders' names. NIfTI gives the same candidates."""
+    volume = np.random.default_rng(0).normal(0, 300, (32, 28, 12)).astype(int).clip(-1000, 3000)
+    study = tmp_path / "archive" / "Quuxington Zebediah"
+    write_series(study / "PX-4711-0815", volume, OBLIQUE)
+    write_series(
+        study / "report", volume, series="1.2.3.7", change=lambda number, slice_: setattr(slice_, "Modality", "PT")
+    )
+    write_series(
+        study / "twice", volume, series="1.2.3.8", change=lambda number, s: setattr(s, "PatientID", f"{number}")
+    )
+    cut = write_series(study / "cut short", volume, series="1.2.3.9")[5]
+    cut.write_bytes(cut.read_bytes()[:-1000])
+    nib.save(nib.Nifti1Image(volume.astype(np.int16), ras_affine(OBLIQUE)), tmp_path / "archive" / "same.nii.gz")
+    written = tmp_path / "out"
+    settings = SMALL_PREDICTION | {"save_probabilities": True, "checkpoint": model}
+    done = run("inference.yaml", dataset_dir=tmp_path / "archive", output_dir=written, **settings)
+    assert done.returncode == 1 and "2 of 4 scans could not be loaded, the others are done" in done.stdout
+    assert re.search(r"\[patient\]/twice: series \w+ of 12 files: slices of two patients are mixed", done.stdout)
+    assert "of 12 files: the file of a slice is cut short" in done.stdout
+    (scan,) = {row["scan"] for row in rows(written / "fractures.csv")} - {"same"}
+    each = ["pictures/{}.png", "predictions/{}.nii.gz", "probabilities/{}.nii.gz", "records/{}.json"]
+    assert files(written) == sorted(
+        ["config.yaml", "fractures.csv", "predictions/ribfrac-pred.csv", "report.html", "scans.csv"]
+        + [name.format(one) for name in each for one in (scan, "same")]
+        + [f"dicom/{scan}.seg.dcm", f"dicom/{scan}.sr.dcm"]
+    )
+    mask, affine = stored(written / "predictions" / f"{scan}.nii.gz")
+    assert mask.shape == volume.shape and np.allclose(affine, ras_affine(OBLIQUE), atol=1e-3)
+    assert mask.max() > 0 and np.array_equal(mask, stored(written / "predictions" / "same.nii.gz")[0])
+    assert "its modality is PT, not CT" in done.stdout
+    assert "NvImgCodec" not in done.stdout and "nvImageCodec" not in done.stdout
+
+    secrets = [word for value in [*PATIENT.values(), "ACC99321", SERIES] for word in value.split("^")]
+    names = " ".join(files(written))
+    assert not [word for word in secrets if word.lower() in (done.stdout + names).lower()]
+    for path in written.rglob("*"):
+        if path.is_file():
+            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            told = [word for word in secrets if word.lower().encode() in content.lower()]
+            assert bool(told) == (path.suffix == ".dcm"), path
 
 
 def test_evaluation_by_the_command_of_its_header(ribfrac_dir, tmp_path, model):

@@ -6,13 +6,13 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-import itk
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
+from dicom_scans import write_series
+from monai.transforms import LoadImaged
 
-from scripts.datalist import load_datalist
+from scripts.datalist import load_datalist, main
 
 # voxel axes to L, P, S, as in most of RibFrac; 0.7, 0.8 and 1.25 mm
 LPS_AFFINE = np.array([[-0.7, 0, 0, 90.0], [0, -0.8, 0, 80.0], [0, 0, 1.25, -700.0], [0, 0, 0, 1]])
@@ -35,34 +35,6 @@ def write_text(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
-
-
-def write_slices(
-    folder: Path,
-    volume: np.ndarray,
-    z_mm: list[float],
-    series: str = "1.2.3.4",
-    modality: str = "CT",
-    y_step_mm: float = 0.0,
-) -> None:
-    """Write DICOM slices of 0.7 x 0.8 mm pixels with the corner at L -20, P -30; volume is (z, y, x) in HU."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, (pixels, z) in enumerate(zip(volume, z_mm)):
-        image = itk.image_from_array(pixels[None].astype(np.int16))
-        image.SetSpacing((0.7, 0.8, 2.5))
-        image.SetOrigin((-20.0, -30.0 + number * y_step_mm, z))
-        tags = itk.MetaDataDictionary()
-        tags["0008|0016"] = "1.2.840.10008.5.1.4.1.1.2"
-        tags["0008|0018"] = f"{series}.{number + 1}"
-        tags["0008|0060"] = modality
-        tags["0020|000d"] = "1.2.3"
-        tags["0020|000e"] = series
-        tags["0028|1052"] = "-1024"
-        tags["0028|1053"] = "1"
-        image.SetMetaDataDictionary(tags)
-        io = itk.GDCMImageIO.New(KeepOriginalUID=True)
-        # named against the order along z, which the reader must not go by
-        itk.imwrite(image, str(folder / f"IM{99 - number}-{series}"), imageio=io)
 
 
 def scans_of(items: list[dict]) -> list[str]:
@@ -386,7 +358,9 @@ def test_json_without_labels(json_list: Path) -> None:
             "label_codes of item 0 of 'training' needs numbers",
             id="code is no number",
         ),
-        pytest.param('{"training": [{"image": ["a", "b"]}]}', "training", "item 0 of 'training'", id="two channels"),
+        pytest.param(
+            '{"training": [{"image": ["a.nii", "b.nii"]}]}', "training", "item 0 of 'training'", id="two channels"
+        ),
         pytest.param('{"training": [{"image": "a/one-image.nii.gz"}]}', "training", "has no label", id="no label"),
         pytest.param(
             '{"training": [{"image": "x.nii.gz", "label": "x"}]}', "training", "x.nii.gz: does not", id="no file"
@@ -412,12 +386,12 @@ def test_folder_of_nifti_and_dicom(tmp_path: Path) -> None:
     write_volume(tmp_path / "patient9-label.nii.gz")
     write_text(tmp_path / "readme.txt", "no scan")
     write_text(tmp_path / "notes/LICENSE", "no scan")
-    write_slices(tmp_path / "patient11/CT thorax", np.zeros((3, 5, 6)), [10.0, 12.5, 15.0])
+    slices = write_series(tmp_path / "patient11/CT thorax", np.zeros((6, 5, 9)))
     items = load_datalist(tmp_path, "test", labels=False)
     assert items == [
         {"scan": "patient9", "image": str(tmp_path / "patient9.nii")},
         {"scan": "patient10", "image": str(tmp_path / "b/patient10.nii.gz")},
-        {"scan": "patient11-CT thorax", "image": str(tmp_path / "patient11/CT thorax")},
+        {"scan": "patient11-CT thorax", "image": [str(path) for path in slices]},
     ]
 
 
@@ -426,45 +400,47 @@ def test_single_nifti_file(tmp_path: Path) -> None:
     assert load_datalist(path, "test", labels=False) == [{"scan": "RibFrac7", "image": str(path)}]
 
 
-def test_single_dicom_folder_and_its_geometry(tmp_path: Path) -> None:
-    hu = np.arange(3 * 5 * 6).reshape(3, 5, 6) - 1000  # (z, y, x)
-    write_slices(tmp_path / "series", hu, [10.0, 12.5, 15.0])
+def test_single_dicom_folder(tmp_path: Path) -> None:
+    slices = write_series(tmp_path / "series", np.zeros((6, 5, 9)))
     items = load_datalist(tmp_path / "series", "all", labels=False)
-    assert scans_of(items) == ["series"]
-
-    chain = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), Orientationd("image", axcodes="RAS")])
-    image = chain(items[0])["image"]
-    # DICOM's x runs to the left and y to the back, so in RAS both axes turn: (x, y, z) of the end comes first
-    np.testing.assert_array_equal(image.numpy()[0], hu.transpose(2, 1, 0)[::-1, ::-1])
-    # the last of 6 columns is at L -20 + 5 * 0.7 = -16.5, so R +16.5; of 5 rows at P -30 + 4 * 0.8 = -26.8
-    expected = np.array([[0.7, 0, 0, 16.5], [0, 0.8, 0, 26.8], [0, 0, 2.5, 10.0], [0, 0, 0, 1]])
-    np.testing.assert_allclose(image.affine.numpy(), expected, atol=1e-6)
+    assert items == [{"scan": "series", "image": [str(path) for path in slices]}]
 
 
-@pytest.mark.parametrize(
-    "z_mm, modality, message",
-    [
-        pytest.param([10.0, 12.5, 17.5, 20.0], "CT", "missing or doubled near IM98", id="a slice is missing"),
-        pytest.param([10.0], "CT", "single DICOM slice", id="one slice"),
-        pytest.param([10.0, 12.5], "MR", "modality MR, not CT", id="another modality"),
-    ],
-)
-def test_dicom_that_is_no_even_ct_series(tmp_path: Path, z_mm: list[float], modality: str, message: str) -> None:
-    write_slices(tmp_path / "series", np.zeros((len(z_mm), 5, 6)), z_mm, modality=modality)
-    with pytest.raises(ValueError, match=f"series: .*{message}"):
-        load_datalist(tmp_path, "all", labels=False)
+def test_json_of_a_dicom_folder(tmp_path: Path) -> None:
+    """Left as it is: to list an archive, no file of it has to be opened."""
+    write_series(tmp_path / "series", np.zeros((6, 5, 9)))
+    path = write_text(tmp_path / "dataset.json", json.dumps({"test": ["series"]}))
+    assert load_datalist(path, "test", labels=False) == [{"scan": "series", "image": str(tmp_path / "series")}]
 
 
-def test_two_dicom_series_in_a_folder(tmp_path: Path) -> None:
-    write_slices(tmp_path / "series", np.zeros((2, 5, 6)), [10.0, 12.5], series="1.2.3.4")
-    write_slices(tmp_path / "series", np.zeros((2, 5, 6)), [10.0, 12.5], series="1.2.3.5")
-    with pytest.raises(ValueError, match="series: holds 2 DICOM series, must hold one: move each"):
-        load_datalist(tmp_path, "all", labels=False)
+def test_a_list_that_the_command_writes_is_the_folder_again(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_series(tmp_path / "in" / "a b", np.zeros((6, 5, 9)))
+    write_volume(tmp_path / "in" / "x-image.nii.gz")
+    main(["--dataset_dir", str(tmp_path / "in"), "--output", str(tmp_path / "list.json")])
+    assert "lists 2 scans" in capsys.readouterr().out
+    items = load_datalist(tmp_path / "in", "all", labels=False)
+    assert scans_of(items) == ["a b", "x"]
+    assert load_datalist(tmp_path / "list.json", "test", labels=False) == items
 
 
-def test_tilted_gantry(tmp_path: Path) -> None:
-    write_slices(tmp_path / "series", np.zeros((3, 5, 6)), [10.0, 12.5, 15.0], y_step_mm=0.5)
-    with pytest.raises(ValueError, match="series: the slices are sheared"):
+def test_the_command_ends_with_an_error_where_there_is_no_scan(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match="1"):
+        main(["--dataset_dir", str(tmp_path), "--output", str(tmp_path / "list.json")])
+    assert "error: " in capsys.readouterr().err and not (tmp_path / "list.json").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "..", 3])
+def test_a_name_that_no_file_can_have_is_refused(name: object, tmp_path: Path) -> None:
+    write_volume(tmp_path / "x.nii.gz")
+    path = write_text(tmp_path / "l.json", json.dumps({"test": [{"scan": name, "image": "x.nii.gz"}]}))
+    with pytest.raises(ValueError, match="item 0 of 'test' needs as scan a name"):
+        load_datalist(path, "test", labels=False)
+
+
+def test_dicom_and_nifti_of_one_name(tmp_path: Path) -> None:
+    write_series(tmp_path / "series", np.zeros((6, 5, 9)))
+    write_volume(tmp_path / "series.nii.gz")
+    with pytest.raises(ValueError, match="series is already at"):
         load_datalist(tmp_path, "all", labels=False)
 
 

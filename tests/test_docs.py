@@ -255,6 +255,7 @@ def test_shell_programs_exist(block):
 @pytest.mark.parametrize(
     "module",
     [
+        "scripts.datalist",
         "scripts.implant",
         "scripts.inspect",
         "scripts.metrics",

@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import lps_affine
+from dicom_scans import write_series
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.data import Dataset
@@ -64,16 +65,21 @@ def bounded_memory() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
+def loading() -> Compose:
+    """The preprocessing of a prediction, as far as it reads a file."""
+    return Compose(
+        [
+            CheckFilesd("image"),
+            LoadImaged("image", CTReader, image_only=True),
+            EnsureChannelFirstd("image"),
+            Orientationd("image", axcodes="RAS", labels=None),
+            CheckImaged("image"),
+        ]
+    )
+
+
 def load(path: Path) -> SkippingDataLoader:
-    """The loader of a prediction, as far as it reads a file."""
-    steps = [
-        CheckFilesd("image"),
-        LoadImaged("image", CTReader, image_only=True),
-        EnsureChannelFirstd("image"),
-        Orientationd("image", axcodes="RAS", labels=None),
-        CheckImaged("image"),
-    ]
-    return SkippingDataLoader(Dataset([{"scan": "scan", "image": str(path)}], Compose(steps)))
+    return SkippingDataLoader(Dataset([{"scan": "scan", "image": str(path)}], loading()))
 
 
 def read_or_refused(path: Path) -> np.ndarray | None:
@@ -119,6 +125,28 @@ def test_files_cut_short(percent: int, name: str, tmp_path: Path) -> None:
     whole = FILE if name.endswith(".gz") else RAW
     (tmp_path / name).write_bytes(whole[: len(whole) * percent // 100])
     assert read_or_refused(tmp_path / name) is None
+
+
+@fuzz
+@given(number=st.integers(0, 8), changes=st.lists(st.tuples(st.integers(132, 1400), st.integers(0, 255)), max_size=4))
+def test_headers_of_dicom(number: int, changes: list[tuple[int, int]], tmp_path: Path) -> None:
+    """A slice is read where it says that it lies, or the series is refused, or has a slice less."""
+    slices = write_series(tmp_path / "series", np.tile(VOLUME, 2)[..., :9])
+    content = bytearray(slices[number].read_bytes())
+    for place, value in changes:
+        content[min(place, len(content) - 1)] = value
+    slices[number].write_bytes(content)
+    try:
+        items = load_datalist(tmp_path, "all", labels=False, check=False)
+    except ValueError as error:
+        assert "holds no scan" in str(error)
+        return
+    assert [len(item["image"]) in (1, 8, 9) for item in items] == [True] * len(items)
+    loader = SkippingDataLoader(Dataset(items, loading()))
+    volumes = [batch["image"].numpy() for batch in loader]
+    assert all(volume.ndim == 5 and np.isfinite(volume).all() for volume in volumes)
+    for skipped in loader.skipped:
+        assert "Traceback" not in skipped.reason and len(skipped.reason) < len(str(tmp_path)) + 400, skipped.reason
 
 
 @fuzz

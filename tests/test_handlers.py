@@ -19,6 +19,7 @@ from monai.transforms import Orientation
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from scripts.candidate_table import candidate_rows
 from scripts.handlers import (
     AverageWeightsHandler,
     CurveHistory,
@@ -209,23 +210,19 @@ def predicted(name="RibFrac501", fracture=True):
     label[0, 3:7, 3:7, 3:7] = int(fracture)
     own = MetaTensor(label, affine=torch.as_tensor(lps_affine()), meta={"scan": name})
     image = Orientation("RAS", labels=None)(MetaTensor(label.float(), affine=own.affine))
-    return {"image": image, "pred": own, "label_scores": torch.tensor([0.75] * int(fracture)), "label": own.clone()}
+    scores = torch.tensor([0.75] * int(fracture))
+    rows = candidate_rows(own, scores, torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    return {"image": image, "pred": own, "label_scores": scores, "candidates": rows, "label": own.clone()}
 
 
-def predict(*outputs, batches=None):
+def predict(*outputs):
     """An evaluator that has these outputs, one scan a step."""
-
-    def step(engine, number):
-        engine.state.batch = [(batches or [{}] * len(outputs))[number]]
-        return [outputs[number]]
-
-    return Engine(step)
+    return Engine(lambda engine, number: [outputs[number]])
 
 
 def test_each_scan_is_recorded_when_its_files_are_written(tmp_path):
-    plane = {"midsagittal_plane": torch.tensor([1.0, 0.0, 0.0, 0.0])}
     outputs = predicted(), predicted("RibFrac502", fracture=False)
-    evaluator = predict(*outputs, batches=[plane, {}])
+    evaluator = predict(*outputs)
     (tmp_path / "predictions").mkdir()
     for scan in SCANS:
         (tmp_path / "predictions" / f"{scan['scan']}.nii.gz").touch()

@@ -6,11 +6,11 @@ import gzip
 import logging
 from pathlib import Path
 
-import itk
 import nibabel as nib
 import numpy as np
 import pytest
 from conftest import lps_affine
+from dicom_scans import write_series
 from monai.transforms import LoadImage
 from nibabel.nifti1 import Nifti1Image
 
@@ -57,14 +57,9 @@ def test_a_folder_of_slices_is_read_without_a_complaint(
     volume: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    names = [str(tmp_path / f"{index}.dcm") for index in range(3)]
-    writer = itk.ImageSeriesWriter[itk.Image[itk.SS, 3], itk.Image[itk.SS, 2]].New()
-    image = itk.image_from_array(np.ascontiguousarray(volume[..., :3].T))
-    writer.SetInput(image)
-    writer.SetImageIO(itk.GDCMImageIO.New())
-    writer.SetFileNames(names)
-    writer.Update()
-    ours, monais = (LoadImage(reader, image_only=True)(tmp_path) for reader in (CTReader, None))
-    np.testing.assert_array_equal(ours.numpy(), monais.numpy())
-    assert ours.shape == (7, 6, 3) and ours.is_contiguous()
+    slices = write_series(tmp_path, np.tile(volume, 3))
+    for image in (tmp_path, [str(path) for path in slices]):
+        ours = LoadImage(CTReader, image_only=True)(image)
+        np.testing.assert_array_equal(ours.numpy(), np.tile(volume, 3))
+        assert ours.is_contiguous()
     assert not [record for record in caplog.records if "unable to load" in record.message]

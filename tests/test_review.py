@@ -19,6 +19,7 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from PIL import Image
 
+from scripts.candidate_table import candidate_rows
 from scripts.froc import ScanResult, froc_curve
 from scripts.handlers import ReviewPageHandler
 from scripts.review import findings as findings_module
@@ -27,6 +28,7 @@ from scripts.review.findings import MAX_PICTURES, Finding, counts_at, outcome_at
 from scripts.review.page import ReviewPage
 from scripts.review.pictures import gray_values, outline
 from scripts.review.views import Scan, centered_views, projections
+from scripts.transforms import DescribeCandidatesd
 
 EVIL = "<img src=x onerror=alert(1)>"
 SPACING_MM = (0.75, 0.5, 1.25)
@@ -200,7 +202,8 @@ def test_findings_of_an_annotated_scan():
     assert ids == [1, 3]
     nothing = np.zeros(output["image"].shape[1:], dtype=int)
     scan = Scan(nothing, output["image"].affine.numpy(), (0.0, 1.0), {"candidate": nothing, "fracture": nothing})
-    found = scan_findings("A", scan, output["pred"], output["label_scores"], None, (output["label"], result, ids))
+    candidates = DescribeCandidatesd("pred")(output)["candidates"]
+    found = scan_findings("A", scan, candidates, (output["label"], result, ids))
     assert [(f.name, f.outcome, f.fracture, f.fracture_type, f.score) for f in found] == [
         ("C2", "hit", "F1", "Nondisplaced", 0.75),
         ("C1", "again", "F1", "Nondisplaced", 0.5),
@@ -237,11 +240,14 @@ def test_counts_are_those_of_the_challenges_curve():
 
 
 def run_handler(folder, *outputs, threshold=0.0, checkpoint=None, settings=None):
+    describe = DescribeCandidatesd("pred")
+
     def step(engine, number):
         # the chest's middle lies far behind all candidates, and they halfway between apex and base
         axis = np.stack([np.zeros(34), np.full(34, -1e4), np.linspace(1e4, -1e4, 34)], axis=1)
-        engine.state.batch = [{"midsagittal_plane": torch.tensor([1.0, 0.0, 0.0, 0.0]), "thorax_axis": axis}]
-        return [outputs[number]]
+        chest = {"midsagittal_plane": torch.tensor([1.0, 0.0, 0.0, 0.0]), "thorax_axis": axis}
+        engine.state.batch = [chest]
+        return [describe(chest | outputs[number])]
 
     evaluator = Engine(step)
     checkpoint = BUNDLE_ROOT / "models" / "model.pt" if checkpoint is None else checkpoint
@@ -340,10 +346,11 @@ def test_no_patient_is_named(html):
 
 
 def test_further_columns_of_the_table_appear(tmp_path, monkeypatch):
-    rows = findings_module.candidate_rows
-    monkeypatch.setattr(
-        findings_module, "candidate_rows", lambda *args: [row | {"part": "lower <third>"} for row in rows(*args)]
-    )
+    def rows(*args):
+        return [row | {"part": "lower <third>"} for row in candidate_rows(*args)]
+
+    for module in ("scripts.review.findings", "scripts.transforms.candidates"):
+        monkeypatch.setattr(f"{module}.candidate_rows", rows)
     run_handler(tmp_path, annotated_scan()).run([0])
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert [e.text for e in Page(html).all("td", **{"data-value": "lower <third>"})] == ["lower <third>"] * 4

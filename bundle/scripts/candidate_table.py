@@ -82,7 +82,8 @@ def candidate_rows(
     """
     affine = np.asarray(pred.affine, dtype=float)
     voxel_mm3 = abs(np.linalg.det(affine[:3, :3]))
-    ids = pred[0].cpu().numpy().astype(np.uint32)
+    ids = pred[0].cpu().numpy()
+    ids = ids.view(np.uint32) if ids.dtype == np.int32 else ids.astype(np.uint32)  # a view takes no time
     statistics = cc3d.statistics(ids)
     rows = []
     for candidate, score in enumerate(label_scores, start=1):

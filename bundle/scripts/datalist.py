@@ -1,25 +1,36 @@
-"""Read a folder of scans, its annotations and its tables into MONAI's list of dictionaries."""
+"""
+Read a folder of scans, its annotations and its tables into MONAI's list of dictionaries.
 
+As a command it writes the scans of a folder as a data list: which scan is which files, found once for many runs::
+
+    python -m scripts.datalist --dataset_dir /data/studies --output /data/scans.json
+"""
+
+import argparse
 import csv
 import json
+import logging
 import os
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
-import itk
 import nibabel as nib
 import numpy as np
 from monai.data import load_decathlon_datalist
+from monai.utils import ensure_tuple
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
-__all__ = ["file_problems", "list_scans", "load_datalist", "natural_order", "scan_name"]
+from scripts.atomic_write import write_json
+from scripts.dicom_series import find_series, is_dicom, read_series, scan_names
+
+__all__ = ["file_problems", "list_scans", "load_datalist", "main", "natural_order", "scan_name"]
 
 _SECTIONS = ("training", "validation", "test")
 
@@ -36,7 +47,7 @@ _SECTION_OF_WORD = {
 # RibFrac's numbers, Zenodo records 3893508, 3893498, 3893496 and 3993380
 _SECTION_OF_NUMBER = {"training": range(1, 421), "validation": range(421, 501), "test": range(501, 661)}
 _VALIDATION_EVERY = 5
-# Files beside scans that are not worth the seconds in which ITK gets ready to look for DICOM
+# Files beside scans that are not worth being opened to look for DICOM
 _NO_SCAN_SUFFIXES = (".csv", ".json", ".md", ".txt")
 _TABLE_COLUMNS = ["public_id", "label_id", "label_code"]
 _FRACTURE_CODES = (-1, 1, 2, 3, 4)
@@ -53,8 +64,13 @@ _UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error)
 class _Scan:
     """The files found under one name; more than one of a kind is a mistake of the folder."""
 
-    images: list[Path] = field(default_factory=list)
+    images: list[Path] = field(default_factory=list)  # of a DICOM series, its folder
     labels: list[Path] = field(default_factory=list)
+    slices: list[str] = field(default_factory=list)  # of a DICOM series, in order
+
+    @property
+    def image(self) -> str | list[str]:
+        return self.slices or str(self.images[0])
 
 
 def load_datalist(
@@ -70,9 +86,9 @@ def load_datalist(
       RibFrac archives as they unpack, or ``images/`` and ``labels/``. An image and a label are a pair when they share
       ``X``. Tables are needed, except for images in a folder called ``images`` when there is no table at all;
     - a MONAI data list ``.json``, or a folder that holds it as ``dataset.json``; its paths are relative to the file.
-      An item may hold its table as ``label_codes``, ``{"1": 3, ...}``;
-    - without labels, also any folder of NIfTI files and folders of DICOM slices (a folder is one scan, named by its
-      path below ``dataset_dir``), a single NIfTI file or a single folder of slices.
+      An item may hold its table as ``label_codes``, ``{"1": 3, ...}``, and its name as ``scan``;
+    - without labels, also any folder of NIfTI files and of DICOM files, at any depth, a single NIfTI file or a single
+      folder of slices. Each CT series is a scan, found and named by :mod:`scripts.dicom_series`.
 
     The section of a scan is told by the folders below ``dataset_dir`` with the word train, training, Part1, Part2,
     val, validation or test in their name (as in ``ribfrac-val-images``), else by RibFrac's numbers (1-420 training,
@@ -90,9 +106,10 @@ def load_datalist(
 
     Returns:
         One item per scan in natural order (RibFrac2 before RibFrac10): ``scan``, its name, for RibFrac the public id;
-        ``image``, the path of a file or of a folder of DICOM slices; and with labels ``label``, a path, and, where
-        there is a table, ``label_codes``, ``{fracture id: code}`` with codes 1 displaced, 2 nondisplaced, 3 buckle,
-        4 segmental, -1 unknown.
+        ``image``, the path of a file, those of a DICOM series' slices in order, or, where a data list has it so, that
+        of the folder that holds the series alone; and with labels ``label``, a path, and, where there is a table,
+        ``label_codes``, ``{fracture id: code}`` with codes 1 displaced, 2 nondisplaced, 3 buckle, 4 segmental, -1
+        unknown.
 
     Raises:
         FileNotFoundError: when ``dataset_dir`` does not exist.
@@ -110,7 +127,7 @@ def load_datalist(
     root = Path(dataset_dir).expanduser()
     _raise_problems(root, problems)
     if labels:
-        unlabeled = (item["image"] for item in items if "label" not in item)
+        unlabeled = (ensure_tuple(item["image"])[0] for item in items if "label" not in item)
         _raise_problems(
             root, (f"{image}: has no label; to list images only, set labels to false." for image in unlabeled)
         )
@@ -176,16 +193,28 @@ def _items_of_json(data_list: Path, section: str) -> list[dict[str, Any]]:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{data_list}: '{key}' is no list of items with image and label ({error!r}).") from error
         for number, entry in enumerate(entries):
-            if not isinstance(entry.get("image"), str) or not isinstance(entry.get("label", ""), str):
+            image = entry.get("image")
+            slices: list[Any] = image if isinstance(image, list) and image else [image]
+            if not all(isinstance(path, str) for path in (*slices, entry.get("label", ""))):
                 raise ValueError(f"{data_list}: item {number} of '{key}' needs one path as image, and one as label.")
-            item = {"scan": scan_name(Path(entry["image"])), **{k: entry[k] for k in ("image", "label") if k in entry}}
+            if len(slices) > 1 and any(_is_nifti(Path(path)) for path in slices):
+                raise ValueError(f"{data_list}: item {number} of '{key}' has several images: give each an item.")
+            # as it is written: MONAI takes a name that is also one of a file for a path
+            written = content[key][number]
+            name = written.get("scan") if isinstance(written, dict) else None
+            name = scan_name(Path(slices[0])) if name is None else name
+            if not isinstance(name, str) or name in ("", ".", "..") or Path(name).name != name:
+                raise ValueError(f"{data_list}: item {number} of '{key}' needs as scan a name that a file can have.")
+            item = {"scan": name, "image": slices if len(slices) > 1 else slices[0]}
+            if "label" in entry:
+                item["label"] = entry["label"]
             if "label_codes" in entry:
                 try:
                     item["label_codes"] = {int(i): int(code) for i, code in entry["label_codes"].items()}
                 except (AttributeError, ValueError) as error:
                     raise ValueError(f"{data_list}: label_codes of item {number} of '{key}' needs numbers.") from error
             items.append(item)
-            scans[item["scan"]].images.append(Path(item["image"]))
+            scans[name].images.append(Path(slices[0]))
     _raise_problems(data_list, _doubles(scans))
     return items
 
@@ -196,12 +225,12 @@ def _items_of_folder(root: Path, section: str, labels: bool, problems: list[str]
     scans = _find_pairs(files) if labels else _find_images(root, files)
     if not scans:
         pairs = "X-image.nii.gz and X-label.nii.gz (for scans without annotations, set labels to false)"
-        wanted = pairs if labels else "NIfTI files and folders of DICOM slices"
+        wanted = pairs if labels else "NIfTI files and CT series as DICOM"
         raise ValueError(f"{root} holds no scan: looked in it and below it for {wanted}, and for dataset.json.")
     chosen = _choose(root, scans, section, labels)
     if not labels:
         problems += _doubles(chosen)
-        return [{"scan": scan, "image": str(found.images[0])} for scan, found in chosen.items()]
+        return [{"scan": scan, "image": found.image} for scan, found in chosen.items()]
 
     problems += [*_doubles(chosen), *_singles(chosen)]
     table_files = [path for path in files if re.search(r"info.*\.csv$", path.name, re.IGNORECASE)]
@@ -244,16 +273,19 @@ def _find_pairs(files: list[Path]) -> dict[str, _Scan]:
 
 
 def _find_images(root: Path, files: list[Path]) -> dict[str, _Scan]:
-    """Collect every NIfTI file that is no label, and every folder with DICOM slices."""
+    """Collect every NIfTI file that is no label, and every CT series of DICOM slices."""
     scans: dict[str, _Scan] = defaultdict(_Scan)
     for path in files:
         if _is_nifti(path) and not _is_label(path):
             scans[scan_name(path)].images.append(path)
     others = (path for path in files if not _is_nifti(path) and path.suffix not in _NO_SCAN_SUFFIXES and path != root)
-    for folder in sorted({path.parent for path in others}):
-        if _dicom_series(folder):
-            name = "-".join(folder.relative_to(root).parts) or folder.resolve().name
-            scans[name].images.append(folder)
+    series, passed = find_series(others)
+    for name, found in zip(scan_names(series, root), series):
+        scans[name].images.append(found.folder)
+        scans[name].slices = [str(path) for path in found.files]
+    if passed and not scans:
+        shown = "\n".join(passed[:_MAX_PROBLEMS_SHOWN])
+        raise ValueError(f"{root} holds no scan, but DICOM that is none:\n{shown}")
     return scans
 
 
@@ -360,23 +392,24 @@ def _singles(scans: dict[str, _Scan]) -> list[str]:
     ]
 
 
-def file_problems(image: str, label: str | None = None) -> list[str]:
+def file_problems(image: str | Sequence[str], label: str | None = None) -> list[str]:
     """
     Tell what is wrong with the files of a scan, by their headers.
 
     Args:
-        image: a NIfTI file, or a folder of DICOM slices.
+        image: a NIfTI file; or a DICOM series, as a list of its slices or the folder that holds it alone.
         label: the NIfTI file of its annotation, on the image's grid; None where there is none.
 
     Returns:
         Messages that name the file and what to do; none where all is well.
     """
-    if Path(image).is_dir():
-        if label is not None:
-            return [f"{image}: a folder of DICOM slices cannot have a label here: convert it to NIfTI."]
-        return _problems_of_dicom(Path(image))
+    if is_dicom(image) and label is not None:
+        return [f"{label}: a DICOM series cannot have a label here: convert the series to NIfTI."]
     try:
-        shape, affine = _read_header(image)
+        if is_dicom(image):
+            read_series(image)
+            return []
+        shape, affine = _read_header(cast(str, image))
         if label is None:
             return []
         label_shape, label_affine = _read_header(label)
@@ -413,45 +446,6 @@ def _read_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
     return image.shape, image.affine
 
 
-def _problems_of_dicom(folder: Path) -> list[str]:
-    """Check that a folder of DICOM slices holds one evenly spaced CT series; ``ITKReader`` takes it for that."""
-    series = _dicom_series(folder)
-    if len(series) != 1:
-        return [f"{folder}: holds {len(series)} DICOM series, must hold one: move each to a folder of its own."]
-    headers = []
-    for name in series[0]:
-        header = itk.GDCMImageIO.New(FileName=name)
-        header.ReadImageInformation()
-        headers.append(header)
-    tags = headers[0].GetMetaDataDictionary()
-    modality = tags["0008|0060"].strip() if tags.HasKey("0008|0060") else None
-    if modality != "CT":
-        return [f"{folder}: holds DICOM of the modality {modality}, not CT: move it out of the data set."]
-    if len(headers) * headers[0].GetDimensions(2) < 2:
-        return [f"{folder}: holds a single DICOM slice, which is no volume: move it out of the data set."]
-    steps_mm = np.diff([[header.GetOrigin(axis) for axis in range(3)] for header in headers], axis=0)
-    if len(steps_mm) and np.abs(steps_mm - np.median(steps_mm, axis=0)).max() > _MAX_SHIFT_MM:
-        uneven = int(np.abs(steps_mm - np.median(steps_mm, axis=0)).max(axis=1).argmax())
-        return [f"{folder}: slices are missing or doubled near {Path(series[0][uneven]).name}: their steps differ."]
-    normal = np.array(headers[0].GetDirection(2))
-    if len(steps_mm) and np.linalg.norm(np.cross(steps_mm.mean(axis=0), normal)) * len(steps_mm) > _MAX_SHIFT_MM:
-        return [f"{folder}: the slices are sheared (tilted gantry): resample them to an upright grid as NIfTI."]
-    return []
-
-
-def _dicom_series(folder: Path) -> list[list[str]]:
-    """List the files of each DICOM series in a folder, grouped and ordered as MONAI's ``ITKReader`` does."""
-    names = itk.GDCMSeriesFileNames.New()
-    warns = names.GetGlobalWarningDisplay()
-    names.SetGlobalWarningDisplay(False)  # it warns of every folder without DICOM
-    names.SetUseSeriesDetails(True)
-    names.AddSeriesRestriction("0008|0021")
-    names.SetDirectory(str(folder))
-    series = [list(names.GetFileNames(uid)) for uid in names.GetSeriesUIDs()]
-    names.SetGlobalWarningDisplay(warns)
-    return series
-
-
 def _raise_problems(root: Path, problems: Iterable[str]) -> None:
     """Raise one error for all problems, with the first of them."""
     found = list(problems)
@@ -484,3 +478,30 @@ def scan_name(path: Path) -> str:
 def natural_order(name: str) -> list[str | int]:
     """Give a key that sorts numbers in names by value: RibFrac2 before RibFrac10."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Write the scans of a folder as a data list; ``--help`` explains the arguments.
+
+    Args:
+        arguments: command line arguments; those of the process where None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.datalist",
+        description="Write the scans of a folder, without annotations, as a data list.",
+    )
+    parser.add_argument("--dataset_dir", required=True, help="folder of NIfTI files and DICOM studies")
+    parser.add_argument("--output", type=Path, required=True, help="JSON to write; it names files, so perhaps patients")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # tells what is passed over
+    try:
+        items = load_datalist(Path(options.dataset_dir).resolve(), "all", labels=False, check=False)
+        write_json(options.output, {"test": items}, indent=1)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    print(f"{options.output} lists {len(items)} scans.")
+
+
+if __name__ == "__main__":
+    main()

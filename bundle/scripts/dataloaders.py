@@ -15,10 +15,9 @@ _logger = logging.getLogger(__name__)
 
 
 class SkippedScan(NamedTuple):
-    """A scan that could not be loaded: its name, its file or folder, and what is wrong with it."""
+    """A scan that could not be loaded: its name, and what is wrong with which file."""
 
     scan: str
-    image: str
     reason: str
 
 
@@ -30,7 +29,8 @@ class SkippingDataLoader(DataLoader):
     does not end as if all were well. How many scans will come is not known beforehand, so there is no length.
 
     Args:
-        dataset: gives items as dictionaries; those of its ``data`` hold ``scan``, a name, and ``image``, a path.
+        dataset: gives items as dictionaries; those of its ``data`` hold ``scan``, a name, and ``image``, a path
+            or the list of a DICOM series' slices.
         num_workers: processes that load ahead; 0 loads in this one.
         kwargs: as for ``DataLoader``; the batch size is 1.
     """
@@ -79,15 +79,24 @@ class _Guarded(Dataset):
         except Exception as error:  # whatever a file can make the readers and the transforms raise
             item = self.dataset.data[index]
             _logger.debug("loading failed", exc_info=True)
-            return SkippedScan(item["scan"], item["image"], _reason(error, item["image"]))
+            return SkippedScan(item["scan"], _reason(error, item["image"]))
 
 
-def _reason(error: BaseException, image: str) -> str:
-    """Find the error that names the file, or else the first, around which others were raised; and name the file."""
-    while error.__cause__ is not None and image not in str(error):
+def _reason(error: BaseException, image: str | Sequence[str]) -> str:
+    """
+    Find the error that names the file, or else the first, around which others were raised; and name the file.
+
+    Slices of DICOM are not named: their folders may be called after the patient.
+    """
+    files = [image] if isinstance(image, str) else image
+    while error.__cause__ is not None and not any(file in str(error) for file in files):
         error = error.__cause__
     text = str(error) or type(error).__name__
-    return text if image in text else f"{image}: {text}"
+    if isinstance(image, str):
+        return text if image in text else f"{image}: {text}"
+    for file in files:
+        text = text.replace(file, "a slice")
+    return text
 
 
 def _collate(items: Sequence[Any]) -> Any:

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -137,16 +138,19 @@ def files_hashing(item: Mapping[str, Any]) -> bytes:
     Hash an item by its files' paths, sizes and times of change, and by its other plain values.
 
     Args:
-        item: of a data list; a path may be a file, or a folder whose files count. What is neither a path nor plain data
-            (text, numbers, lists and dictionaries of them) does not count.
+        item: of a data list; a path may be a file, or a folder whose files count, and there may be a list of paths, as
+            of a DICOM series. What is neither paths nor plain data (text, numbers, lists and dictionaries of them) does
+            not count.
 
     Returns:
         SHA-256, in hexadecimal.
     """
     content: dict[str, Any] = {}
     for key, value in item.items():
-        if isinstance(value, str) and os.path.exists(value):
-            content[key] = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in _files(value)]
+        paths = value if isinstance(value, list) else [value]
+        if paths and all(isinstance(path, str) and os.path.exists(path) for path in paths):
+            files = chain.from_iterable(_files(path) for path in paths)
+            content[key] = [(str(path), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
         else:
             try:
                 json.dumps(value)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scripts.components import connected_components
 from scripts.froc import CLASS_NAMES, UNKNOWN_CLASS
+from scripts.image_readers import CTReader
 
 __all__ = ["Fracture", "ScanFacts", "doubled_images", "scan_facts"]
 
@@ -86,11 +87,12 @@ def scan_facts(item: Mapping[str, Any]) -> tuple[ScanFacts, MetaTensor | None, N
         What it holds, and for pictures the image and the ids of its fractures in RAS axes, shapes ``(1, H, W, D)`` and
         ``(H, W, D)``; ``None`` where they could not be read.
     """
-    load = LoadImage(image_only=True, ensure_channel_first=True)
+    load = LoadImage(CTReader, image_only=True, ensure_channel_first=True)
     try:
         image = load(item["image"])
     except Exception as error:  # whatever a reader raises for a broken file: it is told, and the others are looked at
-        return ScanFacts(item["scan"], problems=[f"{item['image']}: cannot be read ({error})."]), None, None
+        what = item["image"] if isinstance(item["image"], str) else "its DICOM series"
+        return ScanFacts(item["scan"], problems=[f"{what}: cannot be read ({error})."]), None, None
     values = image.numpy()[0]
     affine = image.affine.numpy()
     problems, notes = _of_values(values)

@@ -1,6 +1,7 @@
 """Handlers that MONAI lacks."""
 
 from .checkpoints import CheckedCheckpointLoader
+from .dicom import DicomResultHandler
 from .prediction import FROCReportHandler, ScanPictureHandler, ScanRecordsHandler
 from .review import ReviewPageHandler, TrainingPageHandler
 from .tracking import MLFlowRunHandler
@@ -18,6 +19,7 @@ __all__ = [
     "CheckedCheckpointLoader",
     "CurveHistory",
     "CurvesHandler",
+    "DicomResultHandler",
     "EarlyStopOnBestEpochHandler",
     "FROCReportHandler",
     "MLFlowRunHandler",

@@ -11,7 +11,6 @@ import numpy as np
 from ignite.engine import Events
 from monai.config import PathLike
 
-from scripts.candidate_table import candidate_rows
 from scripts.froc_report import metrics_table, write_metrics
 from scripts.grids import on_grid_of
 from scripts.metrics import RibFracFROCMetric
@@ -36,8 +35,8 @@ class ScanRecordsHandler:
         ``Events.STARTED`` (removing what an earlier run left of the scans) and ``Events.ITERATION_COMPLETED``.
 
     Reads:
-        ``pred`` (its metadata tell the scan's name) and ``label_scores`` of the evaluator's decollated output and,
-        where present, ``midsagittal_plane`` and ``thorax_axis`` of its batch, to tell where a candidate lies.
+        ``pred`` (its metadata tell the scan's name) and ``candidates`` (as ``DescribeCandidatesd`` gives them) of the
+        evaluator's decollated output.
 
     Writes:
         ``records/<scan>.json``, see ``scripts.scan_records``.
@@ -59,17 +58,14 @@ class ScanRecordsHandler:
         self.records.prepare(list(self.items.values()))
 
     def _record(self, engine: Engine) -> None:
-        batches: Any = engine.state.batch
         outputs: Any = engine.state.output
-        for batch, output in zip(batches, outputs):
-            scan, scores = output["pred"].meta["scan"], output["label_scores"]
-            chest = (batch.get("midsagittal_plane"), batch.get("thorax_axis"))
-            rows = candidate_rows(output["pred"], scores, *chest)
+        for output in outputs:
+            scan, rows = output["pred"].meta["scan"], output["candidates"]
             self.records.write(self.items[scan], rows)
             many = self.records.scan_row(rows)["many_fractures"] == "yes"
             flag = f", {self.records.many_fractures} or more fractures" if many else ""
             done = f"scan {engine.state.iteration} of {len(self.items)}"
-            engine.logger.info("%s: %d candidates%s (%s)", scan, len(scores), flag, done)
+            engine.logger.info("%s: %d candidates%s (%s)", scan, len(rows), flag, done)
 
 
 class ScanPictureHandler:
@@ -107,7 +103,8 @@ class ScanPictureHandler:
         outputs: Any = engine.state.output
         for output in outputs:
             image, pred, label = output["image"], output["pred"], output.get("label")
-            image_hu = (image[0].cpu().numpy() + 1) / 2 * (high_hu - low_hu) + low_hu
+            image_hu = image[0].cpu().numpy() * ((high_hu - low_hu) / 2)
+            image_hu += (high_hu + low_hu) / 2
             scan_picture(
                 image_hu,
                 np.asarray(image.affine),

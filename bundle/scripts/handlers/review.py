@@ -43,9 +43,9 @@ class ReviewPageHandler:
         ``Events.STARTED``, ``Events.ITERATION_COMPLETED`` and ``Events.COMPLETED``: the page appears at the end.
 
     Reads:
-        ``image`` (in RAS orientation, scaled to [-1, 1]; its grid is drawn), ``pred``, ``label_scores`` and, where
-        present, ``label`` and ``fracture_codes`` of the decollated output; ``midsagittal_plane`` and ``thorax_axis`` of
-        its batch, where present.
+        ``image`` (in RAS orientation, scaled to [-1, 1]; its grid is drawn), ``pred``, ``label_scores``, ``candidates``
+        (as ``DescribeCandidatesd`` gives them) and, where present, ``label`` and ``fracture_codes`` of the decollated
+        output; ``midsagittal_plane`` and ``thorax_axis`` of its batch, where present.
 
     Writes:
         the page.
@@ -114,7 +114,8 @@ class ReviewPageHandler:
                 annotation = (label, *scan_result(pred, label, scores, output.get("fracture_codes")))
             scan = Scan(image[0].cpu().numpy(), np.asarray(image.affine), (-1.0, 1.0), instances)
             name = str(pred.meta["scan"])
-            findings = scan_findings(name, scan, pred, scores, plane, annotation, batch.get("thorax_axis"))
+            chest = (plane, batch.get("thorax_axis"))
+            findings = scan_findings(name, scan, output["candidates"], annotation, *chest)
             self._page.add_scan(name, findings, projections(scan, plane), annotation[1] if annotation else None)
 
     def _write(self, engine: Engine) -> None:

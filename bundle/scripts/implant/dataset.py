@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from scripts.atomic_write import write_json, write_text, write_volume
+from scripts.image_readers import CTReader
 from scripts.implant.scan import Implanted, implant_fractures
 from scripts.phantom.dataset import INFO_NAME, SECTIONS
 from scripts.ribs import find_ribs
@@ -169,7 +170,7 @@ def _claimed(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 def _load(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
     # one after another: Compose would hide the message of an error
     try:
-        volume = LoadImage(image_only=True, ensure_channel_first=True)(path)
+        volume = LoadImage(CTReader, image_only=True, ensure_channel_first=True)(path)
     except (RuntimeError, OSError, EOFError, ValueError, ImageFileError, zlib.error) as error:
         raise ValueError(f"{path}: cannot be read as an image: {error}") from error
     volume = cast(MetaTensor, Orientation(axcodes="RAS", labels=None)(volume))

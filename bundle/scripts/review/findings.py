@@ -148,10 +148,9 @@ def scan_result(
 def scan_findings(
     name: str,
     scan: Scan,
-    pred: MetaTensor,
-    label_scores: Sequence[float] | torch.Tensor,
-    midsagittal_plane: torch.Tensor | None = None,
+    candidates: Sequence[Mapping[str, Any]],
     annotation: tuple[MetaTensor, ScanResult, Sequence[int]] | None = None,
+    midsagittal_plane: torch.Tensor | None = None,
     thorax_axis: torch.Tensor | None = None,
 ) -> list[Finding]:
     """
@@ -160,17 +159,16 @@ def scan_findings(
     Args:
         name: the scan's.
         scan: the scan with its instances, which pictures are drawn of.
-        pred: ids 1..n of the candidates on the scan's own grid, shape ``(1, H, W, D)``.
-        label_scores: scores of the candidates 1..n.
-        midsagittal_plane: see :func:`scripts.candidate_table.candidate_rows`.
-        annotation: where there is one the ids of the fractures, likewise, and what :func:`scan_result` gave.
-        thorax_axis: see :func:`scripts.candidate_table.candidate_rows`.
+        candidates: as :func:`scripts.candidate_table.candidate_rows` gives them.
+        annotation: where there is one the ids of the fractures on the scan's own grid, shape ``(1, H, W, D)``, and what
+            :func:`scan_result` gave.
+        midsagittal_plane: to describe fractures that were missed, see :func:`scripts.candidate_table.candidate_rows`.
+        thorax_axis: likewise, see :func:`scripts.candidate_table.candidate_rows`.
 
     Returns:
         The candidates by falling score, then the fractures that none of them hits.
     """
-    candidates = candidate_rows(pred, label_scores, midsagittal_plane, thorax_axis)
-    scores = [float(score) for score in label_scores]
+    scores = [float(row["score"]) for row in candidates]
     by_score = sorted(range(len(scores)), key=lambda i: -scores[i])
     matches: dict[int, tuple[Outcome, int]] = {}
     fractures: list[tuple[str, str]] = []

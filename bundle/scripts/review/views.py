@@ -193,16 +193,16 @@ def _view(scan: Scan, name: str, voxel: NDArray, size_mm: float) -> View:
     first = np.maximum(np.floor(corner_mm / spacing_mm).astype(int) - 1, 0)
     last = np.ceil((corner_mm + size_mm) / spacing_mm).astype(int) + 1
 
-    def part(volume: NDArray) -> NDArray:
-        plane = volume.take(voxel[across], axis=across)
-        return plane[first[0] : last[0], first[1] : last[1]]
+    part = [slice(None)] * 3
+    part[right], part[down] = slice(first[0], last[0]), slice(first[1], last[1])
+    in_view = (*part[:across], voxel[across], *part[across + 1 :])  # of a view of an array, take copies the whole
 
     first_mm = first * spacing_mm - corner_mm
-    gray = gray_values(part(scan.turned), scan.window)
+    gray = gray_values(scan.turned[in_view], scan.window)
     picture = encode(cut_square(gray, spacing_mm, -first_mm, size_mm, VIEW_PIXELS))
     outlines = []
     for kind, volume in scan.turned_instances.items():
-        ids = part(volume)
+        ids = volume[in_view]
         for instance in np.unique(ids[ids > 0]):
             outlines.append(Outline(kind, int(instance), outline(ids == instance, spacing_mm, first_mm)))
     return View(name, picture, size_mm, size_mm, edges, outlines)

@@ -1,7 +1,7 @@
 """Transforms that MONAI lacks, on arrays in RAS orientation."""
 
 from .anatomy import MidsagittalPlaned, RemoveSpined, ThoraxAxisd
-from .candidates import CalibrateScoresd, CandidateScore, FilterCandidatesd, LabelCandidatesd
+from .candidates import CalibrateScoresd, CandidateScore, DescribeCandidatesd, FilterCandidatesd, LabelCandidatesd
 from .images import CheckFilesd, CheckImaged, CropBodyd, SpacingOnlyd
 from .implant import FindRibsd, RandImplantFracturesd
 from .labels import CheckLabeld, CropLabelSlicesd
@@ -15,6 +15,7 @@ __all__ = [
     "CheckImaged",
     "CheckLabeld",
     "CropBodyd",
+    "DescribeCandidatesd",
     "CropLabelSlicesd",
     "FilterCandidatesd",
     "FindFracturesd",

@@ -16,11 +16,13 @@ from scipy.special import expit, logit
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
+from scripts.candidate_table import candidate_rows
 from scripts.components import connected_components
 
 __all__ = [
     "CalibrateScoresd",
     "CandidateScore",
+    "DescribeCandidatesd",
     "FilterCandidatesd",
     "LabelCandidatesd",
     "calibrated_scores",
@@ -308,6 +310,42 @@ class LabelCandidatesd(MapTransform):
             output[key] = _renumbered(ids, order, like=probability)
             output[self.score_key] = torch.as_tensor(scores[order], dtype=torch.float32)
             output[self.mean_key] = torch.as_tensor(means[order], dtype=torch.float32)
+        return output
+
+
+class DescribeCandidatesd(MapTransform):
+    """
+    Describe each candidate: its volume, length, and place in the scan and in the chest.
+
+    Args:
+        keys: key of the candidates' ids 1..n on the scan's own grid, shape ``(1, H, W, D)``, with its affine; one key.
+        score_key: key of the candidates' scores.
+        plane_key: key of the mid-sagittal plane, as ``MidsagittalPlaned`` stores it, where the data have one.
+        axis_key: key of the chest's axis, as ``ThoraxAxisd`` stores it, where the data have one.
+        row_key: key of the list that is added: see :func:`scripts.candidate_table.candidate_rows`.
+        allow_missing_keys: do nothing when the data lack the ids.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        score_key: str = "label_scores",
+        plane_key: str = "midsagittal_plane",
+        axis_key: str = "thorax_axis",
+        row_key: str = "candidates",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.score_key = score_key
+        self.plane_key = plane_key
+        self.axis_key = axis_key
+        self.row_key = row_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        output = dict(data)
+        for key in self.key_iterator(output):
+            chest = (output.get(self.plane_key), output.get(self.axis_key))
+            output[self.row_key] = candidate_rows(output[key], output[self.score_key], *chest)
         return output
 
 

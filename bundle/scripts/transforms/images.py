@@ -23,7 +23,7 @@ class CheckFilesd(MapTransform):
     another grid, a DICOM series with a slice missing pass, or fail deep inside.
 
     Args:
-        keys: key of the image, a path; one key. A volume in memory passes.
+        keys: key of the image, a path, or the list of a DICOM series' slices; one key. A volume in memory passes.
         label_key: key of its annotation's path, where the data have one.
         allow_missing_keys: do nothing when the data lack the image.
 
@@ -39,7 +39,9 @@ class CheckFilesd(MapTransform):
         checked = dict(data)
         for key in self.key_iterator(checked):
             image, label = checked[key], checked.get(self.label_key)
-            problems = file_problems(str(image), label) if isinstance(image, str | os.PathLike) else []
+            if isinstance(image, os.PathLike):
+                image = str(image)
+            problems = file_problems(image, label) if isinstance(image, str | list) else []
             if problems:
                 raise ValueError(problems[0])
         return checked

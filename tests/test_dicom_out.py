@@ -1,0 +1,252 @@
+"""Results as DICOM, read back: they lie where the candidates do, say what the table says, and refer to the series."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+import torch
+from dicom_scans import FRAME, OBLIQUE, PATIENT, SERIES, STUDY, UPRIGHT, ras_affine, write_series
+from highdicom.sr.coding import CodedConcept
+from ignite.engine import Engine
+from monai.data import MetaTensor
+from pydicom.sr.codedict import codes
+
+from scripts.candidate_table import candidate_rows, scan_row
+from scripts.dicom_out import Algorithm, candidate_report, candidate_segmentation, read_sources
+from scripts.handlers import DicomResultHandler
+
+SHAPE = (12, 10, 9)  # columns, rows, slices of 0.7 x 0.8 x 5 mm
+ALGORITHM = Algorithm("rib_fractures", "1.2.3", "Some authors", "0123456789abcdef")
+SCORES = torch.tensor([0.875, 0.25])
+
+
+def candidates(directions=OBLIQUE):
+    """Two candidates: 3 x 2 voxels of one slice, and a column of 4 slices, in a series of such a direction."""
+    ids = torch.zeros(1, *SHAPE, dtype=torch.int32)
+    ids[0, 2:5, 6:8, 3] = 1
+    ids[0, 9, 1, 4:8] = 2
+    return MetaTensor(ids, affine=torch.as_tensor(ras_affine(directions)), meta={"scan": "study-ct"})
+
+
+def chest():
+    """The chest's middle at the world's zero, its apex 100 mm above and its base 100 mm below it, RAS mm."""
+    axis = np.zeros((34, 3))
+    axis[:, 2] = np.linspace(100, -100, 34)
+    return torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.as_tensor(axis)
+
+
+def objects(folder, directions=OBLIQUE, pred=None, scores=SCORES):
+    """The segmentation and the report of these candidates, in a series that is written to the folder."""
+    pred = candidates(directions) if pred is None else pred
+    sources = read_sources(write_series(folder, np.zeros(SHAPE), directions))
+    rows = candidate_rows(pred, scores, *chest())
+    seg = candidate_segmentation(sources, pred[0].numpy(), pred.affine.numpy(), rows, ALGORITHM) if rows else None
+    return seg, candidate_report(sources, seg, rows, scan_row(rows, 0.5, 1), ALGORITHM), rows
+
+
+def read_back(dataset, path):
+    dataset.save_as(path, enforce_file_format=True)
+    return pydicom.dcmread(path)
+
+
+@pytest.mark.parametrize("directions", [UPRIGHT, OBLIQUE], ids=["upright", "oblique"])
+def test_segments_lie_where_the_candidates_do(directions, tmp_path):
+    seg, _, _ = objects(tmp_path / "ct", directions)
+    stored = read_back(seg, tmp_path / "seg.dcm")
+    shared = stored.SharedFunctionalGroupsSequence[0]
+    row, column = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float).reshape(2, 3)
+    between_rows, between_columns = shared.PixelMeasuresSequence[0].PixelSpacing
+    found = {1: [], 2: []}
+    for frame, groups in zip(stored.pixel_array, stored.PerFrameFunctionalGroupsSequence):
+        corner = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+        number = groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        for j, i in np.argwhere(frame):
+            found[number].append(corner + i * between_columns * row + j * between_rows * column)
+    pred = candidates(directions)
+    for number, count in ((1, 6), (2, 4)):
+        voxels = np.argwhere(pred[0].numpy() == number)
+        affine = ras_affine(directions)
+        expected = (voxels @ affine[:3, :3].T + affine[:3, 3]) * (-1, -1, 1)  # to LPS
+        assert len(found[number]) == count
+        np.testing.assert_allclose(sorted(map(tuple, found[number])), sorted(map(tuple, expected)), atol=1e-3)
+
+
+def test_frames_refer_to_the_slices_that_they_cover(tmp_path):
+    seg, _, _ = objects(tmp_path / "ct")
+    stored = read_back(seg, tmp_path / "seg.dcm")
+    slices = {}
+    for groups in stored.PerFrameFunctionalGroupsSequence:
+        number = groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        source = groups.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
+        slices.setdefault(number, set()).add(int(source.rpartition(".")[2]) - 1)
+    assert slices == {1: {3}, 2: {4, 5, 6, 7}}
+
+
+def test_the_segmentation_tells_its_series_its_patient_and_its_algorithm(tmp_path):
+    seg, _, _ = objects(tmp_path / "ct")
+    stored = read_back(seg, tmp_path / "seg.dcm")
+    assert (stored.StudyInstanceUID, stored.FrameOfReferenceUID) == (STUDY, FRAME)
+    assert stored.ReferencedSeriesSequence[0].SeriesInstanceUID == SERIES != stored.SeriesInstanceUID
+    assert (stored.PatientName, stored.PatientID) == (PATIENT["PatientName"], PATIENT["PatientID"])
+    for segment, number in zip(stored.SegmentSequence, (1, 2)):
+        assert (segment.SegmentNumber, segment.SegmentAlgorithmType) == (number, "AUTOMATIC")
+        identification = segment.SegmentationAlgorithmIdentificationSequence[0]
+        assert (identification.AlgorithmName, identification.AlgorithmVersion) == ("rib_fractures", "1.2.3")
+    assert (stored.SoftwareVersions, stored.DeviceSerialNumber) == ("1.2.3", "0123456789abcdef")
+
+
+def groups_of(report, path):
+    content = hd.sr.srread(read_back(report, path).filename).content
+    return content, content.get_volumetric_roi_measurement_groups()
+
+
+def values(group):
+    return {m.name.meaning: (m.value, m.unit.value) for m in group.get_measurements()}
+
+
+def test_the_report_says_what_the_table_says(tmp_path):
+    seg, report, rows = objects(tmp_path / "ct")
+    _, groups = groups_of(report, tmp_path / "sr.dcm")
+    assert len(groups) == 2
+    for number, (group, row) in enumerate(zip(groups, rows), start=1):
+        assert values(group) == {
+            "Certainty of Finding": (100 * SCORES[number - 1], "%"),
+            "Volume": (float(row["volume_mm3"]), "mm3"),
+            "Length": (float(row["length_mm"]), "mm"),
+        }
+        site = group.finding_sites[0]
+        assert site.value == codes.SCT.Rib
+        assert site.laterality.meaning.lower() == row["side"]
+        assert site.topographical_modifier.meaning.lower() == row["part"]
+        (level,) = group.get_qualitative_evaluations(codes.SCT.TopographicalModifier)
+        assert {"Upper": "upper", "Mid": "middle", "Lower": "lower"}[level.value.meaning] == row["level"]
+        reference = group.referenced_segment[0].ReferencedSOPSequence[0]
+        assert reference.ReferencedSOPInstanceUID == seg.SOPInstanceUID
+        assert reference.ReferencedSegmentNumber == number
+        assert group.tracking_uid == seg.SegmentSequence[number - 1].TrackingUID
+    # by hand: 6 · 0.7 · 0.8 · 5 mm³, and √((2 · 0.7)² + 0.8²); 4 voxels, and 3 · 5 mm
+    assert [row["volume_mm3"] for row in rows] == ["16.8", "11.2"]
+    assert [row["length_mm"] for row in rows] == ["1.6", "15.0"]
+
+
+@pytest.mark.parametrize("is_empty, count, many", [(False, 1, "Present"), (True, 0, "Absent")], ids=["some", "none"])
+def test_the_report_counts_what_the_scan_holds(is_empty, count, many, tmp_path):
+    pred, scores = candidates(), SCORES
+    if is_empty:
+        pred, scores = pred * 0, SCORES[:0]
+    seg, report, _ = objects(tmp_path / "ct", pred=pred, scores=scores)
+    content, groups = groups_of(report, tmp_path / "sr.dcm")
+    assert (seg is None, len(groups)) == (is_empty, 0 if is_empty else 2)
+    (scan,) = content.get_image_measurement_groups()
+    assert values(scan) == {"Quantity": (count, "1")}
+    (flag,) = scan.get_qualitative_evaluations(CodedConcept("many-fractures", "99RIBFRACTURE", "Many rib fractures"))
+    assert flag.value.meaning == many
+
+
+def test_a_single_candidate(tmp_path):
+    pred = candidates()
+    seg, report, _ = objects(tmp_path / "ct", pred=pred * (pred == 1), scores=SCORES[:1])
+    _, (group,) = groups_of(report, tmp_path / "sr.dcm")
+    assert group.referenced_segment[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == seg.SOPInstanceUID
+
+
+def test_the_report_is_of_the_study_and_not_verified(tmp_path):
+    _, report, _ = objects(tmp_path / "ct")
+    stored = read_back(report, tmp_path / "sr.dcm")
+    assert (stored.StudyInstanceUID, stored.PatientID) == (STUDY, PATIENT["PatientID"])
+    assert stored.VerificationFlag == "UNVERIFIED"
+    referenced = stored.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+    assert SERIES in {series.SeriesInstanceUID for series in referenced}
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        pytest.param(lambda ids, affine: (ids[:, :, 1:], affine), r"have the shape \(12, 10, 8\)", id="shape"),
+        pytest.param(lambda ids, affine: (ids, affine + 0.2), "off the DICOM series", id="affine"),
+        pytest.param(lambda ids, affine: (ids, affine @ np.diag([1, 1, -1, 1])), "80.0 mm off", id="turned"),
+    ],
+)
+def test_candidates_of_another_grid_are_refused(spoil, message, tmp_path):
+    pred = candidates(UPRIGHT)
+    sources = read_sources(write_series(tmp_path / "ct", np.zeros(SHAPE)))
+    ids, affine = spoil(pred[0].numpy(), ras_affine())
+    with pytest.raises(ValueError, match=message):
+        candidate_segmentation(sources, ids, affine, candidate_rows(pred, SCORES), ALGORITHM)
+
+
+def test_the_weights_tell_the_device(tmp_path):
+    (tmp_path / "metadata.json").write_text(json.dumps({"name": "n", "version": "v", "authors": "a"}))
+    for name in ("one.pt", "two.pt"):
+        (tmp_path / name).write_bytes(name.encode())
+    one, again, two = (
+        Algorithm.of_bundle(tmp_path / "metadata.json", tmp_path / f"{n}.pt") for n in ("one", "one", "two")
+    )
+    assert (one.name, one.version, one.manufacturer) == ("n", "v", "a")
+    assert one.device_uid == again.device_uid != two.device_uid
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy, of Debian's dicom3tools")
+@pytest.mark.parametrize("is_empty", [False, True], ids=["candidates", "none"])
+def test_an_independent_validator_finds_no_error(is_empty, tmp_path):
+    pred, scores = (candidates() * 0, SCORES[:0]) if is_empty else (candidates(), SCORES)
+    seg, report, _ = objects(tmp_path / "ct", pred=pred, scores=scores)
+    for name, dataset in (("seg", seg), ("sr", report)):
+        if dataset is not None:
+            dataset.save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+            done = subprocess.run(["dciodvfy", tmp_path / f"{name}.dcm"], check=False, capture_output=True, text=True)
+            errors = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+            assert errors == [], name
+
+
+def evaluator_of(pred, scores):
+    def step(engine, number):
+        return [{"pred": pred, "candidates": candidate_rows(pred, scores, *chest())}]
+
+    return Engine(step)
+
+
+def handler(folder, files):
+    (folder / "metadata.json").write_text(json.dumps({"name": "n", "version": "v", "authors": "a"}))
+    (folder / "model.pt").write_bytes(b"weights")
+    items = [{"scan": "study-ct", "image": files}]
+    return DicomResultHandler(folder / "dicom", items, folder / "metadata.json", folder / "model.pt", 0.5, 3)
+
+
+def test_the_handler_writes_both(tmp_path):
+    files = [str(path) for path in write_series(tmp_path / "ct", np.zeros(SHAPE), OBLIQUE)]
+    evaluator = evaluator_of(candidates(), SCORES)
+    handler(tmp_path, files).attach(evaluator)
+    evaluator.run([0])
+    assert sorted(path.name for path in (tmp_path / "dicom").iterdir()) == ["study-ct.seg.dcm", "study-ct.sr.dcm"]
+    assert pydicom.dcmread(tmp_path / "dicom" / "study-ct.seg.dcm").NumberOfFrames == 5
+    evaluator = evaluator_of(candidates() * 0, SCORES[:0])
+    handler(tmp_path, files).attach(evaluator)
+    evaluator.run([0])
+    assert [path.name for path in (tmp_path / "dicom").iterdir()] == ["study-ct.sr.dcm"]  # no longer a segmentation
+
+
+def test_the_handler_passes_over_what_is_no_dicom(tmp_path):
+    evaluator = evaluator_of(candidates(), SCORES)
+    handler(tmp_path, str(tmp_path / "scan.nii.gz")).attach(evaluator)
+    evaluator.run([0])
+    assert not (tmp_path / "dicom").exists()
+
+
+def test_the_handler_warns_of_a_series_that_nothing_can_refer_to(tmp_path, caplog):
+    def change(number, slice_):
+        slice_.SeriesInstanceUID = ""
+
+    files = [str(path) for path in write_series(tmp_path / "ct", np.zeros(SHAPE), OBLIQUE, change=change)]
+    evaluator = evaluator_of(candidates(), SCORES)
+    handler(tmp_path, files).attach(evaluator)
+    with caplog.at_level("WARNING", logger=evaluator.logger.name):
+        evaluator.run([0])
+    assert "study-ct: no DICOM is written, since its headers have no SeriesInstanceUID" in caplog.text
+    assert not (tmp_path / "dicom").exists()
