@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from conftest import BUNDLE_ROOT
+from dicom_scans import OBLIQUE, ras_affine, write_series
 from monai.data import MetaTensor
 from test_review import EVIL, Page, annotated_scan, run_handler
 
@@ -215,6 +216,31 @@ def test_no_patient_is_named(html):
     assert "Doe^Jane" not in html
     for kind in ("image", "candidate", "fracture"):
         assert b"Doe^Jane" not in volume_in(html, kind).to_bytes()[:352]
+
+
+def test_a_tilted_dicom_series_lies_in_its_place_without_its_patient(tmp_path):
+    volume_hu = np.full((16, 14, 10), BODY_HU)
+    bone = np.s_[9:12, 3:6, 1:4]
+    volume_hu[bone] = BONE_HU
+    write_series(tmp_path / "dicom" / "case", volume_hu, OBLIQUE)
+    ids = np.zeros(volume_hu.shape, np.uint8)
+    ids[bone] = 1
+    output = made_up_run(tmp_path, labels=False)
+    nib.save(nib.Nifti1Image(ids, ras_affine(OBLIQUE)), tmp_path / "case.nii.gz")
+    pred = MetaTensor(torch.as_tensor(ids.astype(np.int32))[None], affine=ras_affine(OBLIQUE))
+    write_json(record_path(output, "case"), {"scan": "case", "candidates": candidate_rows(pred, [0.7])})
+    (page,) = write_views(output, ["case"], tmp_path / "dicom", tmp_path, min_spacing_mm=0.1)
+    html = page.read_text(encoding="utf-8")
+    image = volume_in(html, "image")
+    middle_mm = ras_affine(OBLIQUE) @ [10, 4, 2, 1]
+    ((attributes, _),) = listed(html)
+    assert [float(word) for word in attributes["data-place"].split()] == pytest.approx(middle_mm[:3], abs=0.01)
+    voxel = np.linalg.inv(image.affine) @ middle_mm
+    assert voxel == pytest.approx(np.rint(voxel), abs=1e-3)
+    around = [np.arange(i - 2, i + 3) for i in np.rint(voxel[:3]).astype(int)]
+    values = np.asanyarray(image.dataobj)[np.ix_(*around)]
+    assert (values == 800).sum() == 27 and values[1:4, 1:4, 1:4].min() == 800
+    assert "Quuxington" not in html and b"Quuxington" not in image.to_bytes()
 
 
 def test_names_are_escaped(tmp_path):
