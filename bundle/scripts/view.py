@@ -153,7 +153,7 @@ def _load(item: Mapping[str, Any], mask: Path, candidates: int) -> dict[str, Any
     pred, image = data["pred"], data["image"]
     # Affines are stored as float32 or by a quaternion; this bound is far below a voxel.
     if pred.shape != image.shape or not np.allclose(pred.affine, image.affine, rtol=0, atol=1e-2):
-        raise ValueError(f"{mask} lies on another grid than {item['image']}: predict that scan again.")
+        raise ValueError(f"{mask} lies on another grid than the scan: predict {item['scan']} again.")
     ids = integer_ids(pred.numpy(), str(mask))
     if ids.max() != candidates:
         raise ValueError(f"{mask} has {ids.max()} candidates, its record {candidates}: predict the scan again.")
