@@ -139,6 +139,7 @@ def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
         "records/RibFrac502.json",
         "report.html",
         "scans.csv",
+        "summary.json",
     ]
     assert "100%" in done.stdout  # progress of the windows
 
@@ -164,7 +165,7 @@ def test_a_dicom_study_is_predicted_and_only_dicom_names_the_patient(tmp_path, m
     assert "slice 6 of 12, by place, cannot be decoded" in done.stdout
     (scan,) = {row["scan"] for row in rows(written / "fractures.csv")}
     assert files(written) == sorted(
-        ["config.yaml", "fractures.csv", "report.html", "scans.csv", f"records/{scan}.json"]
+        ["config.yaml", "fractures.csv", "report.html", "scans.csv", "summary.json", f"records/{scan}.json"]
         + [f"pictures/{scan}.png", f"predictions/{scan}.nii.gz", "predictions/ribfrac-pred.csv"]
         + [f"probabilities/{scan}.nii.gz", f"dicom/{scan}.seg.dcm", f"dicom/{scan}.sr.dcm"]
     )
