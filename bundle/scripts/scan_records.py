@@ -82,16 +82,16 @@ class ScanRecords:
         self.shard = shard
         self.shards = shards
         self.resume = resume
+        self.mine = data[shard::shards]
         self.operating_score = operating_score
         self.many_fractures = many_fractures
 
     def to_do(self) -> list[Mapping[str, Any]]:
         """List the scans of this process that are not done."""
-        mine = self.data[self.shard :: self.shards]
-        left = [item for item in mine if not (self.resume and self.is_done(item))]
+        left = [item for item in self.mine if not (self.resume and self.is_done(item))]
         _logger.info(
-            f"{len(self.data)} scans, of which {len(mine)} are for this process (shard {self.shard} of {self.shards}). "
-            f"{len(mine) - len(left)} of them are done and left out, {len(left)} are predicted."
+            f"{len(self.data)} scans, of which {len(self.mine)} are for this process "
+            f"(shard {self.shard} of {self.shards}). {len(self.mine) - len(left)} of them are done and left out, {len(left)} are predicted."
         )
         return left
 
@@ -164,6 +164,11 @@ class ScanRecords:
         done = _join(paths, self.made_by, *self.tables)
         missing = "" if done == len(self.data) else "; the others are written when they are done"
         _logger.info(f"{self.tables[0]} tells of {done} of {len(self.data)} scans{missing}.")
+
+    def scan_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of ``scans.csv`` for the scans of this process that are done, see `scan_row`."""
+        paths = {self._record(item["scan"]): None for item in self.mine}
+        return [row for _, row in _of_records(paths, self.made_by, "summary")]
 
     def check_masks(self) -> None:
         """
