@@ -98,8 +98,8 @@ FAINT = [{"score": "0.549000", "side": "left"}]
 def test_row_of_a_scan(candidates, expected, tmp_path):
     row = scan_row(candidates, operating_score=0.55, many_fractures=3)
     assert list(row.values()) == expected
-    write_scan_table([("a, b", row)], tmp_path / "scans.csv")
-    assert read(tmp_path / "scans.csv") == [list(SCAN_COLUMNS), ["a, b", *map(str, expected)]]
+    write_scan_table([("a, b", row | {"notes": "no lungs"})], tmp_path / "scans.csv")
+    assert read(tmp_path / "scans.csv") == [list(SCAN_COLUMNS), ["a, b", *map(str, expected), "no lungs"]]
 
 
 def test_no_candidates():

@@ -12,7 +12,7 @@ import pytest
 from dicom_scans import write_series
 from monai.transforms import LoadImaged
 
-from scripts.datalist import load_datalist, main
+from scripts.datalist import file_notes, load_datalist, main
 
 # voxel axes to L, P, S, as in most of RibFrac; 0.7, 0.8 and 1.25 mm
 LPS_AFFINE = np.array([[-0.7, 0, 0, 90.0], [0, -0.8, 0, 80.0], [0, 0, 1.25, -700.0], [0, 0, 0, 1]])
@@ -254,6 +254,26 @@ def write_flat(path: Path) -> None:
             id="empty table",
         ),
         pytest.param(
+            lambda r: write_text(r / "ribfrac-val-info.csv", TABLE_HEAD.replace(",", ";") + "RibFrac421;0;0\n"),
+            r"has the columns \['public_id;label_id;label_code'\], needs public_id,label_id,label_code",
+            id="semicolons",
+        ),
+        pytest.param(
+            lambda r: (r / "ribfrac-val-info.csv").write_text(TABLE_HEAD + "RibFrac421,0,0\n", encoding="utf-16"),
+            "ribfrac-val-info.csv: has the columns",
+            id="another encoding",
+        ),
+        pytest.param(
+            lambda r: write_text(r / "ribfrac-val-info.csv", TABLE_HEAD + "RibFrac421,-1,2\n"),
+            "line 2: id -1 with code 2",
+            id="negative id",
+        ),
+        pytest.param(
+            lambda r: write_text(r / "ribfrac-val-info.csv", TABLE_HEAD + "RibFrac421,1.5,2\n"),
+            "line 2: label_id and label_code must be whole numbers",
+            id="fraction",
+        ),
+        pytest.param(
             lambda r: write_text(r / "ribfrac-val-info.csv", TABLE_HEAD + "RibFrac421,0,0\nRibFrac421,one,1\n"),
             "line 3: label_id and label_code must be whole numbers",
             id="id is no number",
@@ -280,6 +300,13 @@ def test_broken_data_set_gives_one_error(ribfrac: Path, spoil: Callable[[Path], 
     spoil(ribfrac)
     with pytest.raises(ValueError, match=message):
         load_datalist(ribfrac, "validation")
+
+
+def test_a_table_may_have_other_columns_and_an_old_encoding(ribfrac: Path) -> None:
+    """Columns in another order, one more, with text of latin-1, as a spreadsheet may write it."""
+    text = "comment,label_code,public_id,label_id\nmüde,0,RibFrac421,0\n,4,RibFrac421,1\n"
+    (ribfrac / "ribfrac-val-info.csv").write_text(text, encoding="latin-1")
+    assert load_datalist(ribfrac, "validation")[0]["label_codes"] == {1: 4}
 
 
 def test_grids_within_a_tenth_of_a_millimeter_are_one(ribfrac: Path) -> None:
@@ -457,3 +484,91 @@ def test_words_in_the_names_of_other_folders_tell_no_section(tmp_path: Path) -> 
     for folder in ("Val Kilmer", "train 7", "John"):
         write_volume(tmp_path / folder / f"{folder}.nii.gz")
     assert scans_of(load_datalist(tmp_path, "test", labels=False)) == ["John", "Val Kilmer", "train 7"]
+
+
+# ---- what is doubtful ----
+
+
+def mirrored(affine: np.ndarray) -> np.ndarray:
+    return affine @ np.diag([-1.0, 1, 1, 1])
+
+
+@pytest.mark.parametrize(
+    "qform, codes, notes",
+    [
+        pytest.param(LPS_AFFINE, (1, 1), [], id="they agree"),
+        # the last corner, five voxels away, is off by less than 1 mm
+        pytest.param(LPS_AFFINE + np.eye(4, k=3) * 0.9, (1, 1), [], id="less than a millimeter apart"),
+        pytest.param(
+            LPS_AFFINE + np.eye(4, k=3) * 3,
+            (1, 1),
+            ["its sform and its qform lie up to 3 mm apart; the sform is used."],
+            id="3 mm apart",
+        ),
+        # 6 voxels of 0.7 mm, to one side and to the other
+        pytest.param(
+            mirrored(LPS_AFFINE),
+            (1, 1),
+            [
+                "its sform and its qform lie up to 8 mm apart; the sform is used. "
+                "They disagree about which side is left."
+            ],
+            id="mirrored",
+        ),
+        pytest.param(mirrored(LPS_AFFINE), (1, 0), [], id="the qform says that it means nothing"),
+        pytest.param(mirrored(LPS_AFFINE), (0, 1), [], id="the sform says that it means nothing"),
+    ],
+)
+def test_sform_and_qform(qform: np.ndarray, codes: tuple[int, int], notes: list[str], tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.zeros(SHAPE, np.int16), LPS_AFFINE)
+    image.set_sform(LPS_AFFINE, codes[0])
+    image.set_qform(qform, codes[1])
+    nib.save(image, tmp_path / "scan.nii.gz")
+    assert file_notes(tmp_path / "scan.nii.gz") == notes
+    read = LoadImaged("image", image_only=True)({"image": str(tmp_path / "scan.nii.gz")})["image"]
+    np.testing.assert_allclose(read.affine, LPS_AFFINE if codes[0] else qform, atol=1e-4)
+
+
+def write_no_rotation(path: Path, sform_code: int) -> Path:
+    """Write a volume whose qform counts, and is no rotation."""
+    write_volume(path)
+    with open(path, "r+b") as file:
+        file.seek(252)
+        file.write(struct.pack("<h", 1))  # qform_code
+        file.seek(256)
+        file.write(struct.pack("<f", 2.0))  # quatern_b, of a quaternion of length 1
+        file.seek(254)
+        file.write(struct.pack("<h", sform_code))
+    return path
+
+
+def test_a_qform_that_is_no_rotation(tmp_path: Path) -> None:
+    (note,) = file_notes(write_no_rotation(tmp_path / "scan.nii", sform_code=1))
+    assert note.startswith("its qform cannot be read (") and note.endswith("; its sform is used.")
+
+
+def test_of_dicom_nothing_is_told(tmp_path: Path) -> None:
+    assert file_notes(tmp_path) == []
+
+
+def test_a_header_of_too_many_voxels_is_refused(tmp_path: Path) -> None:
+    """By the header alone: of the voxels nothing is read."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape((1025, 1024, 1024))
+    header.set_sform(LPS_AFFINE, 1)
+    path = tmp_path / "scan.nii.gz"
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(4)))
+    with pytest.raises(ValueError, match=r"scan\.nii\.gz: has 1025 x 1024 x 1024 voxels, over 1073741824"):
+        load_datalist(path, "all", labels=False)
+
+
+def test_a_name_is_never_empty(tmp_path: Path) -> None:
+    write_volume(tmp_path / "-image.nii.gz")
+    assert scans_of(load_datalist(tmp_path, "all", labels=False)) == ["-image"]
+
+
+def test_a_file_without_a_place_is_named(tmp_path: Path) -> None:
+    path = write_no_rotation(tmp_path / "scan.nii", sform_code=0)
+    with pytest.raises(ValueError, match=r"scan\.nii: is no readable NIfTI file"):
+        load_datalist(path, "all", labels=False)

@@ -53,6 +53,24 @@ def test_every_byte_of_a_compressed_file_counts(volume: np.ndarray, tmp_path: Pa
         LoadImage(CTReader, image_only=True)(path)
 
 
+def bomb(path: Path, volume: np.ndarray, megabytes: int) -> None:
+    """A small file: a volume, and behind it so many megabytes of zeros."""
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(Nifti1Image(volume, lps_affine()).to_bytes())
+        for _ in range(megabytes):
+            file.write(bytes(1 << 20))
+
+
+def test_what_lies_behind_the_voxels_is_read_to_its_end_or_refused(volume: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii.gz"
+    bomb(path, volume, megabytes=1)
+    np.testing.assert_array_equal(LoadImage(CTReader, image_only=True)(path), volume)
+    bomb(path, volume, megabytes=500)
+    assert path.stat().st_size < 3 << 20
+    with pytest.raises(ValueError, match=r"scan\.nii\.gz: holds far more than its header tells of"):
+        LoadImage(CTReader, image_only=True)(path)
+
+
 def test_a_folder_of_slices_is_read_without_a_complaint(
     volume: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

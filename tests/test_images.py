@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from nibabel.nifti1 import Nifti1Image
 
-from scripts.transforms import CheckImaged, CropBodyd, SpacingOnlyd
+from scripts.transforms import CheckImaged, CropBodyd, NoteDoubtsd, SpacingOnlyd
 
 
 def image(volume):
@@ -65,3 +68,41 @@ def test_resampling_leaves_other_entries_alone():
     assert resampled["image"].shape == (1, 5, 8, 7) and resampled["image"].pixdim.tolist() == [2, 1, 1]
     assert (resampled["image_path"], resampled["image_scores"]) == ("/data/a.nii.gz", {"a": 1})
     assert resample.inverse(resampled)["image"].shape == (1, 9, 8, 7)
+
+
+def test_a_scan_whose_offset_is_missing_is_refused():
+    data = image(torch.full((1, 8, 8, 8), 24.0))
+    data["image"][0, 2:6, 2:6] = 1064  # a quarter of it
+    with pytest.raises(
+        ValueError, match=r"/data/a\.nii\.gz: 25% of the voxels are above 800, .* offset \(mostly -1024"
+    ):
+        CheckImaged("image")(data)
+
+
+LUNGS, NO_LUNGS = np.zeros((34, 3)), np.full((34, 3), np.nan)
+BONE = "no voxel above 300 HU, so no bone: is it in HU?"
+CHEST = "no lungs found: is it a chest CT?"
+
+
+@pytest.mark.parametrize(
+    "highest, axis, notes",
+    [
+        pytest.param(300, LUNGS, "", id="nothing"),
+        pytest.param(299, LUNGS, BONE, id="no bone"),
+        pytest.param(300, NO_LUNGS, CHEST, id="no lungs"),
+        pytest.param(299, NO_LUNGS, f"{BONE} {CHEST}", id="neither"),
+    ],
+)
+def test_what_is_doubtful_is_noted(highest, axis, notes):
+    data = image(torch.zeros(1, 4, 4, 4)) | {"thorax_axis": axis}
+    data["image"][0, 1, 1, 1] = highest
+    assert NoteDoubtsd("image")(data)["image"].meta["notes"] == notes
+
+
+def test_what_is_doubtful_in_the_header_is_noted_too(tmp_path):
+    scan = Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4))
+    scan.set_qform(np.diag([1, 1, 2, 1]), 1)
+    nib.save(scan, tmp_path / "a.nii.gz")
+    data = {"image": MetaTensor(torch.full((1, 4, 4, 4), 400.0), meta={"filename_or_obj": str(tmp_path / "a.nii.gz")})}
+    notes = NoteDoubtsd("image")(data | {"thorax_axis": LUNGS})["image"].meta["notes"]
+    assert notes == "its sform and its qform lie up to 4 mm apart; the sform is used."

@@ -35,6 +35,8 @@ def volume(values: list, affine: torch.Tensor = RAS_AFFINE, name: str = "RibFrac
         pytest.param([1.0, 256.0], torch.int16, id="one more"),
         pytest.param([1.0, 32767.0], torch.int16, id="highest id of 16 bits"),
         pytest.param([1.0, 32768.0], torch.int32, id="one more than that"),
+        pytest.param([1.0, 65536.0], torch.int32, id="beyond 16 bits without a sign"),
+        pytest.param([1.0, 16777215.0], torch.int32, id="highest id"),
     ],
 )
 def test_ids_become_the_smallest_integer_type(values: list, dtype: torch.dtype) -> None:
@@ -50,7 +52,8 @@ def test_ids_become_the_smallest_integer_type(values: list, dtype: torch.dtype) 
         pytest.param([0.0, 0.5], {}, "not whole numbers", id="half"),
         pytest.param([0.0, float("nan")], {}, "not whole numbers", id="not a number"),
         pytest.param([0.0, float("inf")], {}, "not whole numbers", id="infinite"),
-        pytest.param([0.0, 1e10], {}, "not whole numbers", id="beyond 32 bits"),
+        pytest.param([0.0, 1e10], {}, "value 10000000000; ids go up to 16777215", id="beyond 32 bits"),
+        pytest.param([0.0, 2.0**24], {}, "ids go up to 16777215", id="beyond what float32 tells apart"),
         pytest.param([1.0, -1.0], {1: 2}, "negative value -1", id="negative"),
         pytest.param([1.0, float("-inf")], {1: 2}, "negative value -inf", id="infinitely negative"),
         pytest.param([1.0, 2.0, 4.0], {1: 3}, r"ids \[2, 4\] have no row", id="ids without a row"),

@@ -49,7 +49,7 @@ FRACTURE_COLUMNS = (
     "angle_degrees",
     "part",
 )
-SCAN_COLUMNS = ("scan", "candidates", "at_operating_point", "right", "left", "highest_score", "many_fractures")
+SCAN_COLUMNS = ("scan", "candidates", "at_operating_point", "right", "left", "highest_score", "many_fractures", "notes")
 CHALLENGE_COLUMNS = ("public_id", "label_id", "confidence", "label_code")
 _BACKGROUND_CODE = 0
 # The network tells no types. -1 is RibFrac's code of a fracture of unknown type.
@@ -130,7 +130,7 @@ def _place(
 
 def scan_row(candidates: Sequence[Mapping[str, Any]], operating_score: float, many_fractures: int) -> dict[str, Any]:
     """
-    Sum up the candidates of one scan, by the columns of ``scans.csv`` but ``scan``.
+    Sum up the candidates of one scan, by the columns of ``scans.csv`` but ``scan`` and ``notes``.
 
     Args:
         candidates: rows as :func:`candidate_rows` gives them.
@@ -157,7 +157,7 @@ def write_scan_table(scans: Iterable[tuple[str, Mapping[str, Any]]], scans_csv: 
     Write a table with a row for each scan.
 
     Args:
-        scans: name of each scan, and what :func:`scan_row` gives of it; may be empty.
+        scans: name of each scan, and what :func:`scan_row` gives of it and ``notes``; may be empty.
         scans_csv: the table.
     """
     with whole_file(scans_csv) as file, file.open("w", newline="") as text:

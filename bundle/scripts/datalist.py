@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 import logging
+import math
 import os
 import re
 import zlib
@@ -30,7 +31,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 from scripts.atomic_write import write_json
 from scripts.dicom_series import find_series, is_dicom, read_series, scan_names
 
-__all__ = ["file_problems", "list_scans", "load_datalist", "main", "natural_order", "scan_name"]
+__all__ = ["file_notes", "file_problems", "list_scans", "load_datalist", "main", "natural_order", "scan_name"]
 
 _SECTIONS = ("training", "validation", "test")
 
@@ -53,11 +54,15 @@ _TABLE_COLUMNS = ["public_id", "label_id", "label_code"]
 _FRACTURE_CODES = (-1, 1, 2, 3, 4)
 # How far the grids of an image and its label may lie apart: far under a voxel, far over the rounding of a header
 _MAX_SHIFT_MM = 0.1
+# How far the sform and the qform of a header may lie apart: about a voxel
+_MAX_FORMS_SHIFT_MM = 1.0
 # Smaller or larger sides of a voxel are a mistake in the header, such as meters or a pixel's number
 _VOXEL_MM = (0.05, 50.0)
+# 1024 x 1024 x 1024; a CT of 2 m in slices of 1 mm has half of that. A small compressed file may ask for far more
+_MAX_VOXELS = 2**30
 _MAX_PROBLEMS_SHOWN = 10
-# What nibabel and gzip raise for a file that is cut short or is something else
-_UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error)
+# What nibabel and gzip raise for a file that is cut short or is something else, or whose qform is no rotation
+_UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, ValueError, zlib.error)
 
 
 @dataclass
@@ -417,10 +422,45 @@ def file_problems(image: str | Sequence[str], label: str | None = None) -> list[
         return [str(error)]
     if shape != label_shape:
         return [f"{label}: has the shape {label_shape}, its image {shape}."]
-    shift_mm = float((np.abs(affine - label_affine)[:3] @ [*shape, 1]).max())
+    shift_mm = _shift_mm(affine, label_affine, shape)
     if shift_mm > _MAX_SHIFT_MM:
         return [f"{label}: its affine puts it up to {shift_mm:.1f} mm away from its image."]
     return []
+
+
+def file_notes(image: str | os.PathLike[str]) -> list[str]:
+    """
+    Tell what is doubtful about the header of a scan's file, and may be right.
+
+    A NIfTI header can say twice where the voxels lie, by its sform and its qform. nibabel, and so MONAI, takes the
+    sform where there is one; other programs may take the other.
+
+    Args:
+        image: a file; of one that is no NIfTI nothing is told.
+
+    Returns:
+        Messages that do not name the file.
+    """
+    if not _is_nifti(Path(image)):
+        return []
+    scan = cast(nib.nifti1.Nifti1Image, nib.load(image))
+    try:
+        sform, qform = scan.get_sform(coded=True)[0], scan.get_qform(coded=True)[0]
+    except ValueError as error:
+        return [f"its qform cannot be read ({error}); its sform is used."]
+    if sform is None or qform is None:
+        return []
+    shift_mm = _shift_mm(sform, qform, scan.shape)
+    if shift_mm <= _MAX_FORMS_SHIFT_MM:
+        return []
+    mirrored = np.linalg.det(sform) * np.linalg.det(qform) < 0
+    sides = " They disagree about which side is left." if mirrored else ""
+    return [f"its sform and its qform lie up to {shift_mm:.0f} mm apart; the sform is used.{sides}"]
+
+
+def _shift_mm(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
+    """Tell how far two affines put the same voxel apart at most."""
+    return float((np.abs(affine - other)[:3] @ [*shape, 1]).max())
 
 
 def _read_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
@@ -435,6 +475,9 @@ def _read_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
         raise ValueError(f"{path}: has {len(image.shape)} axes {image.shape}, a CT scan has 3.")
     if min(image.shape) < 1:
         raise ValueError(f"{path}: has the shape {image.shape}, so no voxel: write it again.")
+    if math.prod(image.shape) > _MAX_VOXELS:
+        sides = " x ".join(map(str, image.shape))
+        raise ValueError(f"{path}: has {sides} voxels, over {_MAX_VOXELS}, for which no memory is taken: crop it.")
     if image.get_data_dtype().kind not in "iuf":
         raise ValueError(f"{path}: holds {image.get_data_dtype()}, not one number a voxel: write it again in HU.")
     if not np.isfinite(image.affine).all() or np.linalg.det(image.affine) == 0:
@@ -472,7 +515,7 @@ def _stem(path: Path) -> str:
 
 def scan_name(path: Path) -> str:
     """Name a scan after its file or folder: without the extension and RibFrac's ``-image``."""
-    return _stem(path).removesuffix("-image")
+    return _stem(path).removesuffix("-image") or _stem(path)
 
 
 def natural_order(name: str) -> list[str | int]:

@@ -38,7 +38,7 @@ class CheckedNibabelReader(NibabelReader):
         kwargs: as for ``NibabelReader``.
 
     Raises:
-        ValueError: when a file is cut short, or differs from its checksum.
+        ValueError: when a file is cut short, holds far more than its header tells of, or differs from its checksum.
     """
 
     def _get_array_data(self, img: Any, filename: PathLike) -> np.ndarray:
@@ -55,12 +55,19 @@ class CheckedNibabelReader(NibabelReader):
 
 
 def _decompressed(path: Path, needed: int) -> bytes:
-    """Return at most the bytes needed, and read on to the checksum; memory does not grow with what lies between."""
+    """
+    Return at most the bytes needed, and read on to the checksum; memory does not grow with what lies between.
+
+    As much again may lie there; some megabytes can hold a terabyte of zeros, which would be read for hours.
+    """
+    behind = 0
     try:
         with gzip.open(path) as file:
             content = file.read(needed)
-            while file.read(_BYTES_AT_A_TIME):
-                pass
+            while more := file.read(_BYTES_AT_A_TIME):
+                behind += len(more)
+                if behind > needed + _BYTES_AT_A_TIME:
+                    raise ValueError(f"{path}: holds far more than its header tells of: write it again.")
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: is damaged ({error}): copy it again.") from error
     return content

@@ -14,12 +14,13 @@ from monai.transforms import LoadImage, Orientation
 from numpy.typing import NDArray
 
 from scripts.components import connected_components
+from scripts.datalist import file_notes
 from scripts.froc import CLASS_NAMES, UNKNOWN_CLASS
+from scripts.hounsfield import AIR_HU, BONE_HU, hu_problem
 from scripts.image_readers import CTReader
 
 __all__ = ["Fracture", "ScanFacts", "doubled_images", "scan_facts"]
 
-AIR_HU, BONE_HU = -500.0, 300.0  # a chest CT has voxels below the one and above the other
 THICK_MM = 3.0  # a fracture of a rib is hard to see in thicker slices
 MIN_FRACTURE_MM3 = 20.0  # RibFrac's smallest fractures have some hundred
 OBLIQUE_DEGREES = 5.0
@@ -97,6 +98,7 @@ def scan_facts(item: Mapping[str, Any]) -> tuple[ScanFacts, MetaTensor | None, N
     affine = image.affine.numpy()
     problems, notes = _of_values(values)
     notes += _of_grid(affine)
+    notes += file_notes(item["image"]) if isinstance(item["image"], str) else []
     fractures: list[Fracture] = []
     ids = None
     if "label" in item:
@@ -137,6 +139,8 @@ def _of_values(values: NDArray) -> tuple[list[str], list[str]]:
     wrong = int((~np.isfinite(values)).sum())
     if wrong:
         return [f"{wrong} voxels are infinite or not numbers"], []
+    if problem := hu_problem(values):
+        return [problem], []
     low, high = float(values.min()), float(values.max())
     if low > AIR_HU or high < BONE_HU:
         return [
@@ -166,7 +170,7 @@ def _of_label(
     ids = np.nan_to_num(marked).astype(np.int64)
     if not np.array_equal(ids, marked) or ids.min() < 0:
         return None, [], ["the label holds values that are no ids 0, 1, 2 ... (was it resampled with interpolation?)"]
-    present = (np.flatnonzero(np.bincount(ids[ids > 0])) if ids.any() else np.zeros(0, int)).tolist()
+    present = np.unique(ids[ids > 0]).tolist()
     problems = []
     codes = item.get("label_codes")
     if codes is not None:

@@ -129,20 +129,21 @@ class ScanRecords:
                 if self.shards == 1 or final in names:
                     path.unlink(missing_ok=True)
 
-    def write(self, item: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    def write(self, item: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], notes: str = "") -> None:
         """
         Record that all of a scan is written.
 
         Args:
             item: the scan, of ``data``.
             rows: its candidates, see ``scripts.candidate_table.candidate_rows``.
+            notes: what is doubtful about it, as ``NoteDoubtsd`` writes it.
         """
         record = {
             "scan": item["scan"],
             "made_by": self.made_by,
             "source": _source(item),
             "mask_bytes": self._files(item["scan"])[0].stat().st_size,
-            "summary": self.scan_row(rows),
+            "summary": self.scan_row(rows) | {"notes": notes},
             "candidates": rows,
         }
         write_json(self._record(item["scan"]), record)

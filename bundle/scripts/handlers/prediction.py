@@ -35,8 +35,8 @@ class ScanRecordsHandler:
         ``Events.STARTED`` (removing what an earlier run left of the scans) and ``Events.ITERATION_COMPLETED``.
 
     Reads:
-        ``pred`` (its metadata tell the scan's name) and ``candidates`` (as ``DescribeCandidatesd`` gives them) of the
-        evaluator's decollated output.
+        ``pred`` (its metadata tell the scan's name and notes) and ``candidates`` (as ``DescribeCandidatesd`` gives
+        them) of the evaluator's decollated output.
 
     Writes:
         ``records/<scan>.json``, see ``scripts.scan_records``.
@@ -60,12 +60,15 @@ class ScanRecordsHandler:
     def _record(self, engine: Engine) -> None:
         outputs: Any = engine.state.output
         for output in outputs:
-            scan, rows = output["pred"].meta["scan"], output["candidates"]
-            self.records.write(self.items[scan], rows)
+            meta, rows = output["pred"].meta, output["candidates"]
+            scan, notes = meta["scan"], meta.get("notes", "")
+            self.records.write(self.items[scan], rows, notes)
             many = self.records.scan_row(rows)["many_fractures"] == "yes"
             flag = f", {self.records.many_fractures} or more fractures" if many else ""
             done = f"scan {engine.state.iteration} of {len(self.items)}"
             engine.logger.info("%s: %d candidates%s (%s)", scan, len(rows), flag, done)
+            if notes:
+                engine.logger.warning("%s: %s", scan, notes)
 
 
 class ScanPictureHandler:

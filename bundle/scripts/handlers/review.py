@@ -111,7 +111,8 @@ class ReviewPageHandler:
             name = str(pred.meta["scan"])
             chest = (plane, batch.get("thorax_axis"))
             findings = scan_findings(name, scan, output["candidates"], annotation, *chest)
-            self._page.add_scan(name, findings, projections(scan, plane), annotation[1] if annotation else None)
+            result = annotation[1] if annotation else None
+            self._page.add_scan(name, findings, projections(scan, plane), result, pred.meta.get("notes", ""))
 
     def _write(self, engine: Engine) -> None:
         assert self._page is not None

@@ -61,7 +61,12 @@ class ReviewPage:
         self._parts = tempfile.TemporaryFile("w+", dir=self.path.parent, encoding="utf-8")
 
     def add_scan(
-        self, name: str, findings: Sequence[Finding], projections: Sequence[View], result: ScanResult | None = None
+        self,
+        name: str,
+        findings: Sequence[Finding],
+        projections: Sequence[View],
+        result: ScanResult | None = None,
+        notes: str = "",
     ) -> None:
         """
         Add a scan.
@@ -71,6 +76,7 @@ class ReviewPage:
             findings: what there is to review in it.
             projections: pictures of the whole scan.
             result: how its candidates match its fractures, where it is annotated.
+            notes: what is doubtful about it.
 
         Raises:
             ValueError: when only some of the run's scans are annotated.
@@ -81,6 +87,7 @@ class ReviewPage:
             render(
                 "scan.html",
                 name=name,
+                notes=notes,
                 number=len(self.scans),
                 findings=findings,
                 finding_key=_key,

@@ -2,7 +2,7 @@
 
 from .anatomy import MidsagittalPlaned, RemoveSpined, ThoraxAxisd
 from .candidates import CalibrateScoresd, CandidateScore, DescribeCandidatesd, FilterCandidatesd, LabelCandidatesd
-from .images import CheckFilesd, CheckImaged, CropBodyd, SpacingOnlyd
+from .images import CheckFilesd, CheckImaged, CropBodyd, NoteDoubtsd, SpacingOnlyd
 from .implant import FindRibsd, RandImplantFracturesd
 from .labels import CheckLabeld, CropLabelSlicesd
 from .naming import NameScand, scan_name_formatter
@@ -23,6 +23,7 @@ __all__ = [
     "LabelCandidatesd",
     "MidsagittalPlaned",
     "NameScand",
+    "NoteDoubtsd",
     "RandImplantFracturesd",
     "RemoveSpined",
     "SpacingOnlyd",

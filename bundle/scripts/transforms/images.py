@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import CropForegroundd, MapTransform, Spacingd
+from monai.utils import convert_to_numpy
 
-from scripts.datalist import file_problems
+from scripts.datalist import file_notes, file_problems
+from scripts.hounsfield import BONE_HU, hu_problem
 
-__all__ = ["CheckFilesd", "CheckImaged", "CropBodyd", "SpacingOnlyd"]
+__all__ = ["CheckFilesd", "CheckImaged", "CropBodyd", "NoteDoubtsd", "SpacingOnlyd"]
 
 
 class CheckFilesd(MapTransform):
@@ -49,17 +53,20 @@ class CheckFilesd(MapTransform):
 
 class CheckImaged(MapTransform):
     """
-    Check that an image holds numbers alone.
+    Check that an image holds numbers alone, and that they can be HU.
 
     One voxel that is not a number makes the network's whole window one, and its fractures vanish without a word.
-    MONAI has transforms that replace such voxels, and none that refuses them.
+    MONAI has transforms that replace such voxels, and none that refuses them. Where the offset of the stored values is
+    missing, all soft tissue looks like bone, and what is predicted has no meaning, see
+    :func:`scripts.hounsfield.hu_problem`.
 
     Args:
         keys: keys of the images, shape ``(1, H, W, D)``, with metadata as ``LoadImaged`` gives it.
         allow_missing_keys: skip keys that the data lacks.
 
     Raises:
-        ValueError: when an image has another number of channels or axes, or a voxel is infinite or not a number.
+        ValueError: when an image has another number of channels or axes, or a voxel is infinite or not a number, or
+            they are no HU.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -77,6 +84,8 @@ class CheckImaged(MapTransform):
                 raise ValueError(
                     f"{name}: {wrong} voxels are infinite or not numbers; write it again with air (-1024 HU) there."
                 )
+            if problem := hu_problem(convert_to_numpy(image[0])):
+                raise ValueError(f"{name}: {problem}.")
         return checked
 
 
@@ -129,6 +138,38 @@ class CropBodyd(CropForegroundd):
             name = getattr(image, "meta", {}).get("filename_or_obj", self.source_key)
             raise ValueError(f"{name}: no voxel above {self.body_hu:g} HU: is this a CT in Hounsfield units?")
         return super().__call__(data, lazy=lazy)
+
+
+class NoteDoubtsd(MapTransform):
+    """
+    Write what is doubtful about a scan into its metadata, from where it reaches the prediction.
+
+    Such a scan is predicted, since it may be right: its header says two things about where it lies, it shows no bone,
+    or no lungs. MONAI has no place for what a user should know of one scan and need not stop for.
+
+    Args:
+        keys: keys of the scans in HU, shape ``(1, H, W, D)``, with metadata as ``LoadImaged`` gives it; the text is put
+            under ``"notes"``, empty where nothing is doubtful.
+        axis_key: key of the lungs' points, as ``ThoraxAxisd`` stores them.
+        allow_missing_keys: skip keys that the data lacks.
+    """
+
+    def __init__(self, keys: KeysCollection, axis_key: str = "thorax_axis", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.axis_key = axis_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        noted = dict(data)
+        for key in self.key_iterator(noted):
+            image = noted[key]
+            path = Path(str(image.meta.get("filename_or_obj", "")))
+            notes = file_notes(path) if path.is_file() else []
+            if image.max() < BONE_HU:
+                notes.append(f"no voxel above {BONE_HU:g} HU, so no bone: is it in HU?")
+            if np.isnan(noted[self.axis_key]).all():
+                notes.append("no lungs found: is it a chest CT?")
+            image.meta["notes"] = " ".join(notes)
+        return noted
 
 
 class SpacingOnlyd(Spacingd):

@@ -10,6 +10,9 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Crop, Cropd, MapTransform
 
+# LoadImaged reads as float32, which holds no odd number above: two ids would become one
+_HIGHEST_ID = 2**24 - 1
+
 __all__ = ["CheckLabeld", "CropLabelSlicesd"]
 
 
@@ -29,7 +32,8 @@ class CheckLabeld(MapTransform):
         The data with the volumes as ``torch.uint8``, ``int16`` or ``int32``, the first that holds all ids.
 
     Raises:
-        ValueError: when a value is negative or no whole number, an id has no row in the table, or a row no voxels.
+        ValueError: when a value is negative, no whole number or above 16,777,215, an id has no row in the table, or a
+            row no voxels.
 
     Example:
         >>> data = {"label": torch.tensor([[[[0.0, 1.0, 2.0]]]]), "label_codes": {1: 3, 2: -1}}
@@ -67,8 +71,10 @@ class CheckLabeld(MapTransform):
         lowest, highest = values.min(), values.max()
         if lowest < 0:
             raise ValueError(f"{name}: holds the negative value {lowest:g}; a label holds fracture ids 0, 1, 2 ...")
-        dtype = next((t for t in (torch.uint8, torch.int16, torch.int32) if highest <= torch.iinfo(t).max), None)
-        ids = label.to(dtype or torch.int32)
+        if _HIGHEST_ID < highest < np.inf:
+            raise ValueError(f"{name}: holds the value {highest:.0f}; ids go up to {_HIGHEST_ID}: number them anew.")
+        dtype = next((t for t in (torch.uint8, torch.int16) if highest <= torch.iinfo(t).max), torch.int32)
+        ids = label.to(dtype)
         marked = np.asarray(ids)  # numpy compares the two types in a fifth of torch's time
         if not np.array_equal(marked, values):
             raise ValueError(
