@@ -89,10 +89,9 @@ class ScanRecords:
     def to_do(self) -> list[Mapping[str, Any]]:
         """List the scans of this process that are not done."""
         left = [item for item in self.mine if not (self.resume and self.is_done(item))]
-        _logger.info(
-            f"{len(self.data)} scans, of which {len(self.mine)} are for this process "
-            f"(shard {self.shard} of {self.shards}). {len(self.mine) - len(left)} of them are done and left out, {len(left)} are predicted."
-        )
+        part = f"{len(self.mine)} are for this process (shard {self.shard} of {self.shards})"
+        done = f"{len(self.mine) - len(left)} of them are done and left out, {len(left)} are predicted"
+        _logger.info(f"{len(self.data)} scans, of which {part}. {done}.")
         return left
 
     def is_done(self, item: Mapping[str, Any]) -> bool:
