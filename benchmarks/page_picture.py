@@ -3,6 +3,8 @@ Take the picture of a page that the documentation shows, by a Chromium without a
 
     python benchmarks/page_picture.py --page output/demo/made_up/report.html --at s0 --output docs/images/review.png \
       --chromium /usr/bin/chromium
+    python benchmarks/page_picture.py --page output/demo/made_up/views/RibFrac501.html --size 1200 620 \
+      --wait_for '#state[data-mm]' --output docs/images/viewer.png --chromium /usr/bin/chromium
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def test_the_list_tells_candidates_by_score_and_fractures(html):
         "C10.90Hit; right side; 56 mm³",
         "C30.60Hit on a fracture that is found already; right side; 56 mm³",
         "C20.40False alarm; left side; 94 mm³",
-        "F2Unknown; hit by C1, C3",
+        "F2Unknown; hit by C1 (0.90), C3 (0.60)",
         "F5Unknown; missed",
     ]
     assert [a["data-outcome"] for a, _ in listed(html)] == ["hit", "again", "false", "hit", "missed"]

@@ -172,7 +172,7 @@ def _marks(data: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[M
         matches = match_outcomes(result, by_score)
         places = places_mm(data["label"][0].numpy(), data["label"].affine.numpy())
         for number, fracture in enumerate(ids):
-            hits = [f"C{i + 1}" for i, (_, hit) in matches.items() if hit == number]
+            hits = [f"C{i + 1} ({scores[i]:.2f})" for i, (_, hit) in matches.items() if hit == number]
             told = f"hit by {', '.join(hits)}" if hits else "missed"
             words = f"{fracture_type(int(result.fracture_codes[number]))}; {told}"
             fractures.append(Mark("fracture", fracture, "hit" if hits else "missed", None, words, places[fracture]))
