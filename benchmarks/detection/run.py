@@ -27,7 +27,7 @@ __all__ = ["FIGURES_NAME", "RUN_NAME", "epochs_for", "predict", "rois_in_all", "
 
 RUN_NAME = "run.json"  # what a training took
 FIGURES_NAME = "figures.json"  # what a set's prediction is worth; written last
-# The same for all recipes: they change the speed and how long a training lasts, not what it learns from an ROI.
+# The same for all recipes but those that change them: the speed, not what a training learns from an ROI.
 TRAINING_SETTINGS = {"amp": True, "num_workers": 2}
 PREDICTION_SETTINGS = {"amp": True, "num_workers": 1, "save_pictures": False, "save_review_page": False}
 # Every training scan is looked at once, in a third of the windows. What is nearly a candidate counts too; a lower
@@ -106,7 +106,6 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
     record |= {"epochs": epochs, "rois": epochs * scans * rois_per_scan, "threads": threads, "finished": False}
     record |= {"commit": _commit()}
     settings: dict[str, Any] = {
-        **TRAINING_SETTINGS,
         "dataset_dir": str(data_list.resolve()),
         "cache_dir": str((data_dir / "cache").resolve()),
         "output_dir": str(folder.resolve()),
@@ -123,7 +122,8 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
         record |= {"seconds_before": seconds_in_all(before)}
         record |= {"seconds_mining": record.get("seconds_mining", seconds_mining)}
         settings |= {"pretrained": str(pretrained.resolve()), "hard_places": str(hard_places.resolve())}
-    overlay = write_overlay({**recipe.train_settings, **settings}, folder / "train_overlay.yaml")
+    settings = {**TRAINING_SETTINGS, **recipe.train_settings, **settings}
+    overlay = write_overlay(settings, folder / "train_overlay.yaml")
     seconds_before = record.get("seconds", 0.0)
 
     def note(seconds: float) -> None:
@@ -181,14 +181,14 @@ def _predict_set(recipe: Recipe, data_list: Path, annotated: bool, weights: Path
     """Predict one set; return the seconds that it took, the start of the program included."""
     first, *overlays = recipe.inference_configs
     settings = {
-        **PREDICTION_SETTINGS,
         "save_probabilities": data_list.stem in VALIDATION_SETS,  # to tune on
         "dataset_dir": str(data_list.resolve()),
         "section": "test",
         "output_dir": str(folder.resolve()),
         "checkpoint": str(weights.resolve()),
     }
-    overlay = write_overlay({**recipe.inference_settings, **settings}, folder / "inference_overlay.yaml")
+    settings = {**PREDICTION_SETTINGS, **recipe.inference_settings, **settings}
+    overlay = write_overlay(settings, folder / "inference_overlay.yaml")
     evaluate = [first.with_name("evaluate.yaml")] if annotated else []
     run_id = "evaluating" if annotated else "inference"
     configs = [first, *evaluate, *overlays, overlay]
