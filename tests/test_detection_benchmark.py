@@ -536,6 +536,13 @@ def test_the_weights_that_ship_are_predicted_with(bench: tuple[Path, list[dict[s
     assert [made["checkpoint"] for made in runs] == [str(BUNDLE_ROOT.resolve() / "models" / "model.pt")]
 
 
+def test_a_change_of_speed_reaches_the_run(bench: tuple[Path, list[dict[str, Any]]]) -> None:
+    folder, runs = bench
+    for recipe in ("shipped", "shipped+float32"):
+        run.predict(folder, recipe, folder / "out", ["made_up_test"])
+    assert [made["amp"] for made in runs] == [True, False]
+
+
 def test_results_from_elsewhere_stay(bench: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, _ = bench
     run.predict(folder, "shipped", folder / "here", ["made_up_test"])
