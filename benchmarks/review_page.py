@@ -24,8 +24,10 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
+from benchmarks.browser import chromium_page  # noqa: E402
 from scripts.atomic_write import write_json  # noqa: E402
 from scripts.candidate_table import candidate_rows  # noqa: E402
 from scripts.phantom.scan import make_phantom  # noqa: E402
@@ -85,17 +87,12 @@ def write_page(path: Path, scans: int, count: int) -> float:
 
 def seconds_to_open(path: Path, chromium: str) -> float:
     """Open a page some times; return the median of the seconds until its script has run and it has loaded."""
-    from playwright.sync_api import sync_playwright
-
     seconds = []
-    with sync_playwright() as playwright:
-        for _ in range(REPEATS):
-            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-            page = browser.new_page()
+    for _ in range(REPEATS):
+        with chromium_page(chromium) as page:
             start = time.perf_counter()
             page.goto(path.resolve().as_uri(), wait_until="load")
             seconds.append(time.perf_counter() - start)
-            browser.close()
     return statistics.median(seconds)
 
 

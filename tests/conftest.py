@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +26,35 @@ def real_ct() -> SampleCT:
     except (FileNotFoundError, ValueError) as error:
         pytest.skip(str(error))
     return SampleCT(scan.image_hu[::2, ::2], scan.structures[::2, ::2], scan.spacing_mm * (2, 2, 1))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium without a window; CONTRIBUTING.md says how to have one. It draws WebGL by the CPU."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium: install it, or name the program in the variable CHROMIUM")
+    arguments = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=arguments)
+        yield browser
+        browser.close()
+
+
+def watched_page(browser):
+    """An empty page; what the browser complains about, or would fetch, is in its ``complaints``."""
+    page = browser.new_page()
+    page.complaints = []
+    page.on("console", lambda message: page.complaints.append(message.text))
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("dialog", lambda dialog: page.complaints.append(f"dialog {dialog.message}"))
+    page.on("request", lambda request: page.complaints.append(request.url[:80]) if is_fetched(request) else None)
+    return page
+
+
+def is_fetched(request):
+    return not request.url.startswith(("file:", "data:"))
 
 
 def lps_affine(spacing_mm: Sequence[float] = SPACING_MM, origin_mm: Sequence[float] = (12.0, -7.0, 30.0)) -> np.ndarray:

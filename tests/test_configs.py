@@ -139,6 +139,7 @@ def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
         "records/RibFrac502.json",
         "report.html",
         "scans.csv",
+        "summary.json",
     ]
     assert "100%" in done.stdout  # progress of the windows
 
@@ -166,7 +167,7 @@ def test_a_dicom_study_is_predicted_and_only_dicom_names_the_patient(tmp_path, m
     (scan,) = {row["scan"] for row in rows(written / "fractures.csv")} - {"same"}
     each = ["pictures/{}.png", "predictions/{}.nii.gz", "probabilities/{}.nii.gz", "records/{}.json"]
     assert files(written) == sorted(
-        ["config.yaml", "fractures.csv", "predictions/ribfrac-pred.csv", "report.html", "scans.csv"]
+        ["config.yaml", "fractures.csv", "predictions/ribfrac-pred.csv", "report.html", "scans.csv", "summary.json"]
         + [name.format(one) for name in each for one in (scan, "same")]
         + [f"dicom/{scan}.seg.dcm", f"dicom/{scan}.sr.dcm"]
     )

@@ -10,7 +10,7 @@ import sys
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -138,11 +138,11 @@ def test_a_stopped_preparation_leaves_whole_files_and_goes_on(
 ) -> None:
     save = torch.save
 
-    def stop_in_the_second(obj: Any, path: Path) -> None:
-        if list((tmp_path / "cache").glob("*.pt")):
-            path.write_bytes(b"half")
+    def stop_in_the_second(obj: Any, file: IO[bytes]) -> None:
+        if list((tmp_path / "cache").glob("[!.]*.pt")):
+            file.write(b"half")
             raise KeyboardInterrupt
-        save(obj, path)
+        save(obj, file)
 
     monkeypatch.setattr(torch, "save", stop_in_the_second)
     with pytest.raises(KeyboardInterrupt):

@@ -76,6 +76,7 @@ def test_a_change_differs_from_the_report(change: str) -> None:
         pytest.param("ours+tuned", "ours", id="tuning trains nothing"),
         pytest.param("ours+no_loss", "ours+no_loss", id="one without a change of the training trains"),
         pytest.param("shipped+no_gaussian", "shipped", id="one without a change of the prediction does not"),
+        pytest.param("shipped+float32", "shipped", id="nor do the weights that ship"),
     ],
 )
 def test_weights_of_a_recipe(name: str, trained_as: str) -> None:

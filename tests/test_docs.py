@@ -263,6 +263,7 @@ def test_shell_programs_exist(block):
         "scripts.ribfrac_download",
         "scripts.scan_records",
         "scripts.submission",
+        "scripts.view",
     ],
 )
 def test_every_option_of_a_command_stands_in_the_reference(module, capsys):

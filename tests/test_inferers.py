@@ -157,10 +157,99 @@ def test_where_memory_is_short_fewer_windows_are_taken_at_a_time(caplog):
 
 
 def test_no_memory_for_one_window_is_an_error():
-    with pytest.raises(torch.OutOfMemoryError, match="a single window: take the device cpu"):
+    with pytest.raises(torch.OutOfMemoryError, match="a single window: .* --device cpu"):
         SlidingWindowProbabilityInferer((16, 16, 16), 2)(
             torch.zeros(1, 1, 20, 16, 16), network_of_a_small_device(0, [])
         )
+
+
+class OnGPU(torch.Tensor):
+    """Says that it lies on a GPU, which no test has, and notes when it leaves it."""
+
+    moves: list[str] = []
+
+    @property
+    def device(self):
+        return torch.device("cuda:0")
+
+    def to(self, device):
+        self.moves.append(f"scan to {device}")
+        return self.as_subclass(OnCPU)
+
+
+class OnCPU(torch.Tensor):
+    def to(self, device):
+        OnGPU.moves.append(f"result to {device}")
+        return self
+
+
+class MovableNet(nn.Identity):
+    def to(self, device):
+        OnGPU.moves.append(f"network to {device}")
+        return self
+
+
+def short_of_memory(inputs, network):
+    """An inferer for which the GPU has no memory."""
+    if isinstance(inputs, OnGPU):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    return network(inputs) + 1
+
+
+def test_a_scan_that_no_gpu_memory_holds_is_predicted_on_the_cpu(caplog):
+    OnGPU.moves.clear()
+    scan = torch.arange(8.0).reshape(1, 1, 2, 2, 2)
+    found = EngineInferer(short_of_memory, "torch", False)(scan.as_subclass(OnGPU), MovableNet())
+    assert torch.equal(found.as_subclass(torch.Tensor), scan + 1)
+    assert OnGPU.moves == ["scan to cpu", "network to cpu", "network to cuda:0", "result to cuda:0"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("cuda:0 has no memory for this scan, which the CPU predicts instead")
+
+
+@pytest.mark.parametrize(
+    "device, network",
+    [
+        pytest.param(torch.Tensor, MovableNet(), id="a CPU without memory"),
+        pytest.param(OnGPU, torch.jit.script(nn.Identity()), id="a network that was compiled for the GPU"),
+    ],
+)
+def test_where_there_is_no_way_out_the_error_is_told(device, network):
+    def inferer(inputs, network):
+        raise torch.OutOfMemoryError("out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        EngineInferer(inferer, "torch", False)(torch.zeros(1, 1, 2, 2, 2).as_subclass(device), network)
+
+
+def test_the_network_returns_to_the_gpu_when_the_cpu_fails_too():
+    OnGPU.moves.clear()
+
+    def inferer(inputs, network):
+        raise torch.OutOfMemoryError("out of memory") if isinstance(inputs, OnGPU) else ValueError("other")
+
+    with pytest.raises(ValueError, match="other"):
+        EngineInferer(inferer, "torch", False)(torch.zeros(1, 1, 2, 2, 2).as_subclass(OnGPU), MovableNet())
+    assert OnGPU.moves[-1] == "network to cuda:0"
+
+
+@pytest.mark.parametrize(
+    "device, gpus, message",
+    [
+        pytest.param("cpu", 0, None, id="a CPU"),
+        pytest.param("cuda:1", 2, None, id="the second of two GPUs"),
+        pytest.param("cuda", 1, None, id="any GPU"),
+        pytest.param("cuda:0", 0, "device is cuda:0, but torch sees no GPU.*--device cpu", id="no GPU"),
+        pytest.param("cuda:1", 1, "torch sees cuda:0 alone", id="the second of one"),
+        pytest.param("cuda:2", 2, "torch sees cuda:0 to cuda:1", id="the third of two"),
+        pytest.param("gpu", 1, "device is 'gpu', which torch does not know: give cpu or cuda:0", id="no device"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(monkeypatch, device, gpus, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if message is None:
+        return engines.check_device(device)
+    with pytest.raises(ValueError, match=message):
+        engines.check_device(device)
 
 
 def test_equals_monais_sliding_window_with_gaussian_weights():

@@ -71,8 +71,11 @@ def test_metric_gives_back_what_each_scan_added() -> None:
     assert (results[2].candidate_voxels, results[2].fracture_voxels, results[2].shared_voxels) == (5, 3, 3)
     metric.reset()
     assert metric.results() == []
+    assert metric.aggregate().isnan()
     with pytest.raises(ValueError, match="no scan"):
-        metric.aggregate()
+        metric.details()
+    metric(SCANS, SCANS)
+    assert len(metric.results()) == 3
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,29 @@ def test_an_evaluation_in_two_processes_scores_as_one_does(data, model, tmp_path
         assert (two / name).read_bytes() == (one / name).read_bytes(), name
     counts = json.loads((one / "metrics.json").read_text())["counts"]
     assert counts["scans"] == 5 and counts["candidates"] > 20
-    assert files(two) == files(one)
+    per_process = {"summary.json", "summary-0.json", "summary-1.json"}
+    assert set(files(two)) ^ set(files(one)) == per_process
     assert done.stdout.count("average recall") == 1  # one process logs
+
+
+def test_a_process_without_a_good_scan_keeps_nobody_waiting(model, tmp_path):  # noqa: F811
+    for number in (501, 502):
+        write_scan(tmp_path / "data", "test", number, fractures=1, shape=(24, 22, 20))
+    bad = tmp_path / "data" / "ribfrac-test-images" / "RibFrac502-image.nii.gz"
+    bad.write_bytes(bad.read_bytes()[:200])
+    settings = SMALL_PREDICTION | {"checkpoint": str(model), "num_workers": 0, "save_pictures": False, "bootstrap": 0}
+    settings |= {
+        "dataset_dir": str(tmp_path / "data"),
+        "section": "test",
+        "save_review_page": False,
+        "wait_hours": 0.02,
+    }
+    done = torchrun("multi_gpu_evaluate.yaml", output_dir=tmp_path / "out", **settings)
+    assert done.returncode != 0 and "1 of 2 scans could not be loaded, the others are done" in done.stdout, done.stdout
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["counts"]["scans"] == 1
+    told = [json.loads((tmp_path / "out" / f"summary-{rank}.json").read_text()) for rank in (0, 1)]
+    assert [len(summary["bad_scans"]) for summary in told] == [0, 1]
+    assert told[0]["froc"]["scans"] == 1
 
 
 def probe(folder, stop):

@@ -226,7 +226,7 @@ def test_counts_are_those_of_the_challenges_curve():
         scores = rng.choice([0.1, 0.3, 0.3, 0.55, 0.9], candidates)
         result = ScanResult(np.full(fractures, -1), np.full(candidates, -1), scores, best, overlap, 0, 0, 0)
         results.append(result)
-        matches = findings_module._matches(result, sorted(range(candidates), key=lambda i: -scores[i]))
+        matches = findings_module.match_outcomes(result, sorted(range(candidates), key=lambda i: -scores[i]))
         hit = {fracture for outcome, fracture in matches.values() if outcome == "hit"}
         rows = [(outcome, float(scores[i])) for i, (outcome, _) in matches.items()]
         rows += [("missed", None)] * (fractures - len(hit))
@@ -322,7 +322,9 @@ def test_the_browser_runs_the_pages_own_script_and_fetches_nothing(html):
     assert f"script-src 'sha256-{digest}'" in policy and policy.startswith("default-src 'none'")
     sources = [e.attributes["src"] for e in page.elements if "src" in e.attributes]
     assert sources and all(source.startswith("data:") for source in sources)
-    links = [e.attributes["href"] for e in page.elements if "href" in e.attributes]
+    leading = [e.attributes for e in page.elements if "href" in e.attributes]
+    links = [attributes["href"] for attributes in leading if "hidden" not in attributes]
+    assert [a["href"][:6] for a in leading if "hidden" in a] == ["views/"] * 2  # shown when there are such pages
     ids = {e.attributes.get("id") for e in page.elements}
     assert all(link[0] == "#" and link[1:] in ids for link in links)
 

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import pytest
+from conftest import watched_page
 from test_review import EVIL, annotated_scan, run_handler
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("no Chromium: install it, or name the program in the variable CHROMIUM")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -33,20 +19,10 @@ def address(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, address):
-    """The page, opened anew; what the browser complains about is in its ``complaints``."""
-    opened = browser.new_page()
-    opened.complaints = []
-    opened.on("console", lambda message: opened.complaints.append(message.text))
-    opened.on("pageerror", lambda error: opened.complaints.append(str(error)))
-    opened.on("dialog", lambda dialog: opened.complaints.append(f"dialog {dialog.message}"))
-    opened.on("request", lambda request: opened.complaints.append(request.url[:80]) if is_fetched(request) else None)
+    opened = watched_page(browser)
     opened.goto(address)
     yield opened
     opened.close()
-
-
-def is_fetched(request):
-    return not request.url.startswith(("file:", "data:"))
 
 
 def numbers(page):

@@ -233,6 +233,8 @@ def find_recipe(name: str) -> Recipe:
                 f"neither {TRAIN} nor {INFERENCE} has the setting {missing[0]} of '{change_name}': name it."
             )
         tuned_on = "+".join([base_name, *change_names[:place]]) if change.tunes else tuned_on
+        if base.shipped and in_training.keys() <= in_inference.keys():
+            in_training = {}  # such as float32: the weights stay, and it is the prediction that changes
         if base.shipped and (in_training or change.mines):
             raise ValueError(f"'{name}' would be trained, and the weights that ship are not: take 'ours'.")
         goes_on_from, data_list = (trained_as, change.data_list) if change.mines else (goes_on_from, data_list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import torch
 from numpy.typing import NDArray
 
-__all__ = ["unfinished_files", "whole_file", "write_json", "write_text", "write_volume"]
+__all__ = ["unfinished_files", "whole_file", "write_json", "write_tensors", "write_text", "write_volume"]
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a user's share of it, the largest size of a file
 
 
 @contextmanager
@@ -30,6 +34,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     Yields:
         A name beside ``path``, with the same extension, hidden, and different each time: several processes, on several
         machines, may write into one folder.
+
+    Raises:
+        OSError: when the disk has no room, by the file's name; whatever was there before is as it was.
     """
     final = Path(path)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -37,8 +44,24 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(final)
+    except (OSError, RuntimeError) as error:
+        if reason := _no_room(error):
+            raise OSError(
+                f"{final} cannot be written ({reason}): make room on its disk, or choose another one. What was "
+                "written before is whole."
+            ) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _no_room(error: BaseException | None) -> str | None:
+    """Return the system's words for a disk without room where it caused an error, such as torch's own."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return error.strerror
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def unfinished_files(folder: str | os.PathLike[str]) -> Iterator[tuple[Path, str]]:
@@ -65,6 +88,13 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], content: Any, indent: int = 1) -> None:
     """Write plain data as JSON, each item on a line of its own."""
     write_text(path, json.dumps(content, indent=indent) + "\n")
+
+
+def write_tensors(path: str | os.PathLike[str], content: Any) -> None:
+    """Write tensors and plain data as ``torch.save`` does."""
+    # by an open file: given a path, torch does not say why it cannot write
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
 
 
 def write_volume(path: str | os.PathLike[str], volume: NDArray, affine: NDArray) -> None:

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import ignite.distributed as idist
+import torch.distributed as dist
 from monai.data import DataLoader, list_data_collate
 from torch.utils.data import Dataset
 
@@ -55,13 +57,19 @@ class SkippingDataLoader(DataLoader):
         """
         End a run in which scans were passed over; does nothing where all were loaded.
 
+        Processes of one run wait for each other here, so that none is ended by another's scans while it still writes.
+
         Raises:
-            ValueError: with all of them, and the reason of each.
+            ValueError: with those of all processes, and the reason of each.
         """
-        if self.skipped:
-            reasons = "\n".join(f"{skipped.scan}: {skipped.reason}" for skipped in self.skipped)
-            count = f"{len(self.skipped)} of {len(self.dataset)} scans"  # type: ignore[arg-type]
-            raise ValueError(f"{count} could not be loaded, the others are done:\n{reasons}")
+        parts: list[Any] = [(self.skipped, len(self.dataset))] * idist.get_world_size()  # type: ignore[arg-type]
+        if len(parts) > 1:
+            dist.all_gather_object(parts, parts[0])
+        if skipped := [scan for scans, _ in parts for scan in scans]:
+            reasons = "\n".join(f"{scan.scan}: {scan.reason}" for scan in skipped)
+            total = sum(count for _, count in parts)
+            others = "the others are done" if total > len(skipped) else "and there are no others"
+            raise ValueError(f"{len(skipped)} of {total} scans could not be loaded, {others}:\n{reasons}")
 
 
 class _Guarded(Dataset):

@@ -7,7 +7,9 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
@@ -23,11 +25,13 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
-from scripts.atomic_write import whole_file
+from scripts.atomic_write import unfinished_files, write_tensors
 
 __all__ = ["MappedDataset", "files_hashing"]
 
 _logger = logging.getLogger(__name__)
+
+_ABANDONED_S = 3600.0  # writing a scan takes seconds
 
 
 class MappedDataset(PersistentDataset):
@@ -71,7 +75,8 @@ class MappedDataset(PersistentDataset):
         Prepare all scans that are not, with progress; does nothing without ``cache_dir``.
 
         Processes of one training share the work, and wait for each other. Trainings that start side by side on one
-        folder may prepare a scan twice, which does no harm.
+        folder may prepare a scan twice, which does no harm. What one that was killed left unfinished is removed an hour
+        later: until then another may be writing it.
 
         Raises:
             OSError: when the disk has no room for the scans.
@@ -79,6 +84,7 @@ class MappedDataset(PersistentDataset):
         cache_dir = self.cache_dir
         if cache_dir is None:
             return
+        _remove_abandoned(cache_dir)
         missing = [index for index, item in enumerate(self.data) if not self._file_of(item).is_file()]
         idist.barrier()  # all have listed what is missing before one of them writes
         self._prepare(missing[idist.get_rank() :: idist.get_world_size()], cache_dir)
@@ -95,6 +101,8 @@ class MappedDataset(PersistentDataset):
         sizes = DataLoader(_Preparing(self, missing), batch_size=None, num_workers=self.num_workers)
         total = 0
         for done, size in enumerate(tqdm(sizes, desc="prepare scans", unit="scan", disable=idist.get_rank() > 0), 1):
+            if isinstance(size, OSError):
+                raise size
             total += int(size)
             expected = total / done * (len(missing) - done) * idist.get_world_size()
             if expected > shutil.disk_usage(cache_dir).free:
@@ -118,7 +126,7 @@ class MappedDataset(PersistentDataset):
 
 
 class _Preparing(TorchDataset):
-    """The scans that are still to be prepared: an item is the size of its file."""
+    """The scans that are still to be prepared: an item is the size of its file, or why the system cannot write it."""
 
     def __init__(self, dataset: MappedDataset, missing: Sequence[int]) -> None:
         self.dataset = dataset
@@ -127,10 +135,21 @@ class _Preparing(TorchDataset):
     def __len__(self) -> int:
         return len(self.missing)
 
-    def __getitem__(self, index: int) -> int:
+    def __getitem__(self, index: int) -> int | OSError:
         item = self.dataset.data[self.missing[index]]
-        self.dataset._cachecheck(item)
+        try:
+            self.dataset._cachecheck(item)
+        except OSError as error:  # raised here, in a worker, it would be told among the lines of a loader
+            return error
         return self.dataset._file_of(item).stat().st_size
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove unfinished files that nobody has written to for long, on a folder that several runs may share."""
+    for path, _ in unfinished_files(folder):
+        with suppress(FileNotFoundError):  # another run may remove or finish it meanwhile
+            if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                path.unlink()
 
 
 def files_hashing(item: Mapping[str, Any]) -> bytes:
@@ -176,8 +195,7 @@ def _write(item: Mapping[str, Any], path: Path) -> None:
         "affines": {key: value.affine for key, value in item.items() if isinstance(value, MetaTensor)},
         "arrays": [key for key, value in item.items() if isinstance(value, np.ndarray)],
     }
-    with whole_file(path) as temporary:
-        torch.save(kept, temporary)
+    write_tensors(path, kept)
 
 
 def _read_mapped(path: Path) -> dict[str, Any]:

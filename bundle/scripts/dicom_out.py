@@ -69,6 +69,16 @@ class Algorithm:
         return cls(content["name"], content["version"], content["authors"], digits)
 
     @property
+    def equipment(self) -> dict[str, Any]:
+        """The attributes of an object that tell what made it, as highdicom calls them."""
+        return {
+            "manufacturer": self.manufacturer,
+            "manufacturer_model_name": self.name,
+            "software_versions": self.version,
+            "device_serial_number": self.serial_number,
+        }
+
+    @property
     def device_uid(self) -> UID:
         """A UID that is the same for the same bundle, version and weights."""
         return generate_uid(prefix="2.25.", entropy_srcs=[self.name, self.version, self.serial_number])
@@ -135,10 +145,7 @@ def candidate_segmentation(
         series_number=_SEG_NUMBER,
         sop_instance_uid=hd.UID(),
         instance_number=1,
-        manufacturer=algorithm.manufacturer,
-        manufacturer_model_name=algorithm.name,
-        software_versions=algorithm.version,
-        device_serial_number=algorithm.serial_number,
+        **algorithm.equipment,
         content_label="RIB_FRACTURES",
         content_description=_RESEARCH,
         series_description="Rib fracture candidates",
@@ -195,13 +202,10 @@ def candidate_report(
         series_number=_SR_NUMBER,
         sop_instance_uid=hd.UID(),
         instance_number=1,
-        manufacturer=algorithm.manufacturer,
+        **algorithm.equipment,
         is_complete=True,
         is_verified=False,
         series_description="Rib fracture candidates",
-        manufacturer_model_name=algorithm.name,
-        software_versions=algorithm.version,
-        device_serial_number=algorithm.serial_number,
     )
 
 

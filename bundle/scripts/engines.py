@@ -1,4 +1,4 @@
-"""What computes the network in a prediction: torch, or OpenVINO on a CPU."""
+"""What computes the network: a device, and in a prediction torch, or OpenVINO on a CPU."""
 
 from __future__ import annotations
 
@@ -10,9 +10,31 @@ import torch
 from monai.utils import StrEnum, optional_import
 from torch import nn
 
-__all__ = ["Engine", "OpenVINONetwork", "choose_engine", "has_fast_bfloat16"]
+__all__ = ["Engine", "OpenVINONetwork", "check_device", "choose_engine", "has_fast_bfloat16"]
 
 openvino, has_openvino = optional_import("openvino")
+
+
+def check_device(device: torch.device | str) -> None:
+    """
+    Refuse a device that this machine does not have; torch does so where it first moves something to it.
+
+    Args:
+        device: the setting.
+
+    Raises:
+        ValueError: when it is no device, or a GPU that torch does not see.
+    """
+    advice = "leave device out, which takes the first GPU where there is one, or give --device cpu."
+    try:
+        asked = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device is '{device}', which torch does not know: give cpu or cuda:0, or {advice}") from error
+    count = torch.cuda.device_count()
+    if asked.type == "cuda" and (asked.index or 0) >= count:
+        seen = "no GPU" if count == 0 else f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0 alone"
+        built = "" if torch.version.cuda else ", since it was installed without CUDA"
+        raise ValueError(f"device is {asked}, but torch sees {seen} on this machine{built}: {advice}")
 
 
 class Engine(StrEnum):

@@ -12,7 +12,9 @@ from scripts.atomic_write import whole_file, write_json
 from scripts.froc import CHALLENGE_THRESHOLDS, KEY_FALSE_POSITIVES
 from scripts.pictures import froc_picture
 
-__all__ = ["metrics_table", "write_metrics"]
+__all__ = ["METRICS_FILES", "metrics_table", "write_metrics"]
+
+METRICS_FILES = ("metrics.json", "froc.csv", "froc.png")
 
 
 def write_metrics(details: dict[str, Any], output_dir: str | Path, name: str = "metrics.json") -> None:

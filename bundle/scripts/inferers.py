@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from monai.data.utils import compute_importance_map
 from monai.inferers import Inferer
 from monai.utils import BlendMode, convert_to_dst_type, convert_to_tensor, ensure_tuple_rep, str2bool
+from torch import nn
 from tqdm import tqdm
 
 from scripts.engines import Engine, OpenVINONetwork, choose_engine, has_fast_bfloat16
@@ -140,7 +141,7 @@ class SlidingWindowProbabilityInferer(Inferer):
         """Halve the windows at a time, for this scan and those that follow; raise the error where it is one already."""
         if self.sw_batch_size == 1:
             raise torch.OutOfMemoryError(
-                "the device has no memory for a single window: take the device cpu."
+                "the device has no memory for a single window: give smaller ones (roi_size), or --device cpu."
             ) from error
         self.sw_batch_size //= 2
         _logger.warning(f"The device is short of memory: from now on {self.sw_batch_size} windows at a time.")
@@ -255,6 +256,8 @@ class EngineInferer(Inferer):
     Run another inferer with the network on the fastest engine that the device has, in the precision that suits it.
 
     The network is compiled once, at the first scan, and again when its weights have changed. What is chosen is logged.
+    A scan for which a GPU has no memory is predicted on the CPU, with a warning; the next one is tried on the GPU
+    again.
 
     Args:
         inferer: the inferer that does the work; it must call the network with one tensor.
@@ -264,6 +267,7 @@ class EngineInferer(Inferer):
     Raises:
         ValueError: when there is no such engine, or it cannot compute on the device of the input.
         ImportError: when it is not installed.
+        torch.OutOfMemoryError: when the GPU has no memory and the network cannot leave it, as one of TensorRT.
     """
 
     def __init__(self, inferer: Inferer, engine: Engine | str = Engine.AUTO, amp: bool | str = "auto") -> None:
@@ -275,6 +279,29 @@ class EngineInferer(Inferer):
         self._logged: set[str] = set()
 
     def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self._predict(inputs, network, *args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            if inputs.device.type == "cpu" or not _can_move(network):
+                raise
+            reason = " ".join(str(error).split())
+        # behind the handler, whose error holds what lies on the GPU
+        _logger.warning(
+            f"{inputs.device} has no memory for this scan, which the CPU predicts instead: that takes longer ({reason})"
+        )
+        return self._predict_on_cpu(inputs, network, *args, **kwargs)
+
+    def _predict_on_cpu(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Predict with the network moved to the CPU, and move it and what it finds back."""
+        device = inputs.device
+        torch.cuda.empty_cache()
+        try:
+            found = self._predict(inputs.to("cpu"), network.to("cpu"), *args, **kwargs)
+        finally:
+            network.to(device)
+        return found.to(device)
+
+    def _predict(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
         engine = choose_engine(self.engine, inputs.device)
         bfloat16 = has_fast_bfloat16(inputs.device) if self.amp is None else self.amp
         self._log(f"The network is computed by {engine} on {inputs.device} in {'bfloat16' if bfloat16 else 'float32'}.")
@@ -288,3 +315,8 @@ class EngineInferer(Inferer):
         if message not in self._logged:
             self._logged.add(message)
             _logger.info(message)
+
+
+def _can_move(network: Any) -> bool:
+    """Tell whether a network can go to another device; what was compiled for one, such as by TensorRT, cannot."""
+    return isinstance(network, nn.Module) and not isinstance(network, torch.jit.ScriptModule)

@@ -26,7 +26,8 @@ from scripts.prediction_folder import score_folders
 __all__ = ["RibFracFROCMetric", "annotated_and_predicted", "main"]
 
 # Scans, fractures and candidates are rows of one table, so that MONAI can gather them from several processes.
-_SCAN_ROW, _FRACTURE_ROW, _CANDIDATE_ROW = range(3)
+# A process without a scan has an empty row: MONAI would gather nothing from it, and the others would wait for it.
+_SCAN_ROW, _FRACTURE_ROW, _CANDIDATE_ROW, _EMPTY_ROW = range(4)
 
 
 class RibFracFROCMetric(Cumulative):
@@ -99,8 +100,11 @@ class RibFracFROCMetric(Cumulative):
 
     def results(self) -> list[ScanResult]:
         """Return what each scan added, from all processes, in the order in which one process would have met them."""
+        if self._buffers is None:
+            self.append(torch.full((5,), _EMPTY_ROW, dtype=torch.float64))
         rows = self.get_buffer()
-        if rows is None:
+        rows = rows[rows[:, 0] != _EMPTY_ROW]
+        if not len(rows):
             return []
         starts = torch.nonzero(rows[:, 0] == _SCAN_ROW)[1:, 0]
         scans = torch.tensor_split(rows.cpu(), starts.cpu())
@@ -108,12 +112,12 @@ class RibFracFROCMetric(Cumulative):
 
     def aggregate(self) -> torch.Tensor:
         """
-        Return the average of recall at 0.5, 1, 2, 4 and 8 false positives per scan, a scalar in [0, 1].
-
-        Raises:
-            ValueError: when no scan was added.
+        Return the average of recall at 0.5, 1, 2, 4 and 8 false positives per scan, a scalar in [0, 1]; not a number
+        when no scan was added.
         """
-        return torch.tensor(detection_scores(self.results())["average_recall"], dtype=torch.float64)
+        results = self.results()
+        recall = detection_scores(results)["average_recall"] if results else float("nan")
+        return torch.tensor(recall, dtype=torch.float64)
 
     def details(self) -> dict[str, Any]:
         """

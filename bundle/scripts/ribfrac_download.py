@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import HTTPError, URLError
@@ -28,7 +29,8 @@ from urllib.request import Request, urlopen
 from monai.apps.utils import safe_extract_member
 from tqdm import tqdm
 
-from scripts.atomic_write import whole_file, write_json
+from scripts.atomic_write import unfinished_files, whole_file, write_json
+from scripts.folder_lock import FolderLock
 
 __all__ = ["download_ribfrac", "main"]
 
@@ -92,6 +94,7 @@ def download_ribfrac(
         ``output_dir`` as an absolute path.
 
     Raises:
+        BlockingIOError: when another run writes to the folder.
         FileNotFoundError: when the server cannot be reached, or does not have a record or a file.
         ValueError: when a section is unknown, the disk is too small, or a file does not have the record's checksum.
 
@@ -101,7 +104,13 @@ def download_ribfrac(
     if unknown := set(sections) - set(RECORDS):
         raise ValueError(f"sections has {', '.join(sorted(unknown))}: use some of {', '.join(RECORDS)}.")
     output_dir = Path(output_dir).expanduser().resolve()
-    output_dir.mkdir(parents=True, exist_ok=True)
+    with FolderLock(output_dir):
+        _fetch_sections(output_dir, sections, keep_archives, api_url)
+    return output_dir
+
+
+def _fetch_sections(output_dir: Path, sections: Sequence[str], keep_archives: bool, api_url: str) -> None:
+    """Fetch and unpack what is missing."""
     logger.info(LICENSE)
     numbers = [number for section in RECORDS if section in sections for number in RECORDS[section]]
     files = [file for number in numbers for file in _files_of_record(f"{api_url.rstrip('/')}/records/{number}")]
@@ -114,7 +123,6 @@ def download_ribfrac(
             _remember(file, sizes, output_dir)
             if not keep_archives:
                 path.unlink()
-    return output_dir
 
 
 def _files_of_record(url: str) -> list[_RecordFile]:
@@ -278,6 +286,8 @@ def _unpack(archive: Path, folder: Path) -> dict[str, int]:
                 for member in source.infolist()
                 if not member.is_dir()
             }
+            for path, _ in chain.from_iterable(map(unfinished_files, {target.parent for target in targets})):
+                path.unlink()  # of a run that was killed
             missing = {t: member for t, member in targets.items() if _size(t) != member.file_size or not t.is_file()}
             _check_room(archive, sum(member.file_size for member in missing.values()))
             for target, member in tqdm(missing.items(), desc=f"unpack {archive.name}", unit="file"):

@@ -23,7 +23,7 @@ from scripts.candidate_table import scan_row, write_candidate_tables, write_scan
 from scripts.datalist import natural_order
 from scripts.datasets import files_hashing
 
-__all__ = ["ScanRecords", "join_tables", "main"]
+__all__ = ["ScanRecords", "join_tables", "main", "read_record", "record_path"]
 
 RECORDS_DIR = "records"
 FRACTURES_CSV = "fractures.csv"
@@ -82,22 +82,21 @@ class ScanRecords:
         self.shard = shard
         self.shards = shards
         self.resume = resume
+        self.mine = data[shard::shards]
         self.operating_score = operating_score
         self.many_fractures = many_fractures
 
     def to_do(self) -> list[Mapping[str, Any]]:
         """List the scans of this process that are not done."""
-        mine = self.data[self.shard :: self.shards]
-        left = [item for item in mine if not (self.resume and self.is_done(item))]
-        _logger.info(
-            f"{len(self.data)} scans, of which {len(mine)} are for this process (shard {self.shard} of {self.shards}). "
-            f"{len(mine) - len(left)} of them are done and left out, {len(left)} are predicted."
-        )
+        left = [item for item in self.mine if not (self.resume and self.is_done(item))]
+        part = f"{len(self.mine)} are for this process (shard {self.shard} of {self.shards})"
+        done = f"{len(self.mine) - len(left)} of them are done and left out, {len(left)} are predicted"
+        _logger.info(f"{len(self.data)} scans, of which {part}. {done}.")
         return left
 
     def is_done(self, item: Mapping[str, Any]) -> bool:
         """Tell whether a scan has been predicted as it would be now, and all is there."""
-        record = _read_record(self._record(item["scan"]))
+        record = read_record(self._record(item["scan"]))
         if record is None or record["made_by"] != self.made_by or record["source"] != _source(item):
             return False
         files = self._files(item["scan"])
@@ -166,6 +165,11 @@ class ScanRecords:
         missing = "" if done == len(self.data) else "; the others are written when they are done"
         _logger.info(f"{self.tables[0]} tells of {done} of {len(self.data)} scans{missing}.")
 
+    def scan_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of ``scans.csv`` for the scans of this process that are done, see `scan_row`."""
+        paths = {self._record(item["scan"]): None for item in self.mine}
+        return [row for _, row in _of_records(paths, self.made_by, "summary")]
+
     def check_masks(self) -> None:
         """
         Raise ``ValueError`` when ``predictions_dir`` holds masks of scans that are not in ``data``.
@@ -189,7 +193,7 @@ class ScanRecords:
         return [Path(output.replace("{scan}", scan)) for output in self.outputs]
 
     def _record(self, scan: str) -> Path:
-        return self.output_dir / RECORDS_DIR / f"{scan}.json"
+        return record_path(self.output_dir, scan)
 
 
 def join_tables(output_dir: PathLike, predictions_dir: PathLike | None = None) -> int:
@@ -214,7 +218,7 @@ def join_tables(output_dir: PathLike, predictions_dir: PathLike | None = None) -
         raise FileNotFoundError(
             f"{output_dir / RECORDS_DIR} holds no record of a scan: name the folder of a prediction."
         )
-    kinds = {record["made_by"] for path in paths if (record := _read_record(path)) is not None}
+    kinds = {record["made_by"] for path in paths if (record := read_record(path)) is not None}
     if len(kinds) > 1:
         raise ValueError(
             f"{output_dir / RECORDS_DIR} holds scans that {len(kinds)} different settings, weights or versions of the "
@@ -249,12 +253,17 @@ def _times(paths: Sequence[Path]) -> dict[Path, int]:
 def _of_records(paths: Mapping[Path, Any], made_by: str, part: str) -> Iterator[tuple[str, Any]]:
     """Yield the name of each scan and a part of its record, of one record at a time."""
     for path in paths:
-        record = _read_record(path)
+        record = read_record(path)
         if record is not None and record["made_by"] == made_by:
             yield record["scan"], record[part]
 
 
-def _read_record(path: Path) -> dict[str, Any] | None:
+def record_path(output_dir: PathLike, scan: str) -> Path:
+    """Name the record of a scan in the folder of a prediction."""
+    return Path(output_dir) / RECORDS_DIR / f"{scan}.json"
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
     """Read a record; None where there is none, or where a machine that broke down left it empty."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ import numpy as np
 from ignite.engine import Events
 from monai.config import PathLike
 
-from scripts.froc_report import metrics_table, write_metrics
+from scripts.froc_report import METRICS_FILES, metrics_table, write_metrics
 from scripts.grids import on_grid_of
 from scripts.metrics import RibFracFROCMetric
 from scripts.pictures import scan_picture
@@ -127,13 +127,14 @@ class FROCReportHandler:
         the evaluator that has ``metric`` as a metric.
 
     Runs at:
-        ``Events.COMPLETED``.
+        ``Events.STARTED`` (removing those of an earlier run) and ``Events.COMPLETED``.
 
     Reads:
         the details that the metric has gathered.
 
     Writes:
         ``metrics.json``, ``froc.csv`` and ``froc.png`` in ``output_dir``; of several processes, the first one writes.
+        None of them where no scan could be loaded.
 
     Args:
         metric: the metric that scored the scans.
@@ -145,10 +146,19 @@ class FROCReportHandler:
         self.output_dir = Path(output_dir)
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.COMPLETED, self)
 
+    def _start(self, engine: Engine) -> None:
+        if idist.get_rank() == 0:
+            for name in METRICS_FILES:
+                (self.output_dir / name).unlink(missing_ok=True)
+
     def __call__(self, engine: Engine) -> None:
-        details = self.metric.details()  # all processes together
+        if not self.metric.results():  # all processes together, as below
+            engine.logger.error("There is no score, since no scan could be loaded.")
+            return
+        details = self.metric.details()
         if idist.get_rank() > 0:
             return
         write_metrics(details, self.output_dir)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,7 @@ from scripts.review.findings import scan_findings, scan_result
 from scripts.review.page import ReviewPage
 from scripts.review.training import Example, write_training_page
 from scripts.review.views import Scan, projections
+from scripts.run_summary import bundle_facts, file_sha256
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -82,23 +81,19 @@ class ReviewPageHandler:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine: Engine) -> None:
-        metadata = json.loads((self.bundle_root / "configs" / "metadata.json").read_text(encoding="utf-8"))
-        digest, shipped = (_digest(path) for path in (self.checkpoint, self.bundle_root / "models" / "model.pt"))
-        weights = (
-            "part of the network" if self.checkpoint is None else f"{self.checkpoint.name}, SHA-256 {digest[:12]}…"
-        )
+        facts = bundle_facts(self.bundle_root, self.checkpoint)
+        digest = facts["weights_sha256"]
+        is_shipped = digest is not None and digest == file_sha256(self.bundle_root / "models" / "model.pt")
         summary = {
-            "bundle": f"{metadata['name']} {metadata['version']}",
-            "weights": weights,
+            "bundle": f"{facts['bundle']} {facts['version']}",
+            "weights": f"{facts['weights']}, SHA-256 {digest[:12]}…" if digest else "part of the network",
             "settings": self.settings,
         }
         if self.not_shown:
             summary["not on this page"] = f"{self.not_shown} scans that are done already, or that others predict"
         if self._page is not None:
             self._page.close()
-        self._page = ReviewPage(
-            self.path, summary, self.threshold, _SHIPPED_NOTE if digest and digest == shipped else ""
-        )
+        self._page = ReviewPage(self.path, summary, self.threshold, _SHIPPED_NOTE if is_shipped else "")
 
     def _add(self, engine: Engine) -> None:
         assert self._page is not None
@@ -184,11 +179,3 @@ class TrainingPageHandler:
             self._sampled,
             self._validated,
         )
-
-
-def _digest(path: Path | None) -> str:
-    """Return the SHA-256 of a file; empty where there is none."""
-    if path is None or not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

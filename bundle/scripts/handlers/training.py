@@ -13,12 +13,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from ignite.engine import Events
-from ignite.handlers import DiskSaver
 from monai.config import PathLike
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from scripts.atomic_write import whole_file
+from scripts.atomic_write import whole_file, write_tensors
 from scripts.pictures import curves_picture
 
 if TYPE_CHECKING:
@@ -199,10 +198,9 @@ class ResumableCheckpointHandler:
         if idist.get_rank() > 0:
             return
         state = self.evaluator.state
-        saver = DiskSaver(str(self.save_dir), atomic=True, create_dir=True, require_empty=False)
         if state.best_metric_epoch == engine.state.epoch:
-            saver(self.best_network.state_dict(), self.model_name)
-        saver(self.best_network.state_dict(), self.final_name)
+            write_tensors(self.save_dir / self.model_name, self.best_network.state_dict())
+        write_tensors(self.save_dir / self.final_name, self.best_network.state_dict())
         last = {name: item.state_dict() for name, item in self.stateful.items()}
         last.update(
             network=self.network.state_dict(),
@@ -212,7 +210,7 @@ class ResumableCheckpointHandler:
             max_epochs=engine.state.max_epochs,
             processes=processes,
         )
-        saver(last, self.last_name)
+        write_tensors(self.save_dir / self.last_name, last)
 
 
 class EarlyStopOnBestEpochHandler:

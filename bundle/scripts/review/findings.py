@@ -14,7 +14,17 @@ from scripts.candidate_table import candidate_rows
 from scripts.froc import CLASS_NAMES, MIN_OVERLAP, UNKNOWN_CLASS, ScanResult, integer_ids, score_scan
 from scripts.review.views import Scan, View, centered_views
 
-__all__ = ["Counts", "Finding", "Outcome", "counts_at", "fracture_type", "outcome_at", "scan_findings", "scan_result"]
+__all__ = [
+    "Counts",
+    "Finding",
+    "Outcome",
+    "counts_at",
+    "fracture_type",
+    "match_outcomes",
+    "outcome_at",
+    "scan_findings",
+    "scan_result",
+]
 
 Outcome = Literal["candidate", "hit", "again", "false", "missed"]
 MAX_PICTURES = 30  # of a scan: a threshold of 0 may bring hundreds of candidates, whose pictures nobody looks at
@@ -165,7 +175,7 @@ def scan_findings(
     if annotation is not None:
         label, result, fracture_ids = annotation
         fractures = [(f"F{i}", fracture_type(int(code))) for i, code in zip(fracture_ids, result.fracture_codes)]
-        matches = _matches(result, by_score)
+        matches = match_outcomes(result, by_score)
     findings = []
     for place, number in enumerate(by_score):
         outcome, fracture = matches.get(number, ("candidate", -1))
@@ -184,8 +194,17 @@ def scan_findings(
     return findings
 
 
-def _matches(result: ScanResult, by_score: Sequence[int]) -> dict[int, tuple[Outcome, int]]:
-    """Tell for each candidate what it is, and the index of the fracture that it hits, -1 where it hits none."""
+def match_outcomes(result: ScanResult, by_score: Sequence[int]) -> dict[int, tuple[Outcome, int]]:
+    """
+    Tell what each candidate is.
+
+    Args:
+        result: how candidates match fractures.
+        by_score: indices of the candidates by falling score.
+
+    Returns:
+        By the index of each candidate its outcome, and the index of the fracture that it hits, -1 where it hits none.
+    """
     matches: dict[int, tuple[Outcome, int]] = {}
     taken = set()
     for number in by_score:

@@ -58,8 +58,8 @@ def script(name: str) -> str:
     return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def script_policy(*names: str) -> str:
-    """Return the content security policy of a page with these scripts: no network, and no other script."""
-    digests = [hashlib.sha256(script(name).encode()).digest() for name in names]
+def script_policy(*scripts: str) -> str:
+    """Return the content security policy of a page with these scripts, given whole: no network, no other script."""
+    digests = [hashlib.sha256(text.encode()).digest() for text in scripts]
     allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests) or "'none'"
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"

@@ -9,15 +9,16 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from scripts.atomic_write import whole_file
+from scripts.atomic_write import whole_file, write_text
 from scripts.froc import ScanResult
 from scripts.review.charts import froc_chart
 from scripts.review.findings import MAX_PICTURES, Counts, Finding, counts_at, fracture_type
 from scripts.review.html import render
 from scripts.review.views import View
 
-__all__ = ["OUTCOMES", "ReviewPage", "told_columns"]
+__all__ = ["OUTCOMES", "ReviewPage", "show_viewer_links", "told_columns", "viewer_address"]
 
 _PARTING = "<!-- scans -->"
 # Columns of fractures.csv that begin so have no room in a table; a candidate's card has them.
@@ -91,6 +92,7 @@ class ReviewPage:
                 findings=findings,
                 finding_key=_key,
                 projections=projections,
+                viewer_link=_viewer_link,
                 outcomes=OUTCOMES,
                 annotated=result is not None,
                 max_pictures=MAX_PICTURES,
@@ -161,3 +163,29 @@ def told_columns(findings: Sequence[Finding]) -> list[str]:
     """Name the further columns of ``fractures.csv`` that the page's table shows: all but numbers of a place."""
     columns = dict.fromkeys(column for finding in findings for column in finding.more)
     return [column for column in columns if not column.startswith(_PLACE_COLUMNS)]
+
+
+def viewer_address(scan: str) -> Path:
+    """Name the page to scroll through a scan, see :mod:`scripts.view`; the path starts at the folder of the run."""
+    return Path("views", f"{scan}.html")
+
+
+def _viewer_link(scan: str, hidden: bool = True) -> str:
+    """Lead to that page; hidden until there is one, since a page opened as a file cannot ask whether another exists."""
+    address = quote(viewer_address(scan).as_posix())
+    return f'<a class="viewer-link" href="{address}"{" hidden" if hidden else ""}>Scroll through the scan</a>'
+
+
+def show_viewer_links(report: Path, scans: Sequence[str]) -> None:
+    """
+    Let a review page lead to the pages to scroll through some of its scans.
+
+    Args:
+        report: the page, which is written anew where it has one of the scans.
+        scans: names of scans that have such a page now; the report may lack some.
+    """
+    text = before = report.read_text(encoding="utf-8")
+    for scan in scans:
+        text = text.replace(_viewer_link(scan), _viewer_link(scan, hidden=False))
+    if text != before:
+        write_text(report, text)

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from scripts.review.pictures import cut_square, encode, gray_values, outline, shrink
 
-__all__ = ["Outline", "Scan", "View", "centered_views", "projections"]
+__all__ = ["PLANES", "Outline", "Scan", "View", "centered_views", "places_mm", "projections"]
 
 VIEW_MM = 80.0  # edge of a view; larger where the instance needs more
 _MAX_VIEW_MM = 200.0
@@ -72,7 +72,7 @@ class View:
     @property
     def text_mm(self) -> float:
         """Height of letters on it."""
-        return 0.06 * self.height_mm if self.name in _PLANES else _NAME_MM - 1
+        return 0.06 * self.height_mm if self.name in PLANES else _NAME_MM - 1
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Scan:
 
 
 # Of each view the axes that run to its right and down, the axis across it, and the letters at its edges.
-_PLANES = {
+PLANES = {
     "axial": ((0, 1), 2, ("R", "L", "A", "P")),
     "coronal": ((0, 2), 1, ("R", "L", "H", "F")),
     "sagittal": ((1, 2), 0, ("A", "P", "H", "F")),
@@ -153,17 +153,41 @@ def centered_views(scan: Scan, kind: str, instance: int) -> list[View]:
     box = scan.boxes[kind].get(instance)
     if box is None:
         return []
-    voxels = np.argwhere(scan.turned_instances[kind][box] == instance) + [part.start for part in box]
-    centers_mm = (voxels + 0.5) * scan.spacing_mm
-    nearest = ((centers_mm - centers_mm.mean(axis=0)) ** 2).sum(axis=1).argmin()
+    voxel = _middle_voxel(scan.turned_instances[kind], box, instance, np.diag(scan.spacing_mm))
     reach_mm = float((np.array([part.stop - part.start for part in box]) * scan.spacing_mm).max())
     size_mm = float(np.clip(reach_mm + _ROOM_MM, VIEW_MM, _MAX_VIEW_MM))
-    return [_view(scan, name, voxels[nearest], size_mm) for name in _PLANES]
+    return [_view(scan, name, voxel, size_mm) for name in PLANES]
+
+
+def places_mm(ids: NDArray, affine: NDArray) -> dict[int, tuple[float, float, float]]:
+    """
+    Name a voxel of each instance near its middle, so that views through it show the instance.
+
+    Args:
+        ids: 0 is background, shape ``(H, W, D)``.
+        affine: from voxels to mm in RAS, shape ``(4, 4)``.
+
+    Returns:
+        The place of the voxel that is closest to the center of mass, mm in RAS, by the instance's id.
+    """
+    places = {}
+    for instance, box in enumerate(ndimage.find_objects(ids), start=1):
+        if box is not None:
+            x, y, z = affine[:3, :3] @ _middle_voxel(ids, box, instance, affine[:3, :3]) + affine[:3, 3]
+            places[instance] = (float(x), float(y), float(z))
+    return places
+
+
+def _middle_voxel(ids: NDArray, box: tuple[slice, slice, slice], instance: int, to_mm: NDArray) -> NDArray:
+    """Return the voxel of an instance that is closest to its center of mass; ``to_mm`` has shape ``(3, 3)``."""
+    voxels = np.argwhere(ids[box] == instance) + [part.start for part in box]
+    from_center_mm = (voxels - voxels.mean(axis=0)) @ to_mm.T
+    return voxels[(from_center_mm**2).sum(axis=1).argmin()]
 
 
 def _view(scan: Scan, name: str, voxel: NDArray, size_mm: float) -> View:
     """Draw one square view around a voxel of LPI axes."""
-    (right, down), across, edges = _PLANES[name]
+    (right, down), across, edges = PLANES[name]
     spacing_mm = scan.spacing_mm[[right, down]]
     corner_mm = (voxel[[right, down]] + 0.5) * spacing_mm - size_mm / 2
     first = np.maximum(np.floor(corner_mm / spacing_mm).astype(int) - 1, 0)

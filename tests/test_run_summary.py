@@ -1,0 +1,117 @@
+"""What a run came to, for programs: also where scans were bad, were done before, or were all bad."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import BUNDLE_ROOT, write_scan
+from test_configs import SMALL_PREDICTION, model, rows, workflow  # noqa: F401 (a fixture)
+
+SCANS = (501, 502, 503)
+SETTINGS = SMALL_PREDICTION | {"save_pictures": False, "many_fractures": 1, "operating_score": 0.4}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    for number in SCANS:
+        write_scan(tmp_path / "data", "test", number, fractures=1, shape=(20, 18, 16))
+    return tmp_path / "data"
+
+
+def cut(data: Path, *numbers: int) -> None:
+    for number in numbers:
+        path = data / "ribfrac-test-images" / f"RibFrac{number}-image.nii.gz"
+        path.write_bytes(path.read_bytes()[:200])
+
+
+def run(data: Path, folder: Path, model: Path, *overlays: str, **settings: Any) -> str:  # noqa: F811
+    """Run; returns what the run ends with, which is nothing where all is well."""
+    settings |= {"dataset_dir": str(data), "output_dir": str(folder), "checkpoint": str(model)}
+    if overlays:
+        settings |= {"bootstrap": 0, "run_id": "evaluating"}
+    ready = workflow("inference.yaml", *overlays, **SETTINGS | settings)
+    ready.initialize()
+    try:
+        ready.run()
+    except RuntimeError as error:
+        return str(error.__cause__)
+    return ""
+
+
+def summary(folder: Path, name: str = "summary.json") -> dict[str, Any]:
+    return json.loads((folder / name).read_text())
+
+
+def test_of_a_prediction(data, tmp_path, model):  # noqa: F811
+    cut(data, 502)
+    assert "1 of 3 scans could not be loaded, the others are done" in run(data, tmp_path, model)
+    told = summary(tmp_path)
+    table = rows(tmp_path / "scans.csv")
+    assert len(table) == 2 and all(int(row["candidates"]) > 0 for row in table)
+    assert told["scans"] == {"all": 3, "done_before": 0, "predicted": 2, "passed_over": 1}
+    assert told["candidates"] == {
+        "all": sum(int(row["candidates"]) for row in table),
+        "at_operating_point": sum(int(row["at_operating_point"]) for row in table),
+    }
+    assert told["scans_with_many_fractures"] == sum(row["many_fractures"] == "yes" for row in table)
+    (bad,) = told["bad_scans"]
+    assert bad["scan"] == "RibFrac502" and "RibFrac502-image.nii.gz" in bad["reason"]
+    metadata = json.loads((BUNDLE_ROOT / "configs" / "metadata.json").read_text())
+    assert (told["bundle"], told["version"]) == (metadata["name"], metadata["version"])
+    assert told["weights"] == model.name
+    assert told["weights_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert told["settings"]["probability_threshold"] == SETTINGS["probability_threshold"]
+    assert (told["shard"], told["shards"], told["froc"]) == (0, 1, None)
+    assert (tmp_path / "summary.json").stat().st_size < 3000
+
+
+def test_of_a_prediction_that_goes_on(data, tmp_path, model):  # noqa: F811
+    run(data, tmp_path, model)
+    first = summary(tmp_path)
+    (tmp_path / "predictions" / "RibFrac502.nii.gz").unlink()
+    assert run(data, tmp_path, model, resume=True) == ""
+    again = summary(tmp_path)
+    assert again["scans"] == {"all": 3, "done_before": 2, "predicted": 1, "passed_over": 0}
+    assert again["candidates"] == first["candidates"] and first["candidates"]["all"] > 0
+
+
+def test_each_shard_has_its_own(data, tmp_path, model):  # noqa: F811
+    for shard in (0, 1):
+        run(data, tmp_path, model, shard=shard, shards=2)
+    assert [summary(tmp_path, f"summary-{shard}.json")["scans"]["all"] for shard in (0, 1)] == [2, 1]
+
+
+def test_of_an_evaluation(data, tmp_path, model):  # noqa: F811
+    assert run(data, tmp_path, model, "evaluate.yaml") == ""
+    froc, metrics = summary(tmp_path)["froc"], json.loads((tmp_path / "metrics.json").read_text())
+    assert froc["scans"] == froc["fractures"] == 3
+    assert froc["average_recall"] == metrics["detection"]["average_recall"]
+    assert list(froc["recall_at_fp_per_scan"].values()) == metrics["detection"]["key_recall"]
+    assert list(froc["recall_at_fp_per_scan"]) == ["0.5", "1.0", "2.0", "4.0", "8.0"]
+
+
+@pytest.mark.parametrize("overlays", [(), ("evaluate.yaml",)], ids=["prediction", "evaluation"])
+def test_where_all_scans_are_bad(overlays, data, tmp_path, model):  # noqa: F811
+    run(data, tmp_path, model, *overlays)
+    assert (tmp_path / "metrics.json").exists() == bool(overlays)
+    cut(data, *SCANS)
+    error = run(data, tmp_path, model, *overlays)
+    assert error.startswith("3 of 3 scans could not be loaded, and there are no others:\nRibFrac501: ")
+    assert [error.count(f"\nRibFrac{number}: ") for number in SCANS] == [1, 1, 1]
+    told = summary(tmp_path)
+    assert [bad["scan"] for bad in told["bad_scans"]] == [f"RibFrac{number}" for number in SCANS]
+    assert told["froc"] is None and told["candidates"]["all"] == 0
+    assert not (tmp_path / "metrics.json").exists() and not (tmp_path / "froc.png").exists()  # of the run before
+    assert rows(tmp_path / "fractures.csv") == []
+
+
+def test_a_run_that_fails_otherwise_leaves_none_of_an_earlier_one(data, tmp_path, model):  # noqa: F811
+    run(data, tmp_path, model)
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"no weights")
+    assert run(data, tmp_path, broken) != ""
+    assert not (tmp_path / "summary.json").exists()
