@@ -153,9 +153,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
     parser.add_argument("--scan", type=Path, required=True, help="a scan of integers, NIfTI")
+    parser.add_argument("--slices", type=int, nargs=2, default=(0, None), help="first, and the one behind the last")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args(arguments)
-    scan = nib.load(options.scan)
+    scan = nib.load(options.scan).slicer[:, :, slice(*options.slices)]
     scan = Nifti1Image(np.asanyarray(scan.dataobj).astype("<i2"), scan.affine)
     names = {"as it is": "0"} | {way: str(number) for number, way in enumerate({**WAYS, **MOVED}, start=1)}
     with tempfile.TemporaryDirectory() as folder:
