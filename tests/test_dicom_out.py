@@ -250,3 +250,14 @@ def test_the_handler_warns_of_a_series_that_nothing_can_refer_to(tmp_path, caplo
         evaluator.run([0])
     assert "study-ct: no DICOM is written, since its headers have no SeriesInstanceUID" in caplog.text
     assert not (tmp_path / "dicom").exists()
+
+
+def test_the_handler_warns_of_more_candidates_than_a_segmentation_holds(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("scripts.handlers.dicom.MAX_SEGMENTS", 1)
+    files = [str(path) for path in write_series(tmp_path / "ct", np.zeros(SHAPE), OBLIQUE)]
+    evaluator = evaluator_of(candidates(), SCORES)
+    handler(tmp_path, files).attach(evaluator)
+    with caplog.at_level("WARNING", logger=evaluator.logger.name):
+        evaluator.run([0])
+    assert "study-ct: no DICOM is written, which holds 1 candidates at most" in caplog.text
+    assert not (tmp_path / "dicom").exists()

@@ -21,7 +21,15 @@ from pydicom.uid import UID, generate_uid
 
 from scripts.atomic_write import whole_file
 
-__all__ = ["Algorithm", "candidate_report", "candidate_segmentation", "missing_uids", "read_sources", "write_dicom"]
+__all__ = [
+    "MAX_SEGMENTS",
+    "Algorithm",
+    "candidate_report",
+    "candidate_segmentation",
+    "missing_uids",
+    "read_sources",
+    "write_dicom",
+]
 
 # SNOMED CT and LOINC as in the DICOM standard's context groups; the level of a candidate and the flag are not in them.
 _FRACTURE = CodedConcept("72704001", "SCT", "Fracture")
@@ -42,6 +50,7 @@ _RESEARCH = "For research only, not for diagnosis"
 _SEG_NUMBER, _SR_NUMBER = 9001, 9002  # far above what scanners count to
 _NEEDED_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
 _MAX_SHIFT_MM = 0.1
+MAX_SEGMENTS = 65535  # segments have numbers of 16 bits
 
 
 @dataclass(frozen=True)

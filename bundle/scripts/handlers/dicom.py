@@ -13,6 +13,7 @@ from monai.config import PathLike
 
 from scripts.candidate_table import scan_row
 from scripts.dicom_out import (
+    MAX_SEGMENTS,
     Algorithm,
     candidate_report,
     candidate_segmentation,
@@ -36,8 +37,8 @@ class DicomResultHandler:
         the evaluator; its post-processing ends with candidates on the scan's own grid.
 
     Runs at:
-        ``Events.STARTED`` and ``Events.ITERATION_COMPLETED``. A series whose headers lack the UIDs to refer to gets no
-        DICOM, and a warning says so.
+        ``Events.STARTED`` and ``Events.ITERATION_COMPLETED``. A series whose headers lack the UIDs to refer to, or with
+        more candidates than a segmentation holds, gets no DICOM, and a warning says so.
 
     Reads:
         ``pred`` (its metadata tell the scan's name) and ``candidates`` (as ``DescribeCandidatesd`` gives them) of the
@@ -95,6 +96,9 @@ class DicomResultHandler:
                 engine.logger.warning(
                     "%s: no DICOM is written, since its headers have no %s to refer to", scan, " and no ".join(missing)
                 )
+                continue
+            if len(rows) > MAX_SEGMENTS:
+                engine.logger.warning("%s: no DICOM is written, which holds %d candidates at most", scan, MAX_SEGMENTS)
                 continue
             found = None
             if rows:
