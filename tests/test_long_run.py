@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import sys
 from pathlib import Path
 
@@ -25,7 +26,9 @@ def test_what_is_not_closed_or_freed_is_seen(tmp_path: Path) -> None:
     def leak(engine: Engine, number: int) -> None:
         path = tmp_path / f"{number}"
         path.write_bytes(bytes(1 << 20))
-        held.append((path.open("rb"), bytearray(b"1") * (4 << 20)))
+        block = mmap.mmap(-1, 4 << 20)  # of the system, not of what the program has freed before
+        block.write(b"1" * (4 << 20))
+        held.append((path.open("rb"), block))
 
     engine = Engine(leak)
     watch = Watch(Events.ITERATION_COMPLETED, tmp_path)

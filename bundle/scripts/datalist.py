@@ -466,9 +466,13 @@ def _shift_mm(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> fl
 def _read_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
     """Read the shape and the affine of a NIfTI file; ``ValueError`` when it holds no volume."""
     try:
+        with open(path, "rb"):  # nibabel does not say that it may not
+            pass
         image = cast(SpatialImage, nib.load(path))
     except FileNotFoundError as error:
         raise ValueError(f"{path}: does not exist.") from error
+    except PermissionError as error:
+        raise ValueError(f"{path}: may not be read ({error.strerror}): ask for the right to read it.") from error
     except _UNREADABLE as error:
         raise ValueError(f"{path}: is no readable NIfTI file ({error}): copy it again.") from error
     if len(image.shape) != 3:
