@@ -11,11 +11,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
+from scripts.networks import ResUNet
 from scripts.sample_ct import SampleCT, load_sample_ct
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1] / "bundle"
 SPACING_MM = (0.75, 0.75, 1.25)
+CHANNELS = [2, 3, 4, 5]
 
 
 @pytest.fixture(scope="session")
@@ -105,3 +108,19 @@ def ribfrac_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         write_scan(folder, section, number, fractures)
     return folder
+
+
+def network_of(config):
+    """The network of a config, small."""
+    if config.startswith("report"):
+        return ResUNet(channels=CHANNELS)
+    return ResUNet(channels=CHANNELS, act="LEAKYRELU", stem_stride=2, upsample_mode="nontrainable")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """An untrained network as model.pt; the second voxel of a pair is more probable, so that places differ."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("model") / "model.pt"
+    torch.save(network_of("inference.yaml").state_dict(), path)
+    return path

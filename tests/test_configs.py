@@ -17,13 +17,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE_ROOT, lps_affine, write_scan
+from conftest import BUNDLE_ROOT, CHANNELS, lps_affine, network_of, write_scan
 from dicom_scans import OBLIQUE, PATIENT, SERIES, ras_affine, write_series
 from monai.bundle import ConfigWorkflow
 
-from scripts.networks import ResUNet
-
-CHANNELS = [2, 3, 4, 5]
 SMALL_TRAINING = {
     "cache_dir": "$None",
     "max_epochs": 1,
@@ -42,22 +39,6 @@ SMALL_PREDICTION = {
     "postprocess": False,
     "network_def::channels": CHANNELS,
 }
-
-
-def network_of(config):
-    """The network of a config, small."""
-    if config.startswith("report"):
-        return ResUNet(channels=CHANNELS)
-    return ResUNet(channels=CHANNELS, act="LEAKYRELU", stem_stride=2, upsample_mode="nontrainable")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """An untrained network as model.pt; the second voxel of a pair is more probable, so that places differ."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    torch.save(network_of("inference.yaml").state_dict(), path)
-    return path
 
 
 def command(config, **settings):

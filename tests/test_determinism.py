@@ -9,16 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_configs import SMALL_TRAINING, network_of, predict, rows, stored, workflow
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network, which marks about half of all voxels."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    torch.save(network_of("inference.yaml").state_dict(), path)
-    return path
+from test_configs import SMALL_TRAINING, predict, rows, stored, workflow
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import write_scan
 from monai.engines import SupervisedEvaluator
-from test_configs import SMALL_PREDICTION, SMALL_TRAINING, files, model, workflow  # noqa: F401 (a fixture)
+from test_configs import SMALL_PREDICTION, SMALL_TRAINING, files, workflow
 from test_large_archives import contents
 from torch import nn
 
@@ -37,7 +37,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def prediction(data: Path, folder: Path, model: Path, **settings: Any) -> Callable[[], Any]:  # noqa: F811
+def prediction(data: Path, folder: Path, model: Path, **settings: Any) -> Callable[[], Any]:
     arguments = {"dataset_dir": str(data), "output_dir": str(folder), "checkpoint": str(model), "engine": "torch"}
     ready = workflow("inference.yaml", **SMALL_PREDICTION | {"resume": True} | arguments | settings)
     ready.initialize()
@@ -84,7 +84,7 @@ def no_file_above(size_bytes: int) -> Callable[[], None]:
 # ---- a full disk ----
 
 
-def test_a_prediction_on_a_full_disk_stops_and_goes_on_when_there_is_room(data, tmp_path, model):  # noqa: F811
+def test_a_prediction_on_a_full_disk_stops_and_goes_on_when_there_is_room(data, tmp_path, model):
     undisturbed, full = tmp_path / "undisturbed", tmp_path / "full"
     prediction(data, undisturbed, model, save_review_page=False)()
     picture = (undisturbed / "pictures" / "RibFrac501.png").stat().st_size
@@ -101,7 +101,7 @@ def test_a_prediction_on_a_full_disk_stops_and_goes_on_when_there_is_room(data, 
 @pytest.mark.parametrize(
     "name", ["config.yaml", "RibFrac502.nii.gz", "RibFrac502.json", "fractures.csv", "report.html", "summary.json"]
 )
-def test_whatever_file_the_disk_has_no_room_for(name, data, tmp_path, model, monkeypatch):  # noqa: F811
+def test_whatever_file_the_disk_has_no_room_for(name, data, tmp_path, model, monkeypatch):
     run, replace = prediction(data, tmp_path / "out", model, save_pictures=False), Path.replace
 
     def full(path: Path, target: Path) -> Path:
@@ -172,7 +172,7 @@ def as_nobody() -> None:
         os.setuid(NOBODY)
 
 
-def test_a_folder_without_permission_is_told_before_any_work(shared, data, model):  # noqa: F811
+def test_a_folder_without_permission_is_told_before_any_work(shared, data, model):
     (shared / "out").mkdir(mode=0o555)
     told = in_another_process(as_nobody, prediction(data, shared / "out", model))
     advice = "choose another folder, or mend this one."

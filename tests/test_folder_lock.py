@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from test_configs import SMALL_PREDICTION, SMALL_TRAINING, files, model, workflow  # noqa: F401 (a fixture)
+from test_configs import SMALL_PREDICTION, SMALL_TRAINING, files, workflow
 
 from scripts import folder_lock
 from scripts.atomic_write import whole_file
@@ -145,7 +145,7 @@ def test_a_file_in_the_place_of_the_folder(name, tmp_path):
         pytest.param(["inference.yaml", "evaluate.yaml"], "infer", "evaluating", SMALL_PREDICTION, id="evaluation"),
     ],
 )
-def test_two_runs_on_one_folder(configs, kind, run_id, settings, ribfrac_dir, tmp_path, model):  # noqa: F811
+def test_two_runs_on_one_folder(configs, kind, run_id, settings, ribfrac_dir, tmp_path, model):
     settings = settings | {"dataset_dir": str(ribfrac_dir), "output_dir": str(tmp_path / "out")}
     settings |= {} if kind == "train" else {"checkpoint": str(model)}
     second = workflow(*configs, kind=kind, run_id=run_id, **settings)

@@ -25,7 +25,6 @@ import torch
 import yaml
 from conftest import BUNDLE_ROOT, write_scan
 from PIL import Image
-from test_configs import model  # noqa: F401 (a fixture)
 from test_ribfrac_download import FakeZenodo, FakeZenodoHandler, zipped
 
 from scripts.atomic_write import unfinished_files
@@ -189,7 +188,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_killed_at_any_moment_and_started_again(name, processes, data, slow_zenodo, tmp_path, model):  # noqa: F811
+def test_killed_at_any_moment_and_started_again(name, processes, data, slow_zenodo, tmp_path, model):
     kind = KINDS[name]
     arguments = (slow_zenodo.url,) if name == "download" else (data, model)
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import BUNDLE_ROOT, write_scan
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
-from test_configs import SMALL_PREDICTION, command, files, model, workflow  # noqa: F401 (a fixture)
+from test_configs import SMALL_PREDICTION, command, files, workflow
 
 from scripts.handlers import ScanRecordsHandler
 
@@ -30,7 +30,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def predict(folder, archive, model, *configs, **settings):  # noqa: F811
+def predict(folder, archive, model, *configs, **settings):
     """Predict in this process."""
     arguments = {"dataset_dir": str(archive), "output_dir": str(folder), "checkpoint": str(model)}
     ready = workflow(*(configs or ["inference.yaml"]), **SETTINGS | arguments | settings)
@@ -40,7 +40,7 @@ def predict(folder, archive, model, *configs, **settings):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def undisturbed(archive, model, tmp_path_factory):  # noqa: F811
+def undisturbed(archive, model, tmp_path_factory):
     """The folder of what one process writes in one go."""
     folder = tmp_path_factory.mktemp("undisturbed")
     predict(folder, archive, model)
@@ -53,7 +53,7 @@ def contents(folder):
     return {name: (folder / name).read_bytes() for name in names}
 
 
-def start(folder, archive, model, environment=None):  # noqa: F811
+def start(folder, archive, model, environment=None):
     settings = SETTINGS | {"dataset_dir": archive, "output_dir": folder, "checkpoint": model}
     return subprocess.Popen(
         command("inference.yaml", **settings),
@@ -66,7 +66,7 @@ def start(folder, archive, model, environment=None):  # noqa: F811
     )
 
 
-def test_two_processes_write_what_one_does(archive, undisturbed, model, tmp_path):  # noqa: F811
+def test_two_processes_write_what_one_does(archive, undisturbed, model, tmp_path):
     """Each takes its part by what torchrun sets; they do not know of each other."""
     ranks = [start(tmp_path, archive, model, {"RANK": str(rank), "WORLD_SIZE": "2"}) for rank in (0, 1)]
     outputs = [process.communicate()[0] for process in ranks]
@@ -75,7 +75,7 @@ def test_two_processes_write_what_one_does(archive, undisturbed, model, tmp_path
     assert contents(tmp_path) == contents(undisturbed)
 
 
-def test_killed_and_started_again(archive, undisturbed, model, tmp_path, caplog):  # noqa: F811
+def test_killed_and_started_again(archive, undisturbed, model, tmp_path, caplog):
     process = start(tmp_path, archive, model)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "records").glob("RibFrac*")) and time.monotonic() < deadline:
@@ -90,7 +90,7 @@ def test_killed_and_started_again(archive, undisturbed, model, tmp_path, caplog)
     assert contents(tmp_path) == contents(undisturbed)
 
 
-def test_nothing_left_to_do(archive, undisturbed, model, tmp_path):  # noqa: F811
+def test_nothing_left_to_do(archive, undisturbed, model, tmp_path):
     before = contents(undisturbed)
     times = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("*.nii.gz")}
     predict(undisturbed, archive, model)
@@ -98,7 +98,7 @@ def test_nothing_left_to_do(archive, undisturbed, model, tmp_path):  # noqa: F81
     assert {path: path.stat().st_mtime_ns for path in times} == times and len(times) == 5
 
 
-def test_the_saved_config_runs_again(archive, undisturbed, model, tmp_path):  # noqa: F811
+def test_the_saved_config_runs_again(archive, undisturbed, model, tmp_path):
     repeated = ConfigWorkflow(
         str(undisturbed / "config.yaml"),
         meta_file=str(BUNDLE_ROOT / "configs" / "metadata.json"),
@@ -111,7 +111,7 @@ def test_the_saved_config_runs_again(archive, undisturbed, model, tmp_path):  # 
     assert contents(tmp_path) == contents(undisturbed)
 
 
-def test_memory_does_not_grow_with_the_archive(model, tmp_path):  # noqa: F811
+def test_memory_does_not_grow_with_the_archive(model, tmp_path):
     """Behind each scan as many voxels are alive as behind the others, and no row of a table."""
     for number in range(501, 511):
         write_scan(tmp_path / "data", "test", number, fractures=1, shape=(20, 18, 16))

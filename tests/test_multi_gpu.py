@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from conftest import BUNDLE_ROOT, write_scan
-from test_configs import SMALL_PREDICTION, SMALL_TRAINING, files, model, rows, workflow  # noqa: F401 (a fixture)
+from test_configs import SMALL_PREDICTION, SMALL_TRAINING, files, rows, workflow
 
 TESTS = Path(__file__).parent
 
@@ -47,7 +47,7 @@ def data(tmp_path_factory):
     return folder
 
 
-def test_an_evaluation_in_two_processes_scores_as_one_does(data, model, tmp_path):  # noqa: F811
+def test_an_evaluation_in_two_processes_scores_as_one_does(data, model, tmp_path):
     settings = SMALL_PREDICTION | {"checkpoint": str(model), "num_workers": 0, "save_pictures": False, "bootstrap": 100}
     settings |= {"dataset_dir": str(data), "probability_threshold": 0.42, "peak_share": 0.0, "save_review_page": False}
     one, two = tmp_path / "one", tmp_path / "two"
@@ -67,7 +67,7 @@ def test_an_evaluation_in_two_processes_scores_as_one_does(data, model, tmp_path
     assert done.stdout.count("average recall") == 1  # one process logs
 
 
-def test_a_process_without_a_good_scan_keeps_nobody_waiting(model, tmp_path):  # noqa: F811
+def test_a_process_without_a_good_scan_keeps_nobody_waiting(model, tmp_path):
     for number in (501, 502):
         write_scan(tmp_path / "data", "test", number, fractures=1, shape=(24, 22, 20))
     bad = tmp_path / "data" / "ribfrac-test-images" / "RibFrac502-image.nii.gz"

