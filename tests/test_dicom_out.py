@@ -190,6 +190,7 @@ def test_the_weights_tell_the_device(tmp_path):
     )
     assert (one.name, one.version, one.manufacturer) == ("n", "v", "a")
     assert one.device_uid == again.device_uid != two.device_uid
+    assert Algorithm.of_bundle(tmp_path / "metadata.json", None).serial_number == "part of the network"
 
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs dciodvfy, of Debian's dicom3tools")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
 
 from scripts.atomic_write import whole_file
+from scripts.file_digest import file_sha256
 
 __all__ = [
     "MAX_SEGMENTS",
@@ -49,6 +49,7 @@ _NO_UNIT = CodedConcept("1", "UCUM", "no units")
 _RESEARCH = "For research only, not for diagnosis"
 _SEG_NUMBER, _SR_NUMBER = 9001, 9002  # far above what scanners count to
 _NEEDED_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+_NO_FILE = "part of the network"  # the weights, as of TensorRT's
 _MAX_SHIFT_MM = 0.1
 MAX_SEGMENTS = 65535  # segments have numbers of 16 bits
 
@@ -62,7 +63,7 @@ class Algorithm:
         name: of the bundle.
         version: of the bundle.
         manufacturer: its authors.
-        serial_number: sixteen hexadecimal digits that tell the weights.
+        serial_number: sixteen hexadecimal digits that tell the weights, or that these are part of the network.
     """
 
     name: str
@@ -71,11 +72,12 @@ class Algorithm:
     serial_number: str
 
     @classmethod
-    def of_bundle(cls, metadata: PathLike, checkpoint: PathLike) -> Algorithm:
+    def of_bundle(cls, metadata: PathLike, checkpoint: PathLike | None) -> Algorithm:
         """Read name, version and authors from a bundle's ``metadata.json``, and sum up the weights by their SHA-256."""
         content = json.loads(Path(metadata).read_text(encoding="utf-8"))
-        digits = hashlib.sha256(Path(checkpoint).read_bytes()).hexdigest()[:16]
-        return cls(content["name"], content["version"], content["authors"], digits)
+        digest = None if checkpoint is None else file_sha256(checkpoint)
+        serial_number = digest[:16] if digest else _NO_FILE
+        return cls(content["name"], content["version"], content["authors"], serial_number)
 
     @property
     def equipment(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class DicomResultHandler:
         data: the items of the run, as ``load_datalist`` gives them: of a DICOM series ``image`` is a list of slices, or
             a folder.
         metadata: the bundle's ``metadata.json``, for the algorithm's name and version.
-        checkpoint: the weights, which the device's serial number tells.
+        checkpoint: the weights, which the device's serial number tells; None where they are part of the network.
         operating_score: candidates of this score or more count in the report's number of fractures.
         many_fractures: so many that count, or more, are many.
     """
@@ -63,7 +63,7 @@ class DicomResultHandler:
         output_dir: PathLike,
         data: Sequence[Mapping[str, Any]],
         metadata: PathLike,
-        checkpoint: PathLike,
+        checkpoint: PathLike | None,
         operating_score: float,
         many_fractures: int,
     ) -> None:
