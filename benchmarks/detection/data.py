@@ -56,7 +56,7 @@ MORE_MADE_UP: dict[str, dict[str, Any]] = {
     name: {"training": 100, "validation": 0, "test": 0, "seed": seed, "size": "slab"}
     for name, seed in {"more": 4, "more2": 5}.items()
 }
-MORE_IMPLANTED = "real"  # train_real.json: the last of those batches, and twice each as many more scans with implants
+MORE_IMPLANTED = "real"  # train_real.json: what the last of those lists has, with as many real scans as made-up ones
 # So many of the made-up validation scans are those of a training's own validation; the post-processing is chosen on all
 VALIDATED_EACH_EPOCH = 6
 TRAINING_CT = ("lidc0314.nii.gz", "qin_lsc_0003.nii.gz", "qin_lung_01_0007.nii.gz")
@@ -147,10 +147,10 @@ def make_more_data(output_dir: Path, real_ct_dir: Path | None = None) -> None:
 
     For each NAME of `MORE_MADE_UP`, ``train_NAME.json`` lists its scans with the real training scans of ``train.json``,
     and with its validation scans. `MORE_IMPLANTED` does so for further implants into the real training scans, beside
-    the scans of the last of those lists; each real scan is in it twice. ``implanted_validation_more.json`` lists
-    further implants into the real validation scan. No other list has them, so what is trained on ``train.json`` stays
-    comparable. ``benchmark_NAME.json`` is written last: their settings, and the SHA-256 of the voxels of every image
-    and label that ``train_NAME.json`` lists.
+    the scans of the last of those lists; each real scan is in it once more than before, or twice where it is new.
+    ``implanted_validation_more.json`` lists further implants into the real validation scan. No other list has them, so
+    what is trained on ``train.json`` stays comparable. ``benchmark_NAME.json`` is written last: their settings, and the
+    SHA-256 of the voxels of every image and label that ``train_NAME.json`` lists.
 
     Args:
         output_dir: folder of the data, as `make_data` made it.
@@ -170,13 +170,13 @@ def make_more_data(output_dir: Path, real_ct_dir: Path | None = None) -> None:
         generate_phantoms(folder, **settings)
         training = {"training": [*load_datalist(folder, "training"), *real], "validation": first["validation"]}
         _write_more(output_dir, name, training, {"made_up": settings})
-    more = {part.section: _generate(part, output_dir / part.name)[0] for part in _more_parts(real_ct_dir)}
+    parts = {part.section: part for part in _more_parts(real_ct_dir)}
+    more = {section: _generate(part, output_dir / part.name)[0] for section, part in parts.items()}
     if "training" in more:
-        twice = [*more["training"], *(item for item in real if Path(item["image"]).parent.name != _REPEATED)]
-        again = [_again(item, AS_IS_REPEATS, output_dir / _REPEATED) for item in twice]
-        training["training"] += [*more["training"], *again]
-        sources = [_source_name(image) for image in _real_ct(real_ct_dir)[0]]
-        _write_more(output_dir, MORE_IMPLANTED, training, {"sources": sources})
+        once = [*more["training"], *(item for item in real if first_name(item["scan"]) == item["scan"])]
+        again = [_again(item, AS_IS_REPEATS, output_dir / _REPEATED) for item in once]
+        beside = {**training, "training": [*training["training"], *more["training"], *again]}
+        _write_more(output_dir, MORE_IMPLANTED, beside, {"sources": list(map(_source_name, parts["training"].images))})
     if "validation" in more:
         write_json(output_dir / "implanted_validation_more.json", _relative({"test": more["validation"]}, output_dir))
 

@@ -228,7 +228,6 @@ def _mine(recipe: Recipe, data_list: Path, weights: Path, folder: Path, threads:
     hard_places, predictions = folder / "hard_places.json", folder / "mining"
     if not hard_places.is_file():
         shutil.rmtree(predictions, ignore_errors=True)  # what a stopped run left
-        scans = [item["scan"] for item in load_datalist(data_list, "training")]
         once = write_once(data_list, folder / "mining.json")
         settings = {
             **MINING_SETTINGS,
@@ -240,6 +239,7 @@ def _mine(recipe: Recipe, data_list: Path, weights: Path, folder: Path, threads:
         configs = [*recipe.inference_configs, overlay]
         _run_bundle("inference", configs, threads, folder / "mining.log")
         places = mine(predictions / "predictions", once)
+        scans = [item["scan"] for item in load_datalist(data_list, "training")]
         write_json(hard_places, {scan: places[first_name(scan)] for scan in scans})
     return hard_places, time.monotonic() - start
 
