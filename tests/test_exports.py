@@ -130,5 +130,5 @@ def test_the_overlay_of_tensorrt_predicts_by_its_file(
     shutil.copy(torchscript, bundle / "models" / "model_trt.ts")
     found = predict(tmp_path / "tensorrt", "inference_trt.yaml")
     shutil.copy(WEIGHTS, bundle / "models")
-    by_torch = predict(tmp_path / "torch", engine="torch", amp=False)
+    by_torch = predict(tmp_path / "torch", engine="torch", amp=False, wide_roi_size=None)
     assert found.any() and np.allclose(found, by_torch, rtol=1e-3, atol=0)

@@ -16,6 +16,7 @@ from scripts.inferers import (
     AutocastInferer,
     EngineInferer,
     FlipAveragingInferer,
+    MeanInferer,
     SlidingWindowProbabilityInferer,
     box_sums,
 )
@@ -465,3 +466,21 @@ def test_flips_are_averaged_back_in_place():
 def test_without_flips_the_inferer_runs_once():
     image = torch.rand(1, 1, 4, 6, 5)
     assert torch.equal(FlipAveragingInferer(SimpleInferer())(image, PlaceNet()), PlaceNet()(image))
+
+
+def test_windows_of_two_sizes_are_averaged():
+    image = torch.rand(1, 1, 16, 12, 10)
+    small, large = (SlidingWindowProbabilityInferer(size, sw_batch_size=2, overlap=0.5) for size in (6, 12))
+    found = MeanInferer([small, large])(image, PlaceNet())
+    torch.testing.assert_close(found, (small(image, PlaceNet()) + large(image, PlaceNet())) / 2)
+    assert not torch.allclose(found, small(image, PlaceNet()), atol=1e-3), "the sizes differ in what they see"
+
+
+def test_of_one_inferer_nothing_is_changed():
+    image = torch.rand(1, 1, 4, 6, 5)
+    assert torch.equal(MeanInferer([SimpleInferer()])(image, PlaceNet()), PlaceNet()(image))
+
+
+def test_no_inferer_is_an_error():
+    with pytest.raises(ValueError, match="no inferer"):
+        MeanInferer([])

@@ -49,7 +49,8 @@ def data(tmp_path_factory):
 
 def test_an_evaluation_in_two_processes_scores_as_one_does(data, model, tmp_path):
     settings = SMALL_PREDICTION | {"checkpoint": str(model), "num_workers": 0, "save_pictures": False, "bootstrap": 100}
-    settings |= {"dataset_dir": str(data), "probability_threshold": 0.42, "peak_share": 0.0, "save_review_page": False}
+    settings |= {"dataset_dir": str(data), "probability_threshold": 0.42, "faint_threshold": 0.0, "peak_share": 0.0}
+    settings |= {"save_review_page": False}
     one, two = tmp_path / "one", tmp_path / "two"
     alone = workflow("inference.yaml", "evaluate.yaml", run_id="evaluating", output_dir=str(one), **settings)
     alone.initialize()

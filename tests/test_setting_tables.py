@@ -32,7 +32,13 @@ def plain_way(
     steps = Compose(
         [
             LabelCandidatesd(
-                "pred", setting.probability_threshold, setting.score, setting.split_distance_mm, setting.peak_share
+                "pred",
+                setting.probability_threshold,
+                setting.score,
+                setting.split_distance_mm,
+                setting.peak_share,
+                setting.faint_threshold,
+                setting.min_volume_mm3,
             ),
             FilterCandidatesd("pred", setting.min_volume_mm3, setting.min_mean_probability),
             CalibrateScoresd("label_scores", *line),
@@ -61,7 +67,7 @@ def cloudy_scan(seed: int) -> tuple[np.ndarray, np.ndarray]:
 GRID = [
     Setting(*values)
     for values in product(
-        (0.5, 0.8, 0.9), (0.0, 5.0), (0.0, 0.9), (1.0, 20.0, 60.0, 150.0), (0.0, 0.85, 0.93), CandidateScore
+        (0.5, 0.8, 0.9), (0.0, 5.0), (0.0, 0.9), (1.0, 20.0, 60.0, 150.0), (0.0, 0.85, 0.93), CandidateScore, (0.0, 0.4)
     )
 ]
 
@@ -73,7 +79,7 @@ def test_the_tables_score_is_that_of_the_plain_way(seed: int, affine: np.ndarray
     to_ras = Orientation(axcodes="RAS", labels=None)
     ras = [to_ras(MetaTensor(torch.from_numpy(v)[None], affine=torch.as_tensor(affine))) for v in (probability, label)]
     table = scan_table(ras[0].numpy()[0], ras[1].numpy()[0].astype(int), affine, GRID)
-    hits, splits = set(), 0
+    hits, splits, faint = set(), 0, 0
     for number, setting in enumerate(GRID):
         line = (1.0, 0.0) if number % 2 else (0.7, -0.4)
         quick = scan_result(table, setting, *line)
@@ -86,7 +92,9 @@ def test_the_tables_score_is_that_of_the_plain_way(seed: int, affine: np.ndarray
         if setting.split_distance_mm and setting.min_volume_mm3 == 1.0:
             whole = scan_result(table, replace(setting, split_distance_mm=0.0, min_mean_probability=0.0))
             splits += len(quick.label_scores) > len(whole.label_scores)
-    assert len(hits) > 15 and splits > 0, "the settings differ in what they find"
+        if setting.faint_threshold:
+            faint += by_score(quick) != by_score(scan_result(table, replace(setting, faint_threshold=0.0)))
+    assert len(hits) > 15 and splits > 0 and faint > 0, "the settings differ in what they find"
 
 
 def line_of(values: str) -> np.ndarray:

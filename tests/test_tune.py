@@ -50,11 +50,19 @@ def test_the_best_setting(outcomes: list[Outcome], first: int) -> None:
 def test_the_grid_names_no_mean_that_drops_nothing() -> None:
     settings = grid_of_settings([0.9, 0.3], [0.0, 12.0])
     assert len(settings) == len(set(settings))
-    means = {(s.probability_threshold, s.min_mean_probability) for s in settings}
+    means = {(s.probability_threshold, s.min_mean_probability) for s in settings if not s.faint_threshold}
     assert {mean for threshold, mean in means if threshold == 0.9} == {0.0, 0.93, 0.95, 0.97, 0.98, 0.99}
     assert (0.3, 0.4) in means and (0.3, 0.3) not in means
+    assert any(s.min_mean_probability == 0.4 for s in settings if s.probability_threshold == 0.9), "0.4 is above 0.2"
+    assert not any(s.faint_threshold for s in grid_of_settings([0.2], [0.0])), "none below 0.2"
     shares = {(s.probability_threshold, s.peak_share) for s in settings}
     assert shares == {(0.9, 0.0), (0.3, 0.0), (0.3, 0.5), (0.3, 0.8)}
+    assert {(s.probability_threshold, s.faint_threshold) for s in settings} == {
+        (0.9, 0.0),
+        (0.9, 0.2),
+        (0.3, 0.0),
+        (0.3, 0.2),
+    }
     assert {s.split_distance_mm for s in settings} == {0.0, 12.0} and {s.score for s in settings} == {*CandidateScore}
 
 

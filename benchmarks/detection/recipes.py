@@ -154,7 +154,9 @@ CHANGES = {
     "norm": Change("instance normalization", settings={"network_def::norm": "INSTANCE"}),
     "unmirrored": Change("no mirrored negatives", settings={"mirrored": False}),
     "bone": Change("random negatives on bone", ours=("bone_share",)),
-    "roi96": Change("ROIs and windows of 96 x 96 x 64 voxels", settings={"roi_size": [96, 96, 64]}),
+    "roi96": Change(
+        "ROIs and windows of 96 x 96 x 64 voxels", settings={"roi_size": [96, 96, 64], "wide_roi_size": None}
+    ),
     "spacing": Change("resampling of unusual spacing", ours=("spacing_mm",)),
     "augmentation": Change(
         "augmentation of ours",
@@ -171,6 +173,10 @@ CHANGES = {
             "network_def::channels": [16, 32, 64, 128],
             "probability_threshold": 0.1,
             "score": "max",
+            "wide_roi_size": None,
+            "faint_threshold": 0.0,
+            "min_volume_mm3": 500.0,
+            "min_score": 0.55,
             "score_slope": 0.3,  # many a false one is at 0.99 and more, where the challenge's thresholds end
             "score_intercept": 0.0,
         },
@@ -194,6 +200,8 @@ CHANGES = {
     "tuned": Change("post-processing and scores tuned for its weights on the validation scans", tunes=True),
     "split": Change("candidates that touch are split", settings={"split_distance_mm": 20.0}),
     "part": Change("candidates of several pieces above a share of their peak are parted", ours=("peak_share",)),
+    "wide": Change("a second pass of larger windows, averaged with the first", ours=("wide_roi_size",)),
+    "faint": Change("pieces above a lower threshold that hold no candidate are candidates", ours=("faint_threshold",)),
     "spine": Change("a margin around the spine", ours=("spine_margin_mm",)),
     "flips": Change("left and right exchanged, averaged", settings={"flips": [[0]]}),
     "gaussian": Change("windows weighted to their middle", ours=("window_weights",)),

@@ -36,6 +36,7 @@ MINING_SETTINGS = {
     **PREDICTION_SETTINGS,
     "section": "training",
     "overlap": 0.25,
+    "wide_roi_size": None,
     "probability_threshold": 0.2,
     "min_volume_mm3": 1200.0,
     "min_mean_probability": 0.0,

@@ -17,7 +17,14 @@ from tqdm import tqdm
 
 from scripts.engines import Engine, OpenVINONetwork, choose_engine, has_fast_bfloat16
 
-__all__ = ["AutocastInferer", "EngineInferer", "FlipAveragingInferer", "SlidingWindowProbabilityInferer", "box_sums"]
+__all__ = [
+    "AutocastInferer",
+    "EngineInferer",
+    "FlipAveragingInferer",
+    "MeanInferer",
+    "SlidingWindowProbabilityInferer",
+    "box_sums",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -227,6 +234,36 @@ class FlipAveragingInferer(Inferer):
         for axes in self.flips:
             total = total + self.inferer(inputs.flip(axes), network, *args, **kwargs).flip(axes)
         return total / (1 + len(self.flips))
+
+
+class MeanInferer(Inferer):
+    """
+    Average the predictions of several inferers, such as sliding windows of several sizes.
+
+    MONAI's ``MeanEnsemble`` averages the results of several networks, each predicted by an evaluator of its own; here
+    one network is run in several ways.
+
+    Args:
+        inferers: the inferers that do the work, one or more.
+
+    Inputs are ``(B, C, H, W, D)``; the result is the mean of what the inferers return, tensors of one shape.
+
+    Raises:
+        ValueError: when there is no inferer.
+    """
+
+    def __init__(self, inferers: Sequence[Inferer]) -> None:
+        super().__init__()
+        if not inferers:
+            raise ValueError("there is no inferer to average: name at least one.")
+        self.inferers = list(inferers)
+
+    def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> Any:
+        first, *others = self.inferers
+        total = first(inputs, network, *args, **kwargs)
+        for inferer in others:
+            total = total + inferer(inputs, network, *args, **kwargs)
+        return total / len(self.inferers)
 
 
 class AutocastInferer(Inferer):

@@ -48,6 +48,7 @@ class Setting:
         min_volume_mm3: smaller candidates are dropped.
         min_mean_probability: candidates with a lower mean probability are dropped.
         score: how a candidate's score is made.
+        faint_threshold: components above it that hold no candidate of ``min_volume_mm3`` are candidates; 0 adds none.
     """
 
     probability_threshold: float
@@ -56,11 +57,18 @@ class Setting:
     min_volume_mm3: float
     min_mean_probability: float
     score: CandidateScore
+    faint_threshold: float = 0.0
 
     @property
-    def labeling(self) -> tuple[float, float, float]:
-        """What the candidates' voxels depend on, before any is dropped."""
-        return self.probability_threshold, self.split_distance_mm, self.peak_share
+    def labeling(self) -> tuple[float, ...]:
+        """What the candidates' voxels depend on, before any is dropped: ``label_candidates`` takes it."""
+        clear_mm3 = self.min_volume_mm3 if self.faint_threshold else 0.0
+        return self.probability_threshold, self.split_distance_mm, self.peak_share, self.faint_threshold, clear_mm3
+
+    @property
+    def lowest_threshold(self) -> float:
+        """Voxels at or below it belong to no candidate."""
+        return min(self.probability_threshold, self.faint_threshold or 1)
 
 
 class _Labeling(NamedTuple):
@@ -97,7 +105,7 @@ class ScanTable(NamedTuple):
 
     fractures: int
     fracture_voxels: int
-    labelings: dict[tuple[float, float, float], _Labeling]
+    labelings: dict[tuple[float, ...], _Labeling]
 
 
 def _matches(ids: np.ndarray, label: np.ndarray, kepts: Iterable[np.ndarray]) -> dict[bytes, tuple[Any, Any]]:
@@ -174,30 +182,31 @@ def scan_table(
     voxel_mm3 = float(np.prod(spacing_mm))
 
     local = local_means(probability, spacing_mm)
-    lowest = min(setting.probability_threshold for setting in settings)
+    lowest = min(setting.lowest_threshold for setting in settings)
     marked = (probability > lowest) | (label > 0)
     start, end = generate_spatial_bounding_box(marked[None], select_fn=lambda foreground: foreground)
     box = tuple(slice(low, max(high, 1)) for low, high in zip(start, end))  # one voxel where nothing is marked
     probability, label, local = probability[box], label[box], local[box]
     own_label = nib.apply_orientation(label, to_own)
-    by_labeling: dict[tuple[float, float, float], list[Setting]] = {}
+    by_labeling: dict[tuple[float, ...], list[Setting]] = {}
     for setting in settings:
         by_labeling.setdefault(setting.labeling, []).append(setting)
     labelings = {}
-    for (threshold, distance_mm, peak_share), chosen in by_labeling.items():
-        ids = label_candidates(probability, threshold, spacing_mm, distance_mm, peak_share)
+    for way, chosen in by_labeling.items():
+        threshold, *others = way
+        ids = label_candidates(probability, threshold, spacing_mm, *others)
         ids = _without_small(ids, min(setting.min_volume_mm3 for setting in chosen) / voxel_mm3)
         voxels = np.bincount(ids.ravel())[1:]
         means = mean_probabilities(ids, probability)
         scores = {
-            score: candidate_scores(score, ids, means, local, threshold).astype(np.float32)
+            score: candidate_scores(score, ids, means, local, chosen[0].lowest_threshold).astype(np.float32)
             for score in sorted({setting.score for setting in chosen})
         }
         shared = np.bincount(ids[label > 0], minlength=len(voxels) + 1)[1:]
         labeling = _Labeling(voxels, shared, voxels * voxel_mm3, means.astype(np.float32), scores, {})
         kepts = (_kept(labeling, setting) for setting in chosen)
         own_ids = nib.apply_orientation(ids, to_own)
-        labelings[threshold, distance_mm, peak_share] = labeling._replace(matches=_matches(own_ids, own_label, kepts))
+        labelings[way] = labeling._replace(matches=_matches(own_ids, own_label, kepts))
     return ScanTable(len(np.unique(label[label > 0])), int((label > 0).sum()), labelings)
 
 

@@ -46,9 +46,10 @@ __all__ = [
     "tune",
 ]
 
-THRESHOLDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
-SPLIT_DISTANCES_MM = (0.0, 20.0)
+THRESHOLDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
+SPLIT_DISTANCES_MM = (0.0,)
 PEAK_SHARES = (0.0, 0.1, 0.3, 0.5, 0.8)
+FAINT_THRESHOLDS = (0.0, 0.2)
 MIN_VOLUMES_MM3 = (50.0, 100.0, 200.0, 300.0, 500.0, 800.0, 1200.0)
 MIN_MEANS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 # A fit needs about ten of the rarer outcome for each number beside the base rate:
@@ -93,6 +94,7 @@ def grid_of_settings(
     thresholds: Sequence[float] = THRESHOLDS,
     split_distances_mm: Sequence[float] = SPLIT_DISTANCES_MM,
     peak_shares: Sequence[float] = PEAK_SHARES,
+    faint_thresholds: Sequence[float] = FAINT_THRESHOLDS,
 ) -> list[Setting]:
     """
     List the settings to try.
@@ -101,17 +103,25 @@ def grid_of_settings(
         thresholds: probability thresholds, in [0, 1).
         split_distances_mm: least distances of two peaks; 0 splits nothing.
         peak_shares: shares of its highest probability above which a component's pieces count apart; 0 parts nothing.
+        faint_thresholds: thresholds of the components that count where they hold no candidate; 0 adds none.
 
     Returns:
         every combination with ``MIN_VOLUMES_MM3``, every score, and each of ``MIN_MEANS`` that is 0 or above the
-        threshold: others drop nothing either. Likewise a share that is 0 or above the threshold: others part nothing.
+        lowest threshold: others drop nothing either. Likewise a share that is 0 or above the threshold, since others
+        part nothing, and a faint threshold below it.
     """
     return [
-        Setting(threshold, distance_mm, share, volume_mm3, mean, score)
-        for threshold, distance_mm, share, volume_mm3, mean, score in product(
-            thresholds, split_distances_mm, peak_shares, MIN_VOLUMES_MM3, MIN_MEANS, CandidateScore
+        Setting(threshold, distance_mm, share, volume_mm3, mean, score, faint)
+        for threshold, distance_mm, share, faint, volume_mm3, mean, score in product(
+            thresholds,
+            split_distances_mm,
+            peak_shares,
+            faint_thresholds,
+            MIN_VOLUMES_MM3,
+            MIN_MEANS,
+            CandidateScore,
         )
-        if (mean == 0 or mean > threshold) and (share == 0 or share > threshold)
+        if (mean == 0 or mean > (faint or threshold)) and (share == 0 or share > threshold) and faint < threshold
     ]
 
 
@@ -267,6 +277,7 @@ def list_scans(probabilities_dir: str | Path, dataset_dir: str | Path, section: 
 
 _SETTING_NAMES = (
     "probability_threshold",
+    "faint_threshold",
     "split_distance_mm",
     "peak_share",
     "min_volume_mm3",
@@ -304,6 +315,7 @@ def _read_config(files: Sequence[str]) -> _Present:
         float(value["min_volume_mm3"]),
         float(value["min_mean_probability"]),
         CandidateScore(value["score"]),
+        float(value["faint_threshold"]),
     )
     line = float(value["score_slope"]), float(value["score_intercept"])
     return _Present(setting, line, float(value["min_score"]), value["hu_range"], float(value["spine_margin_mm"]))
@@ -367,13 +379,14 @@ def _row(outcome: Outcome) -> dict[str, Any]:
 def _table(rows: Sequence[tuple[str, Outcome]]) -> str:
     """Format outcomes for the terminal."""
     lines = [
-        f"{'':<8}{'threshold':>10}{'split mm':>9}{'peak':>6}{'mm3':>7}{'mean':>6}  {'score':<21}{'slope':>8}"
-        f"{'intercept':>10}{'average':>9}{'cand.':>7}{'false':>7}"
+        f"{'':<8}{'threshold':>10}{'faint':>6}{'split mm':>9}{'peak':>6}{'mm3':>7}{'mean':>6}  {'score':<21}"
+        f"{'slope':>8}{'intercept':>10}{'average':>9}{'cand.':>7}{'false':>7}"
     ]
     for name, outcome in rows:
         s = outcome.setting
         lines.append(
-            f"{name:<8}{s.probability_threshold:>10g}{s.split_distance_mm:>9g}{s.peak_share:>6g}{s.min_volume_mm3:>7g}"
+            f"{name:<8}{s.probability_threshold:>10g}{s.faint_threshold:>6g}{s.split_distance_mm:>9g}"
+            f"{s.peak_share:>6g}{s.min_volume_mm3:>7g}"
             f"{s.min_mean_probability:>6g}  {s.score:<21}{outcome.slope:>8.3f}{outcome.intercept:>10.3f}"
             f"{outcome.average_recall:>9.3f}{outcome.candidates_per_scan:>7.1f}"
             f"{outcome.false_candidates_per_scan:>7.1f}"
@@ -402,6 +415,7 @@ def _overlay(report: dict[str, Any], spine_margin_mm: float, name: str) -> str:
         "",
         "# ---- settings ----",
         f"probability_threshold: {after['probability_threshold']}",
+        f"faint_threshold: {after['faint_threshold']}",
         f"split_distance_mm: {after['split_distance_mm']}",
         f"peak_share: {after['peak_share']}",
         f"min_volume_mm3: {after['min_volume_mm3']}",
@@ -458,7 +472,9 @@ def tune(options: argparse.Namespace, command: str) -> str:
         )
     present = _read_config(options.config_file)
     margin_mm = present.spine_margin_mm if options.spine_margin_mm is None else options.spine_margin_mm
-    settings = grid_of_settings(options.probability_thresholds, options.split_distances_mm, options.peak_shares)
+    settings = grid_of_settings(
+        options.probability_thresholds, options.split_distances_mm, options.peak_shares, options.faint_thresholds
+    )
     scans = [list_scans(*pair, options.section) for pair in zip(options.probabilities_dir, options.dataset_dir)]
     sets = measure_sets(scans, [*settings, present.setting], present.hu_range, margin_mm, options.workers)
 
@@ -516,6 +532,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--probability_thresholds", nargs="+", type=float, default=THRESHOLDS, help="thresholds to try")
     add("--split_distances_mm", nargs="+", type=float, default=SPLIT_DISTANCES_MM, help="distances to try; 0: no split")
     add("--peak_shares", nargs="+", type=float, default=PEAK_SHARES, help="shares to try; 0 parts nothing")
+    add("--faint_thresholds", nargs="+", type=float, default=FAINT_THRESHOLDS, help="to try below; 0 adds nothing")
     add("--spine_margin_mm", type=float, help="margin around the spine; by default the config's")
     add("--workers", type=int, default=1, help="scans to measure at the same time")
     options = parser.parse_args(arguments)

@@ -46,7 +46,7 @@ SCORE_MARGIN = 1e-6
 
 class CandidateScore(StrEnum):
     """
-    How a candidate's score is made from the probabilities p of its voxels and the threshold t.
+    How a candidate's score is made from the probabilities p of its voxels and the threshold t, of two the lower one.
 
     ``MEAN`` is the mean of p, the report's score; it lies in [t, 1], where the challenge's 100 thresholds
     distinguish few. ``MEAN_ABOVE_THRESHOLD`` is (mean of p - t) / (1 - t): the same order, spread over [0, 1].
@@ -65,6 +65,8 @@ def label_candidates(
     spacing_mm: Sequence[float],
     split_distance_mm: float = 0.0,
     peak_share: float = 0.0,
+    faint_threshold: float = 0.0,
+    clear_mm3: float = 0.0,
 ) -> np.ndarray:
     """
     Number the candidates in a map of probabilities: connected components, voxels touching by 26 neighbors.
@@ -77,12 +79,18 @@ def label_candidates(
     component, or piece of it, whose voxels above that share of its own highest probability form two or more pieces of
     ``MIN_PIECE_MM3`` becomes these pieces, and loses the rest; all others stay as they are.
 
+    A fracture that the network sees faintly lies below the threshold of the clear ones, and at its own threshold clear
+    ones would run into their surroundings. Where ``faint_threshold`` is above 0, a component above it that holds no
+    candidate of ``clear_mm3`` is a candidate as well, in place of the smaller ones that it holds.
+
     Args:
         probability: probabilities in [0, 1], shape ``(H, W, D)``.
         threshold: voxels whose probability is at or below it belong to no candidate.
         spacing_mm: voxel size along each axis; used in splitting and parting alone.
         split_distance_mm: least distance of two peaks of one component; 0 splits nothing.
         peak_share: in [0, 1); 0 parts nothing.
+        faint_threshold: below ``threshold``; 0, or one that is not below it, adds nothing.
+        clear_mm3: least volume of a candidate whose surroundings are not one of their own.
 
     Returns:
         ids 1 to n, int32, 0 is background, shape ``(H, W, D)``.
@@ -97,7 +105,36 @@ def label_candidates(
     if peak_share > 0:
         least_voxels = MIN_PIECE_MM3 / float(spacing.prod())
         _cut_components(ids, probability, lambda values: _part(values, peak_share, least_voxels))
+    if 0 < faint_threshold < threshold:
+        ids = _with_faint(ids, probability > faint_threshold, clear_mm3 / float(spacing.prod()))
     return ids
+
+
+def _with_faint(ids: np.ndarray, is_faint: np.ndarray, clear_voxels: float) -> np.ndarray:
+    """
+    Add the components that hold no clear candidate.
+
+    Args:
+        ids: candidates 1 to n, int32, shape ``(H, W, D)``.
+        is_faint: the voxels of the components, among them all of the candidates, likewise.
+        clear_voxels: voxels of the least candidate that is clear.
+
+    Returns:
+        ids 1 to m, int32, likewise; an added component replaces the candidates in it.
+    """
+    components = connected_components(is_faint)
+    inside = components > 0  # a few percent of a scan
+    own, faint = ids[inside], components[inside].astype(np.int32)
+    is_clear = np.bincount(own, minlength=1) >= clear_voxels
+    is_clear[0] = False
+    is_added = np.ones(int(faint.max(initial=0)) + 1, dtype=bool)
+    is_added[faint[is_clear[own]]] = False
+    both = np.where(is_added[faint], faint + len(is_clear), own)
+    is_used = np.bincount(both, minlength=1) > 0
+    is_used[0] = False
+    numbered = np.zeros_like(ids)
+    numbered[inside] = np.where(is_used, is_used.cumsum(), 0)[both]
+    return numbered
 
 
 def _cut_components(ids: np.ndarray, probability: np.ndarray, cut: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -205,7 +242,7 @@ def candidate_scores(
         ids: candidates 1 to n, shape ``(H, W, D)``.
         means: their mean probabilities, shape ``(n,)``.
         local: what :func:`local_means` gives, shape ``(H, W, D)``; used by ``MAX`` alone.
-        threshold: the threshold that they were labeled at.
+        threshold: the threshold that they were labeled at; of two, the lower one.
 
     Returns:
         scores in [0, 1], shape ``(n,)``.
@@ -258,13 +295,18 @@ class LabelCandidatesd(MapTransform):
             apart, see :func:`label_candidates`; 0 splits nothing.
         peak_share: a component that forms several pieces above this share of its highest probability becomes these
             pieces, see :func:`label_candidates`; in [0, 1), 0 parts nothing.
+        faint_threshold: a component above this lower threshold is a candidate too, where it holds none of
+            ``min_volume_mm3``, see :func:`label_candidates`; 0, or one that is not lower, adds nothing.
+        min_volume_mm3: the least volume of the candidates that are kept later, see :class:`FilterCandidatesd`; used
+            with ``faint_threshold`` alone.
         score_key: key of the scores that are added, float32, shape ``(n,)``: that of candidate i stands at i - 1.
         mean_key: key of the candidates' mean probabilities, in [0, 1], in the same order.
         allow_missing_keys: skip keys that the data lacks.
 
     Raises:
-        ValueError: when ``threshold`` or ``peak_share`` is not in [0, 1), or ``split_distance_mm`` below 0; when the
-            probabilities have more than one channel, or when lengths in mm are needed and they carry no affine.
+        ValueError: when ``threshold``, ``faint_threshold`` or ``peak_share`` is not in [0, 1), or ``split_distance_mm``
+            below 0; when the probabilities have more than one channel, or when lengths in mm are needed and they carry
+            no affine.
     """
 
     def __init__(
@@ -274,6 +316,8 @@ class LabelCandidatesd(MapTransform):
         score: CandidateScore | str = CandidateScore.MEAN_ABOVE_THRESHOLD,
         split_distance_mm: float = 0.0,
         peak_share: float = 0.0,
+        faint_threshold: float = 0.0,
+        min_volume_mm3: float = 0.0,
         score_key: str = "label_scores",
         mean_key: str = "mean_probabilities",
         allow_missing_keys: bool = False,
@@ -285,10 +329,14 @@ class LabelCandidatesd(MapTransform):
             raise ValueError(f"split_distance_mm is {split_distance_mm}: 0 splits nothing, lengths are above it.")
         if not 0 <= peak_share < 1:
             raise ValueError(f"peak_share must be in [0, 1), but is {peak_share}.")
+        if not 0 <= faint_threshold < 1:
+            raise ValueError(f"faint_threshold must be in [0, 1), but is {faint_threshold}.")
         self.threshold = threshold
         self.score = CandidateScore(score)
         self.split_distance_mm = split_distance_mm
         self.peak_share = peak_share
+        self.faint_threshold = faint_threshold
+        self.min_volume_mm3 = min_volume_mm3
         self.score_key = score_key
         self.mean_key = mean_key
 
@@ -300,12 +348,20 @@ class LabelCandidatesd(MapTransform):
                 raise ValueError(f"'{key}' must have shape (1, H, W, D), but has {tuple(probability.shape)}.")
             values = probability[0].detach().cpu().numpy()
             spacing_mm = [1.0, 1.0, 1.0]
-            if self.split_distance_mm or self.peak_share or self.score == CandidateScore.MAX:
+            if self.split_distance_mm or self.peak_share or self.faint_threshold or self.score == CandidateScore.MAX:
                 spacing_mm = _spacing_mm(probability, key)
-            ids = label_candidates(values, self.threshold, spacing_mm, self.split_distance_mm, self.peak_share)
+            ids = label_candidates(
+                values,
+                self.threshold,
+                spacing_mm,
+                self.split_distance_mm,
+                self.peak_share,
+                self.faint_threshold,
+                self.min_volume_mm3,
+            )
             means = mean_probabilities(ids, values)
             local = local_means(values, spacing_mm, ids) if self.score == CandidateScore.MAX else None
-            scores = candidate_scores(self.score, ids, means, local, self.threshold)
+            scores = candidate_scores(self.score, ids, means, local, min(self.threshold, self.faint_threshold or 1))
             order = np.argsort(-scores, kind="stable")
             output[key] = _renumbered(ids, order, like=probability)
             output[self.score_key] = torch.as_tensor(scores[order], dtype=torch.float32)
