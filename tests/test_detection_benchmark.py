@@ -209,24 +209,27 @@ def kinds(data_list: Path, section: str) -> list[str]:
     return [Path(item["image"]).parts[0] + (" +" if item["label_codes"] else "") for item in items]
 
 
-def test_data_lists_hold_every_part_where_it_belongs(
-    tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def made(tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The benchmark's data by the fake generators."""
     fake_generators(monkeypatch)
-    out = tmp_path / "bench"
-    data.make_data(out, real_ct_dir)
+    data.make_data(tmp_path / "bench", real_ct_dir)
+    return tmp_path / "bench"
+
+
+def test_data_lists_hold_every_part_where_it_belongs(made: Path) -> None:
     # of 2 made-up scans one has a fracture; 8 implanted ones of each of 2 CT, and each CT as it is, twice
     made_up = ["made_up +", "made_up"]
     as_is = ["real_training"] * 2 + ["repeated"] * 2
-    assert kinds(out / "train.json", "training") == made_up + ["real_training +"] * 16 + as_is
+    assert kinds(made / "train.json", "training") == made_up + ["real_training +"] * 16 + as_is
     real = ["real_validation +"] * 4 + ["real_validation"]
-    assert kinds(out / "train.json", "validation") == made_up + real
-    assert kinds(out / "made_up_validation.json", "test") == made_up
-    assert kinds(out / "implanted_validation.json", "test") == real
-    assert kinds(out / "made_up_test.json", "test") == made_up
-    assert kinds(out / "implanted_test.json", "test") == ["real_test +"] * 6
-    assert kinds(out / "as_is_test.json", "test") == ["real_test"]
-    assert kinds(out / "as_is_seen.json", "test") == ["real_training"] * 2 + ["real_validation"]
+    assert kinds(made / "train.json", "validation") == made_up + real
+    assert kinds(made / "made_up_validation.json", "test") == made_up
+    assert kinds(made / "implanted_validation.json", "test") == real
+    assert kinds(made / "made_up_test.json", "test") == made_up
+    assert kinds(made / "implanted_test.json", "test") == ["real_test +"] * 6
+    assert kinds(made / "as_is_test.json", "test") == ["real_test"]
+    assert kinds(made / "as_is_seen.json", "test") == ["real_training"] * 2 + ["real_validation"]
 
 
 def test_parts_differ_in_seed_and_the_sample_ct_is_for_the_test_alone(
@@ -318,22 +321,17 @@ def test_more_made_up_scans_take_the_place_of_the_first_ones(
         assert len(digests) == 2 * (len(more) + len(kinds(out / "train.json", "validation")))
 
 
-def test_more_implants_stand_beside_the_last_of_the_made_up_scans(
-    tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake_generators(monkeypatch)
-    out = tmp_path / "bench"
-    data.make_data(out, real_ct_dir)
+def test_more_implants_stand_beside_the_last_of_the_made_up_scans(made: Path, real_ct_dir: Path) -> None:
     for _ in range(2):
-        data.make_more_data(out, real_ct_dir)
-    last = kinds(out / f"train_{[*data.MORE_MADE_UP][-1]}.json", "training")
+        data.make_more_data(made, real_ct_dir)
+    last = kinds(made / f"train_{[*data.MORE_MADE_UP][-1]}.json", "training")
     # 8 implanted ones more of each of 2 CT; these, the 16 first ones and the 2 as they are a second time
     more = ["real_training_more +"] * 16 + ["repeated +"] * 32 + ["repeated"] * 2
-    assert sorted(kinds(out / "train_real.json", "training")) == sorted([*last, *more])
-    assert kinds(out / "implanted_validation_more.json", "test") == ["real_validation_more +"] * 16
-    record = json.loads((out / "benchmark_real.json").read_text())
+    assert sorted(kinds(made / "train_real.json", "training")) == sorted([*last, *more])
+    assert kinds(made / "implanted_validation_more.json", "test") == ["real_validation_more +"] * 16
+    record = json.loads((made / "benchmark_real.json").read_text())
     assert record["sources"] == ["lidc0314", "qin_lsc_0003"]
-    scans = [item["scan"] for item in data.load_datalist(out / "train_real.json", "training")]
+    scans = [item["scan"] for item in data.load_datalist(made / "train_real.json", "training")]
     assert len({*scans}) == len(scans)
 
 
