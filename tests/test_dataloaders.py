@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from conftest import lps_affine
 from monai.data import Dataset
 from monai.engines import SupervisedEvaluator
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
+from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd
 from torch import nn
 
 from scripts.datalist import load_datalist
@@ -124,3 +125,28 @@ def test_a_second_pass_forgets_the_first(folder: Path) -> None:
     (folder / "nan.nii.gz").unlink()
     list(scans)
     assert "does not exist" in next(skipped.reason for skipped in scans.skipped if skipped.scan == "nan")
+
+
+@pytest.fixture(params=["fork", "spawn", "forkserver"])
+def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each way to start a process; the last is Linux's default from Python 3.14 on."""
+    before = multiprocessing.get_context().get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.usefixtures("start_method")
+def test_what_a_process_has_loaded_can_be_inverted(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "scan.nii.gz")
+    steps = Compose(
+        [
+            LoadImaged("image", CTReader, image_only=True),
+            EnsureChannelFirstd("image"),
+            Orientationd("image", "PIR", labels=None),
+        ]
+    )
+    data = load_datalist(tmp_path, "all", labels=False, check=False)
+    (batch,) = SkippingDataLoader(Dataset(data, steps), num_workers=1)
+    assert batch["image"].shape == (1, 1, 8, 7, 9)
+    assert Invertd("image", steps)({"image": batch["image"][0]})["image"].shape == (1, 9, 8, 7)

@@ -94,6 +94,11 @@ def test_of_an_evaluation(data, tmp_path, model):
     assert list(froc["recall_at_fp_per_scan"]) == ["0.5", "1.0", "2.0", "4.0", "8.0"]
 
 
+def test_an_evaluation_leaves_no_scan_out(data, tmp_path, model):
+    error = run(data, tmp_path, model, "evaluate.yaml", resume=True)
+    assert error.startswith("resume is true, but the score would be of the scans that are left alone: ")
+
+
 @pytest.mark.parametrize("overlays", [(), ("evaluate.yaml",)], ids=["prediction", "evaluation"])
 def test_where_all_scans_are_bad(overlays, data, tmp_path, model):
     run(data, tmp_path, model, *overlays)

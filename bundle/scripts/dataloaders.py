@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +31,9 @@ class SkippingDataLoader(DataLoader):
     Each that fails is logged as an error at once and kept in ``skipped``; end a run by ``raise_skipped``, so that it
     does not end as if all were well. How many scans will come is not known beforehand, so there is no length.
 
+    Where Python starts processes by a fork server, as on Linux from 3.14 on, the loading ones are forked instead:
+    MONAI's ``Invertd`` takes a transform from a fork server for another one, and the prediction would end there.
+
     Args:
         dataset: gives items as dictionaries; those of its ``data`` hold ``scan``, a name, and ``image``, a path
             or the list of a DICOM series' slices.
@@ -38,6 +42,8 @@ class SkippingDataLoader(DataLoader):
     """
 
     def __init__(self, dataset: Dataset, num_workers: int = 0, **kwargs: Any) -> None:
+        if num_workers > 0 and multiprocessing.get_context().get_start_method() == "forkserver":
+            kwargs.setdefault("multiprocessing_context", "fork")
         super().__init__(_Guarded(dataset), num_workers, batch_size=1, collate_fn=_collate, **kwargs)
         self.skipped: list[SkippedScan] = []
 

@@ -54,9 +54,10 @@ class ScanRecords:
         resume: leave out what is done.
         operating_score: the operating point: candidates of this score or more count in ``scans.csv``.
         many_fractures: so many that count, or more, raise a scan's flag there.
+        whole: the run is of all scans, as an evaluation is, whose score is of what it predicts.
 
     Raises:
-        ValueError: when there is no such shard.
+        ValueError: when there is no such shard, or a run of all scans is to leave out what is done.
     """
 
     def __init__(
@@ -71,9 +72,15 @@ class ScanRecords:
         resume: bool = True,
         operating_score: float = 0.0,
         many_fractures: int = 3,
+        whole: bool = False,
     ) -> None:
         if not 0 <= shard < shards:
             raise ValueError(f"shard is {shard}, but must be one of 0 to {shards - 1}, since shards is {shards}.")
+        if whole and resume:
+            raise ValueError(
+                "resume is true, but the score would be of the scans that are left alone: predict with inference.yaml "
+                "alone, which goes on, and score the folder by python -m scripts.metrics."
+            )
         self.output_dir = Path(output_dir)
         self.predictions_dir = Path(predictions_dir)
         self.data = data
