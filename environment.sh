@@ -5,13 +5,16 @@
 export XDG_CACHE_HOME="$PWD/.cache" MPLCONFIGDIR="$PWD/.cache/matplotlib" PIP_NO_CACHE_DIR=1 PYTHONNOUSERSITE=1
 unset PYTHONPATH PYTHONHOME
 
+# Below 3.14 first: from there on a C++ compiler is needed, since pyjpegls has no wheel for it.
 find_python() {
-  local candidate
-  for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
-    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-      command -v "$candidate"
-      return
-    fi
+  local versions candidate
+  for versions in '(3, 11) <= sys.version_info < (3, 14)' '(3, 14) <= sys.version_info'; do
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
+      if "$candidate" -c "import sys, venv, ensurepip; sys.exit(not $versions)" 2>/dev/null; then
+        command -v "$candidate"
+        return
+      fi
+    done
   done
   echo "No Python 3.11 or newer with its venv module was found: install one (on Debian: python3-venv) and start again." >&2
   return 1
@@ -33,7 +36,14 @@ use_environment() {
     # from a copy of what names the packages, since pip leaves its build in the folder it installs from
     mkdir -p .cache/packages
     cp setup.cfg pyproject.toml README.md .cache/packages/
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "./.cache/packages$wanted"
+    if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "./.cache/packages$wanted"
+    then
+      if ! .venv/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 14))'; then
+        echo "From Python 3.14 on, pyjpegls is compiled: install a C++ compiler and Python's headers (on Debian: g++" \
+          "python3-dev), or Python 3.11 to 3.13 with its venv module, remove .venv, and start again." >&2
+      fi
+      return 1
+    fi
     echo "$state" >"$stamp"
   fi
   PATH="$PWD/.venv/bin:$PATH"

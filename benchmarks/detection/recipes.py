@@ -181,6 +181,7 @@ CHANGES = {
             "score_intercept": 0.0,
         },
     ),
+    "reseeded": Change("other random numbers: what differs by chance", settings={"seed": 1}),
     "mined": Change("goes on, where it went wrong in the training scans", mines=True),
     **{
         name: Change(
