@@ -171,6 +171,16 @@ def test_trainings_with_one_folder_of_weights(ribfrac_dir, tmp_path):
     assert f"{tmp_path}/weights: another run" in str(error.value.__cause__)
 
 
+def test_predictions_with_one_folder_of_masks(ribfrac_dir, tmp_path, model):
+    settings = SMALL_PREDICTION | {"dataset_dir": str(ribfrac_dir), "checkpoint": str(model)}
+    masks = tmp_path / "masks"
+    second = workflow("inference.yaml", output_dir=str(tmp_path / "out"), predictions_dir=str(masks), **settings)
+    second.initialize()
+    with another_process(FolderLock(masks)), pytest.raises(RuntimeError) as error:
+        second.run()
+    assert f"{masks}: another run" in str(error.value.__cause__)
+
+
 def test_two_downloads_into_one_folder(tmp_path, capsys):
     with another_process(FolderLock(tmp_path)), pytest.raises(SystemExit) as stop:
         main(["--output_dir", str(tmp_path), "--api_url", "http://127.0.0.1/never"])
