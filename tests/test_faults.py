@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import pickle
 import re
 import resource
 import tempfile
@@ -26,6 +27,7 @@ from scripts.datasets import MappedDataset
 from scripts.handlers import ResumableCheckpointHandler
 
 NOBODY = 65534
+LOCKS = {".lock-0-of-1", "predictions/.lock-0-of-1"}  # a run that fails leaves them; they keep nobody out
 
 
 @pytest.fixture
@@ -93,7 +95,8 @@ def test_a_prediction_on_a_full_disk_stops_and_goes_on_when_there_is_room(data, 
     told = in_another_process(no_file_above(max(others) + 1000), prediction(data, full, model, save_review_page=False))
     picture_name = f"{full}/pictures/RibFrac501.png"
     assert re.fullmatch(rf"OSError: {picture_name} cannot be written \(File too large\): make room on its disk.*", told)
-    assert "predictions/RibFrac501.nii.gz" in files(full) and not [name for name in files(full) if "/." in name]
+    assert "predictions/RibFrac501.nii.gz" in files(full)
+    assert {name for name in files(full) if Path(name).name.startswith(".")} <= LOCKS
     prediction(data, full, model, save_review_page=False)()
     assert contents(full) == contents(undisturbed)
 
@@ -116,7 +119,7 @@ def test_whatever_file_the_disk_has_no_room_for(name, data, tmp_path, model, mon
     assert re.search(rf"OSError: .*/{name} cannot be written \(No space left on device\): make room", told)
     left = files(tmp_path / "out")
     assert not [path for path in left if path.endswith(name)]
-    assert [path for path in left if Path(path).name.startswith(".")] in ([], [".lock-0-of-1"])
+    assert {path for path in left if Path(path).name.startswith(".")} <= LOCKS
     done = "records/RibFrac501.json" in left
     assert done == (name != "config.yaml")
     monkeypatch.undo()
@@ -150,7 +153,7 @@ def test_a_cache_that_does_not_fit_is_told_by_name(num_workers, data, tmp_path):
 
 
 def test_other_errors_of_a_writer_are_told_as_they_are(tmp_path):
-    with pytest.raises(AttributeError, match="pickle"):
+    with pytest.raises((AttributeError, pickle.PicklingError), match="pickle"):  # the latter from Python 3.14 on
         write_tensors(tmp_path / "weights.pt", lambda: None)
     assert list(tmp_path.iterdir()) == []
 
