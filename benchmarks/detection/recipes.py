@@ -152,6 +152,9 @@ CHANGES = {
     "network": Change("network of ours, five times as fast", ours=("network_def",)),
     "loss": Change("cross-entropy beside Tversky", ours=("region_loss",)),
     "norm": Change("instance normalization", settings={"network_def::norm": "INSTANCE"}),
+    "group": Change(
+        "group normalization, of eight groups", settings={"network_def::norm": ["GROUP", {"num_groups": 8}]}
+    ),
     "unmirrored": Change("no mirrored negatives", settings={"mirrored": False}),
     "bone": Change("random negatives on bone", ours=("bone_share",)),
     "roi96": Change(
