@@ -27,6 +27,7 @@ from scripts.transforms.candidates import (
     candidate_scores,
     label_candidates,
     local_means,
+    lowest_threshold,
     mean_probabilities,
 )
 from scripts.transforms.labels import CheckLabeld
@@ -68,7 +69,7 @@ class Setting:
     @property
     def lowest_threshold(self) -> float:
         """Voxels at or below it belong to no candidate."""
-        return min(self.probability_threshold, self.faint_threshold or 1)
+        return lowest_threshold(self.probability_threshold, self.faint_threshold)
 
 
 class _Labeling(NamedTuple):

@@ -29,6 +29,7 @@ __all__ = [
     "candidate_scores",
     "label_candidates",
     "local_means",
+    "lowest_threshold",
     "mean_probabilities",
 ]
 
@@ -108,6 +109,11 @@ def label_candidates(
     if 0 < faint_threshold < threshold:
         ids = _with_faint(ids, probability > faint_threshold, clear_mm3 / float(spacing.prod()))
     return ids
+
+
+def lowest_threshold(threshold: float, faint_threshold: float) -> float:
+    """Return the probability at or below which no candidate of :func:`label_candidates` has a voxel."""
+    return min(threshold, faint_threshold or 1)
 
 
 def _with_faint(ids: np.ndarray, is_faint: np.ndarray, clear_voxels: float) -> np.ndarray:
@@ -361,7 +367,8 @@ class LabelCandidatesd(MapTransform):
             )
             means = mean_probabilities(ids, values)
             local = local_means(values, spacing_mm, ids) if self.score == CandidateScore.MAX else None
-            scores = candidate_scores(self.score, ids, means, local, min(self.threshold, self.faint_threshold or 1))
+            lowest = lowest_threshold(self.threshold, self.faint_threshold)
+            scores = candidate_scores(self.score, ids, means, local, lowest)
             order = np.argsort(-scores, kind="stable")
             output[key] = _renumbered(ids, order, like=probability)
             output[self.score_key] = torch.as_tensor(scores[order], dtype=torch.float32)
