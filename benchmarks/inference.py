@@ -95,7 +95,8 @@ ROWS = {
     "float32": Row("the default, in float32", {"amp": False}),
     "default": Row("the default of `inference.yaml`"),
     "openvino": Row("the default, by OpenVINO", {"engine": "openvino"}),
-    "one_pass": Row("the default without its second pass of larger windows", {"wide_roi_size": None}),
+    "everywhere": Row("the default with a second look everywhere", {"look_again_above": 0.0}),
+    "one_pass": Row("the default without its larger windows: a single look everywhere", {"wide_roi_size": None}),
     "fast": Row("the default with `--overlap 0.25`", {"overlap": 0.25}),
 }
 

@@ -16,7 +16,7 @@ from scripts.inferers import (
     AutocastInferer,
     EngineInferer,
     FlipAveragingInferer,
-    MeanInferer,
+    SecondLookInferer,
     SlidingWindowProbabilityInferer,
     box_sums,
 )
@@ -468,19 +468,81 @@ def test_without_flips_the_inferer_runs_once():
     assert torch.equal(FlipAveragingInferer(SimpleInferer())(image, PlaceNet()), PlaceNet()(image))
 
 
-def test_windows_of_two_sizes_are_averaged():
+def two_looks(look_again_above, seen):
+    """Windows of 12, and then of 6, through a network that takes the windows' middle value for its logit."""
+
+    def network(windows):
+        seen.extend(windows.shape[2:3] * len(windows))
+        return windows
+
+    survey, closer = (
+        SlidingWindowProbabilityInferer(size, sw_batch_size=2, overlap=0.5, cval=-9.0) for size in (12, 6)
+    )
+    return SecondLookInferer(closer, survey, look_again_above), network
+
+
+def test_both_looks_are_averaged():
     image = torch.rand(1, 1, 16, 12, 10)
-    small, large = (SlidingWindowProbabilityInferer(size, sw_batch_size=2, overlap=0.5) for size in (6, 12))
-    found = MeanInferer([small, large])(image, PlaceNet())
-    torch.testing.assert_close(found, (small(image, PlaceNet()) + large(image, PlaceNet())) / 2)
-    assert not torch.allclose(found, small(image, PlaceNet()), atol=1e-3), "the sizes differ in what they see"
+    survey, closer = (SlidingWindowProbabilityInferer(size, sw_batch_size=2, overlap=0.5) for size in (12, 6))
+    found = SecondLookInferer(closer, survey, 0)(image, PlaceNet())
+    torch.testing.assert_close(found, (survey(image, PlaceNet()) + closer(image, PlaceNet())) / 2)
+    assert not torch.allclose(found, closer(image, PlaceNet()), atol=1e-3), "the sizes differ in what they see"
 
 
-def test_of_one_inferer_nothing_is_changed():
-    image = torch.rand(1, 1, 4, 6, 5)
-    assert torch.equal(MeanInferer([SimpleInferer()])(image, PlaceNet()), PlaceNet()(image))
+def test_without_a_survey_all_windows_are_shown():
+    image = torch.rand(1, 1, 16, 12, 10)
+    closer = SlidingWindowProbabilityInferer(6, sw_batch_size=2, overlap=0.5)
+    assert torch.equal(SecondLookInferer(closer)(image, PlaceNet()), closer(image, PlaceNet()))
 
 
-def test_no_inferer_is_an_error():
-    with pytest.raises(ValueError, match="no inferer"):
-        MeanInferer([])
+@pytest.mark.parametrize(
+    "place, again",
+    [
+        pytest.param((0, 0, 0), 1, id="in a corner"),
+        pytest.param((4, 4, 4), 8, id="where windows overlap"),
+        pytest.param(None, 0, id="nowhere"),
+    ],
+)
+def test_the_second_look_is_where_the_survey_saw_something(place, again):
+    """Windows of 6 start at 0, 3, 6 and so on: the voxel 4 lies in those at 0 and 3, along each axis."""
+    image = torch.full((1, 1, 24, 24, 24), -9.0)
+    if place is not None:
+        image[(0, 0, *place)] = 9.0
+    seen = []
+    inferer, network = two_looks(0.1, seen)
+    found = inferer(image, network)
+    assert (seen.count(12), seen.count(6)) == (27, again)
+    everywhere, network = two_looks(0, [])
+    torch.testing.assert_close(found, everywhere(image, network), atol=1e-3, rtol=0)
+
+
+def test_what_is_surely_seen_is_as_if_it_looked_everywhere():
+    """Above 0.6, the mean of 1 and of the level of 0.2, nothing changes; below it fewer windows count."""
+    coarse = torch.randn(1, 1, 5, 5, 4, generator=torch.Generator().manual_seed(0))
+    image = 8 * nn.functional.interpolate(coarse, (30, 26, 22), mode="trilinear") - 6
+
+    class SizeNet(nn.Module):
+        """Sees something else in windows of either size."""
+
+        def forward(self, x):
+            return x + 2 * x.roll(1, dims=2) * (x.shape[2] == 6)
+
+    survey, closer = (SlidingWindowProbabilityInferer(size, sw_batch_size=2, overlap=0.5) for size in (12, 6))
+    found, full = (SecondLookInferer(closer, survey, level)(image, SizeNet()) for level in (0.2, 0))
+    surely = full > 0.6
+    assert surely.any()
+    assert torch.equal(found > 0.6, surely)
+    assert torch.equal(found[surely], full[surely])
+    assert not torch.equal(found, full)
+
+
+def test_it_looks_again_at_each_scan_of_a_batch_and_at_padded_ones():
+    """A scan of 4 voxels is padded to windows of 6 and of 12; of two scans each is looked at where it has something."""
+    image = torch.full((2, 1, 4, 24, 24), -9.0)
+    image[0, 0, 0, 0, 0] = image[1, 0, 3, 23, 23] = 9.0
+    seen = []
+    inferer, network = two_looks(0.1, seen)
+    found = inferer(image, network)
+    assert seen.count(6) == 2
+    assert found.shape == image.shape
+    torch.testing.assert_close(found, image.sigmoid(), atol=1e-3, rtol=0)

@@ -204,7 +204,10 @@ CHANGES = {
     "tuned": Change("post-processing and scores tuned for its weights on the validation scans", tunes=True),
     "split": Change("candidates that touch are split", settings={"split_distance_mm": 20.0}),
     "part": Change("candidates of several pieces above a share of their peak are parted", ours=("peak_share",)),
-    "wide": Change("a second pass of larger windows, averaged with the first", ours=("wide_roi_size",)),
+    "wide": Change("larger windows before, averaged with the others", ours=("wide_roi_size",)),
+    "everywhere": Change(
+        "a second look everywhere, also where the larger windows see nothing", settings={"look_again_above": 0.0}
+    ),
     "faint": Change("pieces above a lower threshold that hold no candidate are candidates", ours=("faint_threshold",)),
     "spine": Change("a margin around the spine", ours=("spine_margin_mm",)),
     "flips": Change("left and right exchanged, averaged", settings={"flips": [[0]]}),

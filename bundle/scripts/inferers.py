@@ -21,7 +21,7 @@ __all__ = [
     "AutocastInferer",
     "EngineInferer",
     "FlipAveragingInferer",
-    "MeanInferer",
+    "SecondLookInferer",
     "SlidingWindowProbabilityInferer",
     "box_sums",
 ]
@@ -55,7 +55,8 @@ class SlidingWindowProbabilityInferer(Inferer):
             within the margin of some window; at 0 there is none, as always at the scan's ends.
 
     Inputs are ``(B, 1, H, W, D)``; the result is float32 of the same shape, on the same device, with probabilities in
-    [0, 1].
+    [0, 1]. With ``where``, bool of the inputs' shape, windows that hold none of it are skipped as well, and count as
+    probability 0.
 
     Raises:
         ValueError: when an overlap is not in [0, 1), ``bone_margin`` not in [0, 1], or the input has another number of
@@ -95,21 +96,37 @@ class SlidingWindowProbabilityInferer(Inferer):
             raise ValueError(f"bone_margin must be in [0, 1], but is {bone_margin}.")
         self.bone_margin = bone_margin
 
-    def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(
+        self, inputs: torch.Tensor, network: Callable, *args: Any, where: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
         if inputs.ndim != 5 or inputs.shape[1] != 1:
             raise ValueError(f"the input must have shape (B, 1, H, W, D), but has {tuple(inputs.shape)}.")
         missing = [max(side - size, 0) for side, size in zip(self.roi_size, inputs.shape[2:])]
         before = [voxels // 2 for voxels in missing]
         padding = [voxels for low, all_of in zip(before, missing) for voxels in (low, all_of - low)]
-        scans = convert_to_tensor(inputs, track_meta=False)
-        scans = F.pad(scans, [*padding[4:], *padding[2:4], *padding[:2]], value=self.cval) if any(missing) else scans
-        result = torch.cat([self._average(scan[None], network, *args, **kwargs) for scan in scans])
+        scans, seen = convert_to_tensor(inputs, track_meta=False), where
+        if any(missing):
+            padding = [*padding[4:], *padding[2:4], *padding[:2]]  # F.pad begins with the last axis
+            scans = F.pad(scans, padding, value=self.cval)
+            seen = None if seen is None else F.pad(seen, padding, value=False)
+        result = torch.cat(
+            [
+                self._average(scan[None], None if seen is None else seen[i, 0], network, *args, **kwargs)
+                for i, scan in enumerate(scans)
+            ]
+        )
         for axis, (low, size) in enumerate(zip(before, inputs.shape[2:]), start=2):
             result = result.narrow(axis, low, size)
         return convert_to_dst_type(result, inputs, dtype=torch.float32)[0]
 
-    def _average(self, scan: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Predict one scan of shape ``(1, 1, H, W, D)``, which is at least as large as a window."""
+    def _average(
+        self, scan: torch.Tensor, where: torch.Tensor | None, network: Callable, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """
+        Predict one scan of shape ``(1, 1, H, W, D)``, which is at least as large as a window.
+
+        Windows that hold none of ``where``, of shape ``(H, W, D)``, are skipped.
+        """
         starts = [self._starts(axis, size) for axis, size in enumerate(scan.shape[2:])]
         places: list[tuple[Any, ...]] = [
             (..., *(slice(start, start + side) for start, side in zip(corner, self.roi_size)))
@@ -127,7 +144,8 @@ class SlidingWindowProbabilityInferer(Inferer):
         torch.maximum(weight, weight_of_all.div_(8), out=weight)
         del weight_of_all
         total = torch.zeros_like(weight)
-        shown = list(itertools.compress(places, has_bone.tolist()))
+        is_shown = has_bone if where is None else has_bone & self._holds(where, starts)
+        shown = list(itertools.compress(places, is_shown.tolist()))
         with tqdm(total=len(shown), desc="windows", unit="window", disable=not self.progress) as bar:
             done = 0
             while done < len(shown):
@@ -156,11 +174,14 @@ class SlidingWindowProbabilityInferer(Inferer):
 
     def _bone(self, bone: torch.Tensor, starts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Tell which windows hold enough bone, bool, ``(windows,)``: within their margin, and at all."""
-        sizes = bone.shape
+        inner = [self._inner(axis, of_axis, size) for axis, (of_axis, size) in enumerate(zip(starts, bone.shape))]
+        within = box_sums(bone, inner).flatten() >= self.min_bone_voxels
+        return within, self._holds(bone, starts, self.min_bone_voxels)
+
+    def _holds(self, mask: torch.Tensor, starts: Sequence[Sequence[int]], voxels: int = 1) -> torch.Tensor:
+        """Tell which windows hold so many voxels of a mask, bool, ``(windows,)``."""
         whole = [[(start, start + side) for start in of_axis] for of_axis, side in zip(starts, self.roi_size)]
-        inner = [self._inner(axis, of_axis, size) for axis, (of_axis, size) in enumerate(zip(starts, sizes))]
-        within, at_all = (box_sums(bone, ranges).flatten() >= self.min_bone_voxels for ranges in (inner, whole))
-        return within, at_all
+        return box_sums(mask, whole).flatten() >= voxels
 
     def _starts(self, axis: int, size: int) -> list[int]:
         """List where the windows start along an axis."""
@@ -236,34 +257,37 @@ class FlipAveragingInferer(Inferer):
         return total / (1 + len(self.flips))
 
 
-class MeanInferer(Inferer):
+class SecondLookInferer(Inferer):
     """
-    Average the predictions of several inferers, such as sliding windows of several sizes.
+    Predict a scan, look again where that saw anything, and average both.
 
-    MONAI's ``MeanEnsemble`` averages the results of several networks, each predicted by an evaluator of its own; here
-    one network is run in several ways.
+    A survey in large windows with little overlap takes a fraction of the time that smaller windows with more overlap
+    take, and these are then shown to the network only where the survey saw something. Where the mean is above
+    ``(1 + look_again_above) / 2``, it is the same as if they were shown everywhere, since the survey has more than
+    ``look_again_above`` there.
 
     Args:
-        inferers: the inferers that do the work, one or more.
+        inferer: the second look; its windows in which the survey saw nothing are skipped, and count as probability 0.
+        survey: the first look; None: there is none, and the other one looks everywhere.
+        look_again_above: probability of the survey above which it saw something; at 0 the second look is everywhere.
 
-    Inputs are ``(B, C, H, W, D)``; the result is the mean of what the inferers return, tensors of one shape.
-
-    Raises:
-        ValueError: when there is no inferer.
+    Inputs are ``(B, 1, H, W, D)``; the result is float32 of the same shape, with probabilities in [0, 1].
     """
 
-    def __init__(self, inferers: Sequence[Inferer]) -> None:
+    def __init__(
+        self, inferer: SlidingWindowProbabilityInferer, survey: Inferer | None = None, look_again_above: float = 0.1
+    ) -> None:
         super().__init__()
-        if not inferers:
-            raise ValueError("there is no inferer to average: name at least one.")
-        self.inferers = list(inferers)
+        self.inferer = inferer
+        self.survey = survey
+        self.look_again_above = look_again_above
 
-    def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> Any:
-        first, *others = self.inferers
-        total = first(inputs, network, *args, **kwargs)
-        for inferer in others:
-            total = total + inferer(inputs, network, *args, **kwargs)
-        return total / len(self.inferers)
+    def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if self.survey is None:
+            return self.inferer(inputs, network, *args, **kwargs)
+        seen = self.survey(inputs, network, *args, **kwargs)
+        where = convert_to_tensor(seen > self.look_again_above, track_meta=False) if self.look_again_above > 0 else None
+        return (seen + self.inferer(inputs, network, *args, where=where, **kwargs)) / 2
 
 
 class AutocastInferer(Inferer):
