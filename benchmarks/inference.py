@@ -202,16 +202,18 @@ def _floor(scan: Path, threads: int) -> dict[str, float]:
     torch.set_num_threads(threads)
     parser = ConfigParser()
     parser.read_config(str(INFERENCE))
-    parser.update({"bundle_root": str(BUNDLE_DIR), "dataset_dir": str(scan), "device": "cpu"})
+    parser.update({"bundle_root": str(BUNDLE_DIR), "dataset_dir": str(scan), "device": "cpu", "engine": "torch"})
+    network = parser.get_parsed_content("network").eval()
+    network.load_state_dict(torch.load(parser.get_parsed_content("checkpoint"), weights_only=True))
     windows: Counter[tuple[int, ...]] = Counter()
 
-    def count(batch: torch.Tensor) -> torch.Tensor:
+    def counted(batch: torch.Tensor) -> torch.Tensor:
         windows[tuple(batch.shape[2:])] += len(batch)
-        return batch
+        return network(batch)  # where the second look is depends on what the first one saw
 
     image = parser.get_parsed_content("dataset")[0]["image"]
-    parser.get_parsed_content("inferer").inferer(image[None], count)
-    network = parser.get_parsed_content("network_def").eval()
+    with torch.no_grad():
+        parser.get_parsed_content("inferer")(image[None], counted)
     gflop = 0.0
     for size, number in windows.items():
         with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -78,10 +78,18 @@ def test_figures_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert "1,200 windows, 5,400 GFLOP in all, which take 18 s" in table
 
 
-def test_the_floor_counts_the_windows_that_the_network_is_shown(tmp_path: Path) -> None:
+@pytest.mark.parametrize("look_again_above, windows", [(1.0, 1), (0.0, 2)])
+def test_the_floor_counts_the_windows_that_the_network_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look_again_above: float, windows: int
+) -> None:
+    """The scan is smaller than a window of either look."""
     write_scan(tmp_path, "test", 501, fractures=2)
+    config = tmp_path / "inference.yaml"
+    settings = yaml.safe_load(inference.INFERENCE.read_text(encoding="utf-8"))
+    config.write_text(yaml.safe_dump({**settings, "look_again_above": look_again_above}, sort_keys=False))
+    monkeypatch.setattr(inference, "INFERENCE", config)
     floor = inference._floor(tmp_path, 1)
-    assert floor["windows"] == 2 and floor["gflop"] > 1
+    assert floor["windows"] == windows and floor["gflop"] > 1
     assert floor["gflop_a_second_of_a_matrix_product"] > 0
 
 

@@ -209,6 +209,8 @@ CHANGES = {
         "a second look everywhere, also where the larger windows see nothing", settings={"look_again_above": 0.0}
     ),
     "faint": Change("pieces above a lower threshold that hold no candidate are candidates", ours=("faint_threshold",)),
+    "sparse": Change("larger windows with an eighth of overlap", settings={"wide_overlap": 0.125}),
+    "dense": Change("larger windows with half of overlap", settings={"wide_overlap": 0.5}),
     "spine": Change("a margin around the spine", ours=("spine_margin_mm",)),
     "flips": Change("left and right exchanged, averaged", settings={"flips": [[0]]}),
     "gaussian": Change("windows weighted to their middle", ours=("window_weights",)),
