@@ -261,10 +261,9 @@ class SecondLookInferer(Inferer):
     """
     Predict a scan, look again where that saw anything, and average both.
 
-    A survey in large windows with little overlap takes a fraction of the time that smaller windows with more overlap
-    take, and these are then shown to the network only where the survey saw something. Where the mean is above
-    ``(1 + look_again_above) / 2``, it is the same as if they were shown everywhere, since the survey has more than
-    ``look_again_above`` there.
+    Such as a survey in large windows with little overlap, and then smaller ones with more: those are shown to the
+    network only where the survey saw something. Where the mean is above ``(1 + look_again_above) / 2``, it is the same
+    as if they were shown everywhere, since the survey has more than ``look_again_above`` there.
 
     Args:
         inferer: the second look; its windows in which the survey saw nothing are skipped, and count as probability 0.
