@@ -469,7 +469,7 @@ def test_without_flips_the_inferer_runs_once():
 
 
 def two_looks(look_again_above, seen):
-    """Windows of 12, and then of 6, through a network that takes the windows' middle value for its logit."""
+    """Windows of 12, and then of 6, through a network that takes the values for logits; and the sizes it has seen."""
 
     def network(windows):
         seen.extend(windows.shape[2:3] * len(windows))

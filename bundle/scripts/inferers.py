@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -104,16 +104,14 @@ class SlidingWindowProbabilityInferer(Inferer):
         missing = [max(side - size, 0) for side, size in zip(self.roi_size, inputs.shape[2:])]
         before = [voxels // 2 for voxels in missing]
         padding = [voxels for low, all_of in zip(before, missing) for voxels in (low, all_of - low)]
-        scans, seen = convert_to_tensor(inputs, track_meta=False), where
+        scans = convert_to_tensor(inputs, track_meta=False)
         if any(missing):
             padding = [*padding[4:], *padding[2:4], *padding[:2]]  # F.pad begins with the last axis
             scans = F.pad(scans, padding, value=self.cval)
-            seen = None if seen is None else F.pad(seen, padding, value=False)
+            where = None if where is None else F.pad(where, padding, value=False)
+        wheres: Iterable[torch.Tensor | None] = itertools.repeat(None) if where is None else where[:, 0]
         result = torch.cat(
-            [
-                self._average(scan[None], None if seen is None else seen[i, 0], network, *args, **kwargs)
-                for i, scan in enumerate(scans)
-            ]
+            [self._average(scan[None], of_scan, network, *args, **kwargs) for scan, of_scan in zip(scans, wheres)]
         )
         for axis, (low, size) in enumerate(zip(before, inputs.shape[2:]), start=2):
             result = result.narrow(axis, low, size)
