@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -333,6 +334,26 @@ def test_more_implants_stand_beside_the_last_of_the_made_up_scans(made: Path, re
     assert record["sources"] == ["lidc0314", "qin_lsc_0003"]
     scans = [item["scan"] for item in data.load_datalist(made / "train_real.json", "training")]
     assert len({*scans}) == len(scans)
+
+
+def test_everything_is_in_one_list_under_names_of_their_own(made: Path, real_ct_dir: Path) -> None:
+    for _ in range(2):
+        data.make_more_data(made, real_ct_dir)
+    items = data.load_datalist(made / "train_all.json", "training")
+    scans = [item["scan"] for item in items]
+    assert len({*scans}) == len(scans)
+    files = [Path(item["image"]).stat().st_ino for item in items]  # a scan's other names are links to its file
+    listed = {
+        Path(item["image"]).stat().st_ino
+        for name in ("train", *(f"train_{name}" for name in (*data.MORE_MADE_UP, "real")))
+        for item in data.load_datalist(made / f"{name}.json", "training")
+    }
+    assert {*files} == listed  # every scan of the others, and no other
+    # 2 made-up scans of each of 3 batches; of each of 2 CT 16 with implants three times, and one as it is twelve times
+    assert sorted(Counter(files).values()) == [1] * 6 + [3] * 32 + [12] * 2
+    as_is = [scan for scan, item in zip(scans, items) if "again" in scan and not item["label_codes"]]
+    assert len(as_is) == 2 * 11
+    assert kinds(made / "train_all.json", "validation") == kinds(made / "train.json", "validation")
 
 
 def test_a_list_without_its_repeats_holds_each_scan_once(

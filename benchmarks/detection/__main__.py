@@ -15,7 +15,7 @@ from benchmarks.detection.data import TEST_SETS, VALIDATION_SETS, make_data, mak
 from benchmarks.detection.pictures import examples_picture, froc_curves_picture  # noqa: E402
 from benchmarks.detection.recipes import recipe_names  # noqa: E402
 from benchmarks.detection.report import TITLES, collect, tables  # noqa: E402
-from benchmarks.detection.run import predict, train  # noqa: E402
+from benchmarks.detection.run import WORKERS, predict, train  # noqa: E402
 from benchmarks.markdown import show  # noqa: E402
 from scripts.atomic_write import write_json  # noqa: E402
 
@@ -48,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
 
     training = commands.add_parser("train", help="train a recipe; goes on where it was stopped")
     training.add_argument("--rois", type=int, help="ROIs to show to the network; the recipe's own number by default")
-    training.set_defaults(run=lambda o: train(o.data, o.recipe, o.output_dir, o.rois, o.threads))
+    training.add_argument("--workers", type=int, default=WORKERS, help="processes that load ROIs; more beside a GPU")
+    training.set_defaults(run=lambda o: train(o.data, o.recipe, o.output_dir, o.rois, o.threads, o.workers))
     prediction = commands.add_parser("predict", help="predict the test sets with a recipe, and measure")
     prediction.add_argument(
         "--sets", nargs="+", choices=[*TEST_SETS, *VALIDATION_SETS], help="all test sets by default"

@@ -30,6 +30,7 @@ from scripts.sample_ct import fetch_sample_ct
 
 __all__ = [
     "BENCHMARK_VERSION",
+    "EVERYTHING",
     "MORE_IMPLANTED",
     "MORE_MADE_UP",
     "RECORD_NAME",
@@ -57,6 +58,9 @@ MORE_MADE_UP: dict[str, dict[str, Any]] = {
     for name, seed in {"more": 4, "more2": 5}.items()
 }
 MORE_IMPLANTED = "real"  # train_real.json: what the last of those lists has, with as many real scans as made-up ones
+EVERYTHING = "all"  # train_all.json: every scan of all lists
+# How often that one lists a real scan: a third of its scans then have implanted fractures, a twelfth are as they are
+EVERYTHING_IMPLANTED_REPEATS, EVERYTHING_AS_IS_REPEATS = 3, 12
 # So many of the made-up validation scans are those of a training's own validation; the post-processing is chosen on all
 VALIDATED_EACH_EPOCH = 6
 TRAINING_CT = ("lidc0314.nii.gz", "qin_lsc_0003.nii.gz", "qin_lung_01_0007.nii.gz")
@@ -133,7 +137,7 @@ def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: 
         scans |= {f"implanted_{part.section}": implanted, f"as_is_{part.section}": as_is}
         names |= {item["scan"]: _source_name(image) for item, image in zip(as_is, part.images)}
     seen = scans.get("as_is_training", [])
-    again = [_again(item, repeat, output_dir / _REPEATED) for item in seen for repeat in range(1, AS_IS_REPEATS)]
+    again = [_again(item, repeat, output_dir) for item in seen for repeat in range(1, AS_IS_REPEATS)]
     lists = _lists(scans | {"as_is_training_again": again})
     for name, content in lists.items():
         write_json(output_dir / f"{name}.json", _relative(content, output_dir))
@@ -148,9 +152,10 @@ def make_more_data(output_dir: Path, real_ct_dir: Path | None = None) -> None:
     For each NAME of `MORE_MADE_UP`, ``train_NAME.json`` lists its scans with the real training scans of ``train.json``,
     and with its validation scans. `MORE_IMPLANTED` does so for further implants into the real training scans, beside
     the scans of the last of those lists; each real scan is in it once more than before, or twice where it is new.
-    ``implanted_validation_more.json`` lists further implants into the real validation scan. No other list has them, so
-    what is trained on ``train.json`` stays comparable. ``benchmark_NAME.json`` is written last: their settings, and the
-    SHA-256 of the voxels of every image and label that ``train_NAME.json`` lists.
+    `EVERYTHING` lists the scans of all lists, the real ones several times. ``implanted_validation_more.json`` lists
+    further implants into the real validation scan. ``train.json`` has none of them, so what is trained on it stays
+    comparable. ``benchmark_NAME.json`` is written last: their settings, and the SHA-256 of the voxels of every image
+    and label that ``train_NAME.json`` lists.
 
     Args:
         output_dir: folder of the data, as `make_data` made it.
@@ -165,18 +170,28 @@ def make_more_data(output_dir: Path, real_ct_dir: Path | None = None) -> None:
     made_up = {Path(item["image"]).resolve() for item in load_datalist(output_dir / "made_up", "training")}
     first = {section: load_datalist(output_dir / TRAINING_LIST, section) for section in ("training", "validation")}
     real = [item for item in first["training"] if Path(item["image"]).resolve() not in made_up]
+    all_made_up = [item for item in first["training"] if Path(item["image"]).resolve() in made_up]
     for name, settings in MORE_MADE_UP.items():
         folder = output_dir / f"made_up_{name}"
         generate_phantoms(folder, **settings)
-        training = {"training": [*load_datalist(folder, "training"), *real], "validation": first["validation"]}
+        scans = load_datalist(folder, "training")
+        all_made_up += [_linked(item, f"-{name}", output_dir) for item in scans]  # each batch has a RibFrac1
+        training = {"training": [*scans, *real], "validation": first["validation"]}
         _write_more(output_dir, name, training, {"made_up": settings})
     parts = {part.section: part for part in _more_parts(real_ct_dir)}
     more = {section: _generate(part, output_dir / part.name)[0] for section, part in parts.items()}
     if "training" in more:
         once = [*more["training"], *(item for item in real if first_name(item["scan"]) == item["scan"])]
-        again = [_again(item, AS_IS_REPEATS, output_dir / _REPEATED) for item in once]
+        again = [_again(item, AS_IS_REPEATS, output_dir) for item in once]
         beside = {**training, "training": [*training["training"], *more["training"], *again]}
-        _write_more(output_dir, MORE_IMPLANTED, beside, {"sources": list(map(_source_name, parts["training"].images))})
+        sources = {"sources": list(map(_source_name, parts["training"].images))}
+        _write_more(output_dir, MORE_IMPLANTED, beside, sources)
+        repeats = {item["scan"]: EVERYTHING_IMPLANTED_REPEATS for item in once} | {
+            item["scan"]: EVERYTHING_AS_IS_REPEATS for item in once if not item["label_codes"]
+        }
+        again = [_again(item, repeat, output_dir) for item in once for repeat in range(1, repeats[item["scan"]])]
+        everything = {**training, "training": [*all_made_up, *once, *again]}
+        _write_more(output_dir, EVERYTHING, everything, sources)
     if "validation" in more:
         write_json(output_dir / "implanted_validation_more.json", _relative({"test": more["validation"]}, output_dir))
 
@@ -264,13 +279,19 @@ def _generate(part: _Part, folder: Path) -> tuple[list[dict[str, Any]], list[dic
     return [i for i, as_is in zip(items, is_as_is) if not as_is], [i for i, as_is in zip(items, is_as_is) if as_is]
 
 
-def _again(item: Mapping[str, Any], repeat: int, folder: Path) -> dict[str, Any]:
-    """Give a scan one more name, a link in a folder, so that a data list can hold it more than once."""
+def _again(item: Mapping[str, Any], repeat: int, output_dir: Path) -> dict[str, Any]:
+    """Give a scan one more name, so that a data list can hold it more than once."""
+    return _linked(item, f"{_AGAIN}{repeat}", output_dir)
+
+
+def _linked(item: Mapping[str, Any], suffix: str, output_dir: Path) -> dict[str, Any]:
+    """Give a scan one more name, that with a suffix: links in a folder of their own."""
+    folder = output_dir / _REPEATED
     folder.mkdir(exist_ok=True)
     copy = dict(item)
     for key in ("image", "label"):
         path = Path(item[key])
-        link = folder / path.name.replace(f"-{key}", f"{_AGAIN}{repeat}-{key}")
+        link = folder / path.name.replace(f"-{key}", f"{suffix}-{key}")
         link.unlink(missing_ok=True)
         try:
             link.hardlink_to(path)

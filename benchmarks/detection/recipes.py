@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.detection.data import MORE_IMPLANTED, MORE_MADE_UP, TRAINING_LIST
+from benchmarks.detection.data import EVERYTHING, MORE_IMPLANTED, MORE_MADE_UP, TRAINING_LIST
 
 __all__ = [
     "BASES",
@@ -199,6 +199,12 @@ CHANGES = {
         settings={"ema_decay": 0.999},
         mines=True,
         data_list=f"train_{MORE_IMPLANTED}.json",
+    ),
+    EVERYTHING: Change(
+        "goes on likewise, on every training scan there is, real ones several times; 32 ROIs a step",
+        settings={"rois_per_scan": 16, "val_interval": 5},
+        mines=True,
+        data_list=f"train_{EVERYTHING}.json",
     ),
     # on the weights of the base
     "tuned": Change("post-processing and scores tuned for its weights on the validation scans", tunes=True),

@@ -23,12 +23,13 @@ from scripts.atomic_write import write_json
 from scripts.datalist import load_datalist
 from scripts.mine import mine
 
-__all__ = ["FIGURES_NAME", "RUN_NAME", "epochs_for", "predict", "rois_in_all", "seconds_in_all", "train"]
+__all__ = ["FIGURES_NAME", "RUN_NAME", "WORKERS", "epochs_for", "predict", "rois_in_all", "seconds_in_all", "train"]
 
 RUN_NAME = "run.json"  # what a training took
 FIGURES_NAME = "figures.json"  # what a set's prediction is worth; written last
 # The same for all recipes but those that change them: the speed, not what a training learns from an ROI.
-TRAINING_SETTINGS = {"amp": True, "num_workers": 2}
+TRAINING_SETTINGS = {"amp": True}
+WORKERS = 2  # processes that load the ROIs of a training; more where a GPU waits for them
 PREDICTION_SETTINGS = {"amp": True, "num_workers": 1, "save_pictures": False, "save_review_page": False}
 # Every training scan is looked at once, in a third of the windows. What is nearly a candidate counts too; a lower
 # threshold would let the false ones of a first training run into each other, and into fractures
@@ -61,7 +62,14 @@ def seconds_in_all(record: Mapping[str, Any]) -> float:
     return sum(record.get(part, 0.0) for part in ("seconds_before", "seconds_mining", "seconds"))
 
 
-def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, threads: int | None = None) -> Path:
+def train(
+    data_dir: Path,
+    name: str,
+    output_dir: Path,
+    rois: int | None = None,
+    threads: int | None = None,
+    workers: int = WORKERS,
+) -> Path:
     """
     Train a recipe on the benchmark's training scans; go on where an earlier call was stopped.
 
@@ -73,6 +81,7 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
         output_dir: folder of all results; the training lies in a folder named after the recipe.
         rois: ROIs to show to the network, as nearly as whole epochs can; the recipe's own number when None.
         threads: threads to compute with; likewise.
+        workers: processes that load ROIs.
 
     Returns:
         The weights to predict with.
@@ -107,6 +116,7 @@ def train(data_dir: Path, name: str, output_dir: Path, rois: int | None = None, 
     record |= {"epochs": epochs, "rois": epochs * scans * rois_per_scan, "threads": threads, "finished": False}
     record |= {"commit": _commit()}
     settings: dict[str, Any] = {
+        "num_workers": workers,
         "dataset_dir": str(data_list.resolve()),
         "cache_dir": str((data_dir / "cache").resolve()),
         "output_dir": str(folder.resolve()),
