@@ -127,6 +127,16 @@ def test_the_best_model_is_kept_also_across_a_resume(tmp_path):
     assert last["weight"] > best["weight"]
 
 
+def test_weights_of_a_gpu_are_written_as_those_of_the_processor(tmp_path):
+    on_gpu = SimpleNamespace(cpu=lambda: torch.ones(1))
+    averaged = SimpleNamespace(state_dict=lambda: {"weight": on_gpu})
+    evaluator = SimpleNamespace(state=SimpleNamespace(best_metric=0.5, best_metric_epoch=1))
+    handler = ResumableCheckpointHandler(tmp_path, nn.Linear(1, 1), evaluator, {}, best_network=averaged)
+    handler.save(SimpleNamespace(state=SimpleNamespace(epoch=1, max_epochs=1)))
+    for name in ("model.pt", "final.pt"):
+        assert torch.load(tmp_path / name, weights_only=True) == {"weight": torch.ones(1)}
+
+
 def test_without_resume_it_starts_at_the_first_epoch_and_keeps_the_earlier_state(tmp_path):
     run(tmp_path, 3)
     earlier = (tmp_path / "models" / "last.pt").read_bytes()

@@ -12,7 +12,7 @@ from monai.handlers import CheckpointLoader
 if TYPE_CHECKING:
     from ignite.engine import Engine
 
-__all__ = ["CheckedCheckpointLoader"]
+__all__ = ["CheckedCheckpointLoader", "read_weights"]
 
 
 class CheckedCheckpointLoader(CheckpointLoader):
@@ -40,7 +40,7 @@ class CheckedCheckpointLoader(CheckpointLoader):
     """
 
     def __call__(self, engine: Engine) -> None:
-        _check(self.load_path)
+        read_weights(self.load_path)
         try:
             super().__call__(engine)
         except (RuntimeError, ValueError) as error:
@@ -51,8 +51,20 @@ class CheckedCheckpointLoader(CheckpointLoader):
             ) from error
 
 
-def _check(path: str) -> None:
-    """Read a file of weights, and raise where it is none."""
+def read_weights(path: str) -> Mapping[str, torch.Tensor]:
+    """
+    Read a file of weights into the memory of the processor.
+
+    Args:
+        path: a state dictionary, as ``torch.save`` wrote it.
+
+    Returns:
+        The tensors by their names.
+
+    Raises:
+        FileNotFoundError: when the file does not exist.
+        ValueError: when it is no whole file of weights, or holds other objects than tensors.
+    """
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
@@ -66,3 +78,4 @@ def _check(path: str) -> None:
         raise ValueError(f"{path}: is no file of weights, or is damaged: copy it again.") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: holds a {type(content).__name__}, not the state dict of a network.")
+    return content

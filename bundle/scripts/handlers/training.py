@@ -198,9 +198,11 @@ class ResumableCheckpointHandler:
         if idist.get_rank() > 0:
             return
         state = self.evaluator.state
+        # in the processor's memory: weights of a GPU could not be read where there is none, unless told so
+        weights = {name: value.cpu() for name, value in self.best_network.state_dict().items()}
         if state.best_metric_epoch == engine.state.epoch:
-            write_tensors(self.save_dir / self.model_name, self.best_network.state_dict())
-        write_tensors(self.save_dir / self.final_name, self.best_network.state_dict())
+            write_tensors(self.save_dir / self.model_name, weights)
+        write_tensors(self.save_dir / self.final_name, weights)
         last = {name: item.state_dict() for name, item in self.stateful.items()}
         last.update(
             network=self.network.state_dict(),
