@@ -119,9 +119,8 @@ def test_the_command_uploads_what_the_archive_holds(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("monai.bundle.scripts.huggingface_hub.HfApi", Client)
     shutil.unpack_archive(build_archive(BUNDLE_ROOT, tmp_path), tmp_path)
-    monai.bundle.push_to_hf_hub(
-        repo=REPOSITORY, name=NAME, bundle_dir=str(tmp_path), private=False, version="0.10.0", tag_as_latest_version=True
-    )
+    own = {"repo": REPOSITORY, "name": NAME, "bundle_dir": str(tmp_path)}
+    monai.bundle.push_to_hf_hub(**own, private=False, version="0.10.0", tag_as_latest_version=True)
     card = calls["uploaded"].pop("README.md").decode()
     assert calls["uploaded"] == FILES
     assert (calls["repository"], calls["tags"]) == ((REPOSITORY, False), ["0.10.0", "latest_version"])
