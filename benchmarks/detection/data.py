@@ -167,10 +167,10 @@ def make_more_data(output_dir: Path, real_ct_dir: Path | None = None) -> None:
     """
     if not (output_dir / RECORD_NAME).is_file():
         raise FileNotFoundError(f"{output_dir} holds no {RECORD_NAME}: make the benchmark's data first.")
-    made_up = {Path(item["image"]).resolve() for item in load_datalist(output_dir / "made_up", "training")}
+    all_made_up = load_datalist(output_dir / "made_up", "training")
+    made_up = {Path(item["image"]).resolve() for item in all_made_up}
     first = {section: load_datalist(output_dir / TRAINING_LIST, section) for section in ("training", "validation")}
     real = [item for item in first["training"] if Path(item["image"]).resolve() not in made_up]
-    all_made_up = [item for item in first["training"] if Path(item["image"]).resolve() in made_up]
     for name, settings in MORE_MADE_UP.items():
         folder = output_dir / f"made_up_{name}"
         generate_phantoms(folder, **settings)
@@ -359,11 +359,16 @@ def _says(parts: Sequence[_Part]) -> str:
 
 
 def _digests(lists: Mapping[str, Mapping[str, list[dict[str, Any]]]], folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of the voxels of each image and label by its path; files differ with their compression."""
+    """
+    Return the SHA-256 of the voxels of each image and label by its path; files differ with their compression.
+
+    A file is read once, however many names it has.
+    """
     items = [item for content in lists.values() for section in content.values() for item in section]
     paths = sorted({Path(item[key]) for item in items for key in ("image", "label")})
-    digests = {}
-    for path in tqdm(paths, desc="checksums", unit="file"):
+    files = {path: (path.stat().st_dev, path.stat().st_ino) for path in paths}
+    of_files = {}
+    for file, path in tqdm({file: path for path, file in files.items()}.items(), desc="checksums", unit="file"):
         voxels = np.asanyarray(nib.nifti1.Nifti1Image.from_filename(path).dataobj)
-        digests[os.path.relpath(path, folder)] = hashlib.sha256(voxels.tobytes(order="F")).hexdigest()
-    return digests
+        of_files[file] = hashlib.sha256(voxels.tobytes(order="F")).hexdigest()
+    return {os.path.relpath(path, folder): of_files[file] for path, file in files.items()}
