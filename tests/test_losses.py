@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
+from conftest import BUNDLE_ROOT
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
 from monai.handlers import ParamSchedulerHandler
 from monai.losses import DeepSupervisionLoss, TverskyLoss
 
@@ -46,6 +48,19 @@ def test_a_patch_without_a_fracture_teaches():
     assert abs(gradient(TverskyLoss(sigmoid=True, alpha=0.3, beta=0.7))) < 1e-4
     # cross-entropy: the mean of the derivatives, each of them p = sigmoid(2)
     assert gradient(TverskyCELoss()) == pytest.approx(1 / (1 + math.exp(-2)), abs=1e-3)
+
+
+@pytest.mark.parametrize("overlays", [[], ["report.yaml"]], ids=["default", "report"])
+def test_the_loss_of_the_configs_teaches_on_a_patch_without_a_fracture_beside_one_with(overlays):
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE_ROOT / "configs" / name) for name in ["train.yaml", *overlays]])
+    loss = parser.get_parsed_content("region_loss")
+    logits = torch.full((2, 1, 8, 8, 8), -2.0, requires_grad=True)
+    label = torch.zeros(2, 1, 8, 8, 8)
+    label[0, :, 2:6, 2:6, 2:6] = 1
+    loss(logits, label).backward()
+    without, beside = logits.grad[1].mean(), logits.grad[0][label[0] == 0].mean()
+    assert without > 0 and without.item() == pytest.approx(beside.item())  # a false positive counts alike in both
 
 
 def test_a_loss_without_weights_is_refused():
