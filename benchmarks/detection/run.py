@@ -51,6 +51,12 @@ MINING_SETTINGS = {
     "peak_share": 0.3,
     "min_score": 0.0,
 }
+# A twelfth of the settings that scripts.tune tries by default: those that were chosen for one recipe or another, or lie
+# between them
+TUNING_ARGUMENTS = (
+    *("--probability_thresholds", "0.05", "0.1", "0.2", "0.3", "0.5", "0.7"),
+    *("--peak_shares", "0.0", "0.8", "--split_distances_mm", "0"),
+)
 _SECONDS_BETWEEN_NOTES = 20.0  # a killed run loses no more of its time than this
 
 
@@ -223,7 +229,7 @@ def _tune(data_dir: Path, name: str, output_dir: Path, folder: Path, threads: in
     if _read_record(record_path).get("made_by") != made_by:
         recipe = find_recipe(name)
         settings = write_overlay(recipe.inference_settings, folder / "untuned_overlay.yaml")
-        arguments = ["--section", "test", "--output", overlay, "--workers", "2"]
+        arguments = ["--section", "test", "--output", overlay, "--workers", "2", *TUNING_ARGUMENTS]
         arguments += ["--probabilities_dir", *(path / "probabilities" for path in predicted)]
         arguments += ["--dataset_dir", *(data_dir / f"{test}.json" for test in sets)]
         arguments += ["--config_file", *recipe.inference_configs, settings]

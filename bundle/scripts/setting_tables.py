@@ -29,6 +29,7 @@ from scripts.transforms.candidates import (
     local_means,
     lowest_threshold,
     mean_probabilities,
+    with_faint,
 )
 from scripts.transforms.labels import CheckLabeld
 
@@ -179,41 +180,160 @@ def scan_table(
     """
     own_axes = nib.io_orientation(affine)
     to_own = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), own_axes)
-    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(own_axes[:, 0])]
-    voxel_mm3 = float(np.prod(spacing_mm))
-
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(own_axes[:, 0])].tolist()
     local = local_means(probability, spacing_mm)
-    lowest = min(setting.lowest_threshold for setting in settings)
-    marked = (probability > lowest) | (label > 0)
-    start, end = generate_spatial_bounding_box(marked[None], select_fn=lambda foreground: foreground)
+    by_lowest: dict[float, list[Setting]] = {}
+    for setting in settings:
+        by_lowest.setdefault(setting.lowest_threshold, []).append(setting)
+    start, end = generate_spatial_bounding_box(((probability > min(by_lowest)) | (label > 0))[None])
     box = tuple(slice(low, max(high, 1)) for low, high in zip(start, end))  # one voxel where nothing is marked
     probability, label, local = probability[box], label[box], local[box]
-    own_label = nib.apply_orientation(label, to_own)
-    by_labeling: dict[tuple[float, ...], list[Setting]] = {}
-    for setting in settings:
-        by_labeling.setdefault(setting.labeling, []).append(setting)
-    labelings = {}
-    for way, chosen in by_labeling.items():
-        threshold, *others = way
-        ids = label_candidates(probability, threshold, spacing_mm, *others)
-        ids = _without_small(ids, min(setting.min_volume_mm3 for setting in chosen) / voxel_mm3)
-        voxels = np.bincount(ids.ravel())[1:]
-        means = mean_probabilities(ids, probability)
-        scores = {
-            score: candidate_scores(score, ids, means, local, chosen[0].lowest_threshold).astype(np.float32)
-            for score in sorted({setting.score for setting in chosen})
-        }
-        shared = np.bincount(ids[label > 0], minlength=len(voxels) + 1)[1:]
-        labeling = _Labeling(voxels, shared, voxels * voxel_mm3, means.astype(np.float32), scores, {})
-        kepts = (_kept(labeling, setting) for setting in chosen)
-        own_ids = nib.apply_orientation(ids, to_own)
-        labelings[way] = labeling._replace(matches=_matches(own_ids, own_label, kepts))
+    labelings: dict[tuple[float, ...], _Labeling] = {}
+    for lowest, chosen in by_lowest.items():
+        labelings |= _measure(
+            _marked_voxels(probability, local, label, lowest, to_own), chosen, probability, spacing_mm
+        )
     return ScanTable(len(np.unique(label[label > 0])), int((label > 0).sum()), labelings)
+
+
+class _MarkedVoxels(NamedTuple):
+    """
+    The voxels of a scan above a threshold, and those of its fractures: a few percent, so that much is counted in these
+    alone.
+
+    Args:
+        where: their n places in the flattened scan.
+        probability: of each, shape ``(n,)``.
+        local: the local mean of each, likewise.
+        label: the fracture's id at each, 0 is none, likewise.
+        blocks: the connected components of marked voxels that hold a fracture, on the scan's own axes, moved close
+            together: the number of each voxel, from 1, 0 where there is none, shape ``(I, J, K)``.
+        block_label: the fractures' ids there, likewise.
+    """
+
+    where: np.ndarray
+    probability: np.ndarray
+    local: np.ndarray
+    label: np.ndarray
+    blocks: np.ndarray
+    block_label: np.ndarray
+
+
+def _marked_voxels(
+    probability: np.ndarray, local: np.ndarray, label: np.ndarray, threshold: float, to_own: np.ndarray
+) -> _MarkedVoxels:
+    """Pick a scan's voxels above a threshold and those of its fractures; ``to_own`` turns it to its own axes."""
+    is_marked = (probability > threshold) | (label > 0)
+    where = np.flatnonzero(is_marked)
+    components = connected_components(is_marked)
+    holds_fracture = np.zeros(int(components.max(initial=0)) + 1, dtype=bool)
+    holds_fracture[components[label > 0]] = True
+    numbers = np.zeros(probability.shape, dtype=np.int32)
+    numbers.ravel()[where] = np.arange(1, len(where) + 1)
+    packed = _packed(holds_fracture[components], numbers, label)
+    values = (volume.ravel()[where] for volume in (probability, local, label))
+    return _MarkedVoxels(where, *values, *(nib.apply_orientation(volume, to_own) for volume in packed))
+
+
+def _measure(
+    marked: _MarkedVoxels, settings: Sequence[Setting], probability: np.ndarray, spacing_mm: Sequence[float]
+) -> dict[tuple[float, ...], _Labeling]:
+    """Label the candidates of one scan in each way that the settings ask for, and measure them."""
+    voxel_mm3 = float(np.prod(spacing_mm))
+    by_way: dict[tuple[float, ...], list[Setting]] = {}
+    for setting in settings:
+        by_way.setdefault(setting.labeling, []).append(setting)
+    clear: dict[tuple[float, ...], np.ndarray] = {}
+    faint: dict[float, np.ndarray] = {}
+    labelings = {}
+    for way, chosen in by_way.items():
+        threshold, split_distance_mm, peak_share, faint_threshold, clear_mm3 = way
+        of_clear = threshold, split_distance_mm, peak_share
+        if of_clear not in clear:
+            clear[of_clear] = label_candidates(
+                probability, threshold, spacing_mm, split_distance_mm, peak_share
+            ).ravel()[marked.where]
+        ids = clear[of_clear]
+        if 0 < faint_threshold < threshold:
+            if faint_threshold not in faint:
+                components = connected_components(probability > faint_threshold)
+                faint[faint_threshold] = components.ravel()[marked.where].astype(np.int32)
+            ids = with_faint(ids, faint[faint_threshold], clear_mm3 / voxel_mm3)
+        labelings[way] = _measure_candidates(marked, ids, chosen, voxel_mm3)
+    return labelings
+
+
+def _measure_candidates(
+    marked: _MarkedVoxels, ids: np.ndarray, settings: Sequence[Setting], voxel_mm3: float
+) -> _Labeling:
+    """Measure candidates, given at each marked voxel, and match them for each of the settings."""
+    ids = _without_small(ids, min(setting.min_volume_mm3 for setting in settings) / voxel_mm3)
+    voxels = np.bincount(ids, minlength=1)[1:]
+    means = mean_probabilities(ids, marked.probability)
+    scores = {
+        score: candidate_scores(score, ids, means, marked.local, settings[0].lowest_threshold).astype(np.float32)
+        for score in sorted({setting.score for setting in settings})
+    }
+    shared = np.bincount(ids[marked.label > 0], minlength=len(voxels) + 1)[1:]
+    labeling = _Labeling(voxels, shared, voxels * voxel_mm3, means.astype(np.float32), scores, {})
+    kepts = (_kept(labeling, setting) for setting in settings)
+    matches = _matches(np.append(0, ids).astype(np.int32)[marked.blocks], marked.block_label, kepts)
+    return labeling._replace(matches=matches)
+
+
+def _packed(is_marked: np.ndarray, *volumes: np.ndarray) -> list[np.ndarray]:
+    """
+    Move the connected components of a mask close together.
+
+    Args:
+        is_marked: the mask, bool, shape ``(H, W, D)``.
+        volumes: of the same shape.
+
+    Returns:
+        the volumes with the components alone, each as it was and apart from the others, 0 elsewhere, shape
+        ``(I, J, K)``; one voxel where nothing is marked.
+    """
+    components = connected_components(is_marked).astype(np.int32)
+    boxes = ndimage.find_objects(components)
+    sizes = np.array([[side.stop - side.start for side in box] for box in boxes], dtype=int).reshape(-1, 3)
+    places, shape = _places(sizes)
+    packed = [np.zeros(shape, dtype=volume.dtype) for volume in volumes]
+    for number, (box, place, size) in enumerate(zip(boxes, places, sizes), start=1):
+        inside = components[box] == number
+        there = tuple(slice(start, start + width) for start, width in zip(place, size))
+        for volume, target in zip(volumes, packed):
+            target[there] = np.where(inside, volume[box], 0)
+    return packed
+
+
+def _places(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Place boxes side by side: in rows along the second axis, rows in layers along the third, and these along the first.
+
+    Args:
+        sizes: of the boxes, shape ``(n, 3)``.
+
+    Returns:
+        the first voxel of each, with an empty voxel at least between any two, likewise, and the shape that holds all.
+    """
+    places = np.zeros_like(sizes)
+    limit = sizes.max(axis=0, initial=1)
+    layer, row, column, layer_depth, row_depth = 0, 0, 0, 0, 0
+    for box in np.lexsort((-sizes[:, 1], -sizes[:, 2], -sizes[:, 0])):  # of much the same size beside each other
+        depth, width, height = sizes[box] + 1
+        if column + width > limit[1] + 1:
+            row, column, row_depth = row + row_depth, 0, 0
+        if row + height > limit[2] + 1:
+            layer, row, column, layer_depth, row_depth = layer + layer_depth, 0, 0, 0, 0
+        places[box] = layer, column, row
+        column += width
+        layer_depth, row_depth = max(layer_depth, depth), max(row_depth, height)
+    return places, np.array([max(layer + layer_depth, 1), *limit[1:]])
 
 
 def _without_small(ids: np.ndarray, least_voxels: float) -> np.ndarray:
     """Take out candidates that every setting drops, a voxel's rounding aside, and number the others 1 to n."""
-    large = np.flatnonzero(np.bincount(ids.ravel())[1:] > least_voxels - 1)
+    large = np.flatnonzero(np.bincount(ids, minlength=1)[1:] > least_voxels - 1)
     new_ids = np.zeros(int(ids.max(initial=0)) + 1, dtype=np.int32)
     new_ids[large + 1] = np.arange(1, len(large) + 1)
     return new_ids[ids]

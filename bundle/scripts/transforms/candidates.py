@@ -31,6 +31,7 @@ __all__ = [
     "local_means",
     "lowest_threshold",
     "mean_probabilities",
+    "with_faint",
 ]
 
 # The window of CandidateScore.MAX: about the thickness of a rib, so that a single bright voxel counts little.
@@ -107,7 +108,9 @@ def label_candidates(
         least_voxels = MIN_PIECE_MM3 / float(spacing.prod())
         _cut_components(ids, probability, lambda values: _part(values, peak_share, least_voxels))
     if 0 < faint_threshold < threshold:
-        ids = _with_faint(ids, probability > faint_threshold, clear_mm3 / float(spacing.prod()))
+        components = connected_components(probability > faint_threshold)
+        inside = components > 0  # a few percent of a scan
+        ids[inside] = with_faint(ids[inside], components[inside].astype(np.int32), clear_mm3 / float(spacing.prod()))
     return ids
 
 
@@ -116,31 +119,27 @@ def lowest_threshold(threshold: float, faint_threshold: float) -> float:
     return min(threshold, faint_threshold or 1)
 
 
-def _with_faint(ids: np.ndarray, is_faint: np.ndarray, clear_voxels: float) -> np.ndarray:
+def with_faint(own: np.ndarray, faint: np.ndarray, clear_voxels: float) -> np.ndarray:
     """
-    Add the components that hold no clear candidate.
+    Add the components above a lower threshold that hold no clear candidate.
 
     Args:
-        ids: candidates 1 to n, int32, shape ``(H, W, D)``.
-        is_faint: the voxels of the components, among them all of the candidates, likewise.
+        own: candidates 1 to n, int32, any shape.
+        faint: components 1 to k, among their voxels all of the candidates', likewise.
         clear_voxels: voxels of the least candidate that is clear.
 
     Returns:
         ids 1 to m, int32, likewise; an added component replaces the candidates in it.
     """
-    components = connected_components(is_faint)
-    inside = components > 0  # a few percent of a scan
-    own, faint = ids[inside], components[inside].astype(np.int32)
-    is_clear = np.bincount(own, minlength=1) >= clear_voxels
+    is_clear = np.bincount(own.ravel(), minlength=1) >= clear_voxels
     is_clear[0] = False
     is_added = np.ones(int(faint.max(initial=0)) + 1, dtype=bool)
     is_added[faint[is_clear[own]]] = False
+    is_added[0] = False
     both = np.where(is_added[faint], faint + len(is_clear), own)
-    is_used = np.bincount(both, minlength=1) > 0
+    is_used = np.bincount(both.ravel(), minlength=1) > 0
     is_used[0] = False
-    numbered = np.zeros_like(ids)
-    numbered[inside] = np.where(is_used, is_used.cumsum(), 0)[both]
-    return numbered
+    return np.where(is_used, is_used.cumsum(), 0).astype(np.int32)[both]
 
 
 def _cut_components(ids: np.ndarray, probability: np.ndarray, cut: Callable[[np.ndarray], np.ndarray]) -> None:
