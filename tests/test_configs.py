@@ -19,7 +19,7 @@ import pytest
 import torch
 from conftest import BUNDLE_ROOT, CHANNELS, lps_affine, network_of, write_scan
 from dicom_scans import OBLIQUE, PATIENT, SERIES, ras_affine, write_series
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 SMALL_TRAINING = {
     "cache_dir": "$None",
@@ -337,6 +337,19 @@ def test_post_processing_is_switched_by_one_setting(ribfrac_dir, tmp_path, model
 def test_overlays_set_only_what_exists(base, overlay):
     """MONAI adds a misspelled setting as a new one, silently."""
     assert set(workflow(base, overlay).parser.config) == set(workflow(base).parser.config)
+
+
+@pytest.mark.parametrize("configs", [("evaluate.yaml", "tuned.yaml"), ("tuned.yaml", "evaluate.yaml")])
+def test_an_evaluation_counts_all_candidates_wherever_the_tuned_overlay_stands(configs, tmp_path):
+    (tmp_path / "tuned.yaml").write_text("min_score: 0.7\n")
+    files = ["inference.yaml", *configs]
+    paths = [tmp_path / name if name == "tuned.yaml" else BUNDLE_ROOT / "configs" / name for name in files]
+    parser = ConfigParser()
+    parser.read_config([str(path) for path in paths])
+    written = [step["min_score"] for step in parser["postprocessing"]["transforms"] if "min_score" in step]
+    assert [parser.get_parsed_content(value.removeprefix("@")) for value in written] == [0.0]
+    parser.read_config([str(path) for path in paths if path.name != "evaluate.yaml"])
+    assert parser.get_parsed_content("written_min_score") == 0.7
 
 
 @pytest.mark.parametrize("config, kind", [("inference.yaml", "infer"), ("train.yaml", "train")])

@@ -120,10 +120,10 @@ def test_the_command_uploads_what_the_archive_holds(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("monai.bundle.scripts.huggingface_hub.HfApi", Client)
     shutil.unpack_archive(build_archive(BUNDLE_ROOT, tmp_path), tmp_path)
     own = {"repo": REPOSITORY, "name": NAME, "bundle_dir": str(tmp_path)}
-    monai.bundle.push_to_hf_hub(**own, private=False, version="0.10.0", tag_as_latest_version=True)
+    monai.bundle.push_to_hf_hub(**own, private=False, version="0.11.0", tag_as_latest_version=True)
     card = calls["uploaded"].pop("README.md").decode()
     assert calls["uploaded"] == FILES
-    assert (calls["repository"], calls["tags"]) == ((REPOSITORY, False), ["0.10.0", "latest_version"])
+    assert (calls["repository"], calls["tags"]) == ((REPOSITORY, False), ["0.11.0", "latest_version"])
     # the card of the hub: tags and the license, found in LICENSE, before the model card
     assert card.startswith("---\n") and "license: apache-2.0\n" in card.split("---\n")[1]
     assert card.endswith(FILES["docs/README.md"].decode())
