@@ -46,7 +46,7 @@ def window(volume: NDArray[Any], center: NDArray[np.intp], size: NDArray[np.intp
     first = center - size // 2
     last = first + size
     inside = tuple(slice(max(a, 0), max(b, 0)) for a, b in zip(first, last))
-    missing = [(max(-a, 0), max(b - n, 0)) for a, b, n in zip(first, last, volume.shape)]
+    missing = [(min(max(-a, 0), k), min(max(b - n, 0), k)) for a, b, n, k in zip(first, last, volume.shape, size)]
     return np.pad(volume[inside], missing, constant_values=fill)
 
 
