@@ -107,6 +107,7 @@ def picture(found: dict[str, dict[int, list[float]]], path: Path) -> None:
     for name, of_recipe in found.items():
         axes.plot(list(of_recipe), [np.mean(values) for values in of_recipe.values()], marker="o", label=name)
     axes.set(xlabel="fracture off the middle of its window (voxels)", ylabel="mean probability in the fracture")
+    axes.set_xticks(OFF_CENTER_VOXELS)
     axes.set_ylim(0, 1)
     axes.legend()
     axes.grid(alpha=0.3)
