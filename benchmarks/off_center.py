@@ -50,13 +50,12 @@ def window(volume: NDArray[Any], center: NDArray[np.intp], size: NDArray[np.intp
     return np.pad(volume[inside], missing, constant_values=fill)
 
 
-def read(recipe: Recipe, item: dict[str, Any]) -> tuple[NDArray[np.float32], NDArray[np.integer]]:
-    """Read a scan as a recipe's training does, whole; return it scaled, and the fractures' ids."""
+def reading(recipe: Recipe) -> Compose:
+    """Return what reads a scan as a recipe's training does, but whole: the image scaled, the fractures by their ids."""
     parser = ConfigParser()
     parser.read_config([str(config) for config in recipe.train_configs])
     parser.update({**recipe.train_settings, "slice_margin_voxels": 10_000})
-    scan = Compose([*parser.get_parsed_content("loading"), *parser.get_parsed_content("scaling")])(item)
-    return np.asarray(scan["image"][0]), np.asarray(scan["label"][0])
+    return Compose([*parser.get_parsed_content("loading"), *parser.get_parsed_content("scaling")])
 
 
 def load_network(recipe: Recipe, output_dir: Path) -> tuple[torch.nn.Module, NDArray[np.intp]]:
@@ -84,11 +83,13 @@ def mean_probabilities(recipe: Recipe, output_dir: Path, items: Sequence[dict[st
         By the distance off the middle in voxels: of each fracture the mean probability of its voxels in the window.
     """
     network, size = load_network(recipe, output_dir)
+    read = reading(recipe)
     inferer = AutocastInferer(SimpleInferer())
     rng = np.random.default_rng(0)
     found: dict[int, list[float]] = {distance: [] for distance in OFF_CENTER_VOXELS}
     for item in tqdm(items, desc=recipe.name, unit="scan"):
-        image, label = read(recipe, item)
+        scan = read(item)
+        image, label = np.asarray(scan["image"][0]), np.asarray(scan["label"][0])
         for fracture in np.unique(label[label > 0]):
             middle = np.argwhere(label == fracture).mean(0).round().astype(int)
             for distance in OFF_CENTER_VOXELS:

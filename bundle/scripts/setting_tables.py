@@ -230,7 +230,7 @@ def _marked_voxels(
     holds_fracture[components[label > 0]] = True
     numbers = np.zeros(probability.shape, dtype=np.int32)
     numbers.ravel()[where] = np.arange(1, len(where) + 1)
-    packed = _packed(holds_fracture[components], numbers, label)
+    packed = _packed(np.where(holds_fracture[components], components, 0).astype(np.int32), numbers, label)
     values = (volume.ravel()[where] for volume in (probability, local, label))
     return _MarkedVoxels(where, *values, *(nib.apply_orientation(volume, to_own) for volume in packed))
 
@@ -281,24 +281,23 @@ def _measure_candidates(
     return labeling._replace(matches=matches)
 
 
-def _packed(is_marked: np.ndarray, *volumes: np.ndarray) -> list[np.ndarray]:
+def _packed(components: np.ndarray, *volumes: np.ndarray) -> list[np.ndarray]:
     """
-    Move the connected components of a mask close together.
+    Move connected components close together.
 
     Args:
-        is_marked: the mask, bool, shape ``(H, W, D)``.
+        components: their numbers, not all of which need to occur, int32, 0 elsewhere, shape ``(H, W, D)``.
         volumes: of the same shape.
 
     Returns:
         the volumes with the components alone, each as it was and apart from the others, 0 elsewhere, shape
-        ``(I, J, K)``; one voxel where nothing is marked.
+        ``(I, J, K)``; one voxel where there is none.
     """
-    components = connected_components(is_marked).astype(np.int32)
-    boxes = ndimage.find_objects(components)
-    sizes = np.array([[side.stop - side.start for side in box] for box in boxes], dtype=int).reshape(-1, 3)
+    boxes = {number: box for number, box in enumerate(ndimage.find_objects(components), start=1) if box}
+    sizes = np.array([[side.stop - side.start for side in box] for box in boxes.values()], dtype=int).reshape(-1, 3)
     places, shape = _places(sizes)
     packed = [np.zeros(shape, dtype=volume.dtype) for volume in volumes]
-    for number, (box, place, size) in enumerate(zip(boxes, places, sizes), start=1):
+    for (number, box), place, size in zip(boxes.items(), places, sizes):
         inside = components[box] == number
         there = tuple(slice(start, start + width) for start, width in zip(place, size))
         for volume, target in zip(volumes, packed):
