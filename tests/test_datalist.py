@@ -187,8 +187,14 @@ def label_of(root: Path) -> Path:
 
 
 SHIFTED = LPS_AFFINE + np.array([[0, 0, 0, 0.2], [0] * 4, [0] * 4, [0] * 4])
-# over the four slices, 0.04 mm a slice shift the last corner by 0.16 mm
+# three steps of 0.04 mm shift the last slice by 0.12 mm, over a tenth of 0.7 mm
 STRETCHED = LPS_AFFINE + np.array([[0] * 4, [0] * 4, [0, 0, 0.04, 0], [0] * 4])
+
+
+def write_long_pair(ribfrac: Path) -> None:
+    """Write an image and a label that begin at one place: 511 steps of 0.74 and 0.749 mm end 4.6 mm apart."""
+    for path, side_mm in ((image_of(ribfrac), 0.74), (label_of(ribfrac), 0.749)):
+        write_volume(path, np.zeros((512, 2, 2), np.int16), LPS_AFFINE @ np.diag([side_mm / 0.7, 1, 1, 1]))
 
 
 def write_flat(path: Path) -> None:
@@ -205,11 +211,14 @@ def write_flat(path: Path) -> None:
         pytest.param(lambda r: image_of(r).unlink(), "421-label.nii.gz: has no image", id="image missing"),
         pytest.param(
             lambda r: write_volume(label_of(r), np.zeros((6, 5, 3), np.int16)),
-            r"421-label.nii.gz: has the shape \(6, 5, 3\), its image \(6, 5, 4\)",
+            "421-label.nii.gz: is not on the grid of its image, their shapes are 6 x 5 x 3 and 6 x 5 x 4",
             id="shapes differ",
         ),
-        pytest.param(lambda r: write_volume(label_of(r), affine=SHIFTED), "up to 0.2 mm away", id="origin differs"),
-        pytest.param(lambda r: write_volume(label_of(r), affine=STRETCHED), "up to 0.2 mm away", id="spacing differs"),
+        pytest.param(lambda r: write_volume(label_of(r), affine=SHIFTED), "up to 0.2 mm apart", id="origin differs"),
+        pytest.param(lambda r: write_volume(label_of(r), affine=STRETCHED), "up to 0.1 mm apart", id="spacing differs"),
+        pytest.param(
+            write_long_pair, "421-label.nii.gz: .*corners lie up to 4.6 mm apart", id="0.74 and 0.749 mm, 512 voxels"
+        ),
         pytest.param(
             lambda r: write_volume(image_of(r), np.zeros((6, 5), np.int16)),
             "421-image.nii.gz: has 2 axes",
@@ -505,12 +514,12 @@ def mirrored(affine: np.ndarray) -> np.ndarray:
             ["its sform and its qform lie up to 3 mm apart; the sform is used."],
             id="3 mm apart",
         ),
-        # 6 voxels of 0.7 mm, to one side and to the other
+        # 5 steps of 0.7 mm, to one side and to the other
         pytest.param(
             mirrored(LPS_AFFINE),
             (1, 1),
             [
-                "its sform and its qform lie up to 8 mm apart; the sform is used. "
+                "its sform and its qform lie up to 7 mm apart; the sform is used. "
                 "They disagree about which side is left."
             ],
             id="mirrored",

@@ -104,3 +104,13 @@ def test_a_prediction_on_another_grid_is_told(predicted: tuple[Path, Path], caps
     with pytest.raises(SystemExit) as stopped:
         main(["--predictions_dir", str(masks), "--dataset_dir", str(dataset)])
     assert stopped.value.code == 1 and "is not on the grid of" in capsys.readouterr().err
+
+
+def test_a_prediction_of_a_spacing_a_little_larger_is_refused_with_its_shift(tmp_path: Path) -> None:
+    write_scan(tmp_path / "data", "train", 1, fractures=1, shape=(512, 16, 16))
+    label = nib.load(tmp_path / "data" / "ribfrac-train-labels" / "RibFrac1-label.nii.gz")
+    # 511 steps of 0.75 and 0.759 mm end 4.6 mm apart
+    affine = label.affine - np.diag([0.009, 0, 0, 0])
+    nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), affine), tmp_path / "RibFrac1.nii.gz")
+    with pytest.raises(ValueError, match="RibFrac1.nii.gz: is not on the grid of .*corners lie up to 4.6 mm apart"):
+        mine(tmp_path, tmp_path / "data")

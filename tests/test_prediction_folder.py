@@ -80,6 +80,13 @@ def test_candidates_above_255_in_a_file(folders: tuple[Path, Path]) -> None:
     assert detection["average_fp_at_max_recall"] == pytest.approx(1 / 2, abs=TOLERANCE)
 
 
+def save_long_pair(gt: Path, pred: Path) -> None:
+    """Replace scan 1: 511 steps of 0.74 and 0.749 mm end 4.6 mm apart."""
+    ids = np.repeat(line("12"), 256, axis=0)
+    save(gt / "ribfrac-val-labels" / "RibFrac1-label.nii.gz", ids, AFFINE @ np.diag([0.74 / 0.7, 1, 1, 1]))
+    save(pred / "RibFrac1.nii.gz", ids, AFFINE @ np.diag([0.749 / 0.7, 1, 1, 1]))
+
+
 def corrupt(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:30])
 
@@ -111,14 +118,21 @@ Spoil = Callable[[Path, Path], object]
         pytest.param(
             lambda gt, pred: save(pred / "RibFrac1.nii.gz", line("11120000")),
             ValueError,
-            r"RibFrac1.nii.gz has shape \(8, 1, 1\)",
+            "RibFrac1.nii.gz is not on the grid of .*their shapes are 8 x 1 x 1 and 7 x 1 x 1",
             id="another shape",
         ),
         pytest.param(
             lambda gt, pred: save(pred / "RibFrac1.nii.gz", line("1112000"), AFFINE @ np.diag([-1, 1, 1, 1])),
             ValueError,
-            "RibFrac1.nii.gz has another affine",
+            # 6 steps of 0.7 mm, to one side and to the other
+            "RibFrac1.nii.gz is not on the grid of .*RibFrac1-label.nii.gz, their corners lie up to 8.4 mm apart",
             id="another affine",
+        ),
+        pytest.param(
+            lambda gt, pred: save_long_pair(gt, pred),
+            ValueError,
+            "RibFrac1.nii.gz is not on the grid of .*corners lie up to 4.6 mm apart",
+            id="0.74 and 0.749 mm over 512 voxels",
         ),
         pytest.param(
             lambda gt, pred: save(pred / "RibFrac1.nii.gz", line("1112000")[..., None]),

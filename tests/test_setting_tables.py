@@ -201,6 +201,17 @@ def test_wrong_files_are_named(item: dict[str, str], key: str, change, message: 
         measure_scan(item, [SETTING], (-200.0, 1000.0), 0.0)
 
 
+def test_a_map_of_a_spacing_a_little_larger_is_refused_with_its_shift(tmp_path: Path) -> None:
+    shape, item = (512, 2, 2), {}
+    for key, side_mm in (("image", 0.74), ("label", 0.74), ("pred", 0.749)):
+        item[key] = str(tmp_path / f"{key}.nii.gz")
+        volume = np.zeros(shape, np.float32 if key == "pred" else np.int16)
+        nib.save(nib.Nifti1Image(volume, np.diag([-side_mm, -0.8, 1.25, 1])), item[key])
+    # 511 steps of 0.74 and 0.749 mm end 4.6 mm apart
+    with pytest.raises(ValueError, match="pred.nii.gz is not on the grid of .*corners lie up to 4.6 mm apart"):
+        measure_scan(item, [SETTING], (-200.0, 1000.0), 0.0)
+
+
 def test_a_map_of_another_place_is_refused(item: dict[str, str]) -> None:
     moved = TURNED.copy()
     moved[0, 3] += 1

@@ -357,7 +357,7 @@ def without_scans(output):
         pytest.param(without_record, "A.json does not exist.*: predict A first", id="a scan that is not predicted"),
         pytest.param(without_mask, "A.nii.gz does not exist.*: predict A first", id="a mask that was moved"),
         pytest.param(
-            other_grid, "A.nii.gz lies on another grid than the scan: predict A again", id="a mask of another grid"
+            other_grid, "A.nii.gz is not on the grid of the scan, .*: predict A again", id="a mask of another grid"
         ),
         pytest.param(other_ids, "A.nii.gz has 7 candidates, its record 3", id="a mask of another run"),
         pytest.param(without_scans, "moved does not exist", id="scans that were moved"),
@@ -372,6 +372,16 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path, capsys, spoil, message):
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1
     assert not (output / "views").exists() and not (output / "harm").exists()
+
+
+def test_a_mask_of_a_spacing_a_little_larger_is_refused_with_its_shift(tmp_path):
+    output = made_up_run(tmp_path, axes="RAS")
+    path = output / "predictions" / "A.nii.gz"
+    mask = nib.load(path)
+    nib.save(nib.Nifti1Image(np.asarray(mask.dataobj), mask.affine + np.diag([0.009, 0, 0, 0])), path)
+    # 39 steps of 0.009 mm, over a tenth of 0.75 mm
+    with pytest.raises(ValueError, match="corners lie up to 0.4 mm apart: predict A again"):
+        write_views(output, ["A"])
 
 
 def test_a_scan_of_another_name_is_refused_with_those_that_are_there(tmp_path, capsys):

@@ -30,6 +30,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from scripts.atomic_write import write_json
 from scripts.dicom_series import find_series, is_dicom, read_series, scan_names
+from scripts.grids import corner_shift_mm, grid_difference
 
 __all__ = ["file_notes", "file_problems", "list_scans", "load_datalist", "main", "natural_order", "scan_name"]
 
@@ -52,8 +53,6 @@ _VALIDATION_EVERY = 5
 _NO_SCAN_SUFFIXES = (".csv", ".json", ".md", ".txt")
 _TABLE_COLUMNS = ["public_id", "label_id", "label_code"]
 _FRACTURE_CODES = (-1, 1, 2, 3, 4)
-# How far the grids of an image and its label may lie apart: far under a voxel, far over the rounding of a header
-_MAX_SHIFT_MM = 0.1
 # How far the sform and the qform of a header may lie apart: about a voxel
 _MAX_FORMS_SHIFT_MM = 1.0
 # Smaller or larger sides of a voxel are a mistake in the header, such as meters or a pixel's number
@@ -420,11 +419,8 @@ def file_problems(image: str | Sequence[str], label: str | None = None) -> list[
         label_shape, label_affine = _read_header(label)
     except ValueError as error:
         return [str(error)]
-    if shape != label_shape:
-        return [f"{label}: has the shape {label_shape}, its image {shape}."]
-    shift_mm = _shift_mm(affine, label_affine, shape)
-    if shift_mm > _MAX_SHIFT_MM:
-        return [f"{label}: its affine puts it up to {shift_mm:.1f} mm away from its image."]
+    if difference := grid_difference(label_shape, label_affine, shape, affine):
+        return [f"{label}: is not on the grid of its image, {difference}: give the label of this image."]
     return []
 
 
@@ -450,17 +446,12 @@ def file_notes(image: str | os.PathLike[str]) -> list[str]:
         return [f"its qform cannot be read ({error}); its sform is used."]
     if sform is None or qform is None:
         return []
-    shift_mm = _shift_mm(sform, qform, scan.shape)
+    shift_mm = corner_shift_mm(sform, qform, scan.shape)
     if shift_mm <= _MAX_FORMS_SHIFT_MM:
         return []
     mirrored = np.linalg.det(sform) * np.linalg.det(qform) < 0
     sides = " They disagree about which side is left." if mirrored else ""
     return [f"its sform and its qform lie up to {shift_mm:.0f} mm apart; the sform is used.{sides}"]
-
-
-def _shift_mm(affine: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
-    """Tell how far two affines put the same voxel apart at most."""
-    return float((np.abs(affine - other)[:3] @ [*shape, 1]).max())
 
 
 def _read_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from scripts.atomic_write import write_json
 from scripts.datalist import load_datalist
 from scripts.froc import MIN_OVERLAP, instance_overlaps
+from scripts.grids import grid_difference
 from scripts.prediction_folder import load_instances
 
 __all__ = ["HARD_KEY", "add_hard_places", "find_hard_places", "main", "mine"]
@@ -87,8 +88,8 @@ def mine(predictions_dir: str | Path, dataset_dir: str | Path, section: str = "t
     places = {}
     for scan, prediction, annotation in tqdm(pairs, desc="mine", unit="scan"):
         (pred, affine), (label, label_affine) = load_instances(prediction), load_instances(annotation)
-        if pred.shape != label.shape or not np.allclose(affine, label_affine, rtol=0, atol=1e-2):
-            raise ValueError(f"{prediction}: is not on the grid of {annotation}: predict the scan again.")
+        if difference := grid_difference(pred.shape, affine, label.shape, label_affine):
+            raise ValueError(f"{prediction}: is not on the grid of {annotation}, {difference}: predict the scan again.")
         places[scan] = find_hard_places(pred, label, affine)
     return places
 

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.froc import UNKNOWN_CLASS, ScanResult, integer_ids, score_scan
+from scripts.grids import grid_difference
 
 __all__ = ["load_instances", "score_folders"]
 
@@ -89,11 +90,10 @@ def _score_files(scan: str, gt_path: Path, pred_path: Path, gt: dict[int, _Row],
     """Score one scan from its two volumes and their tables' rows."""
     label, label_affine = load_instances(gt_path)
     volume, pred_affine = load_instances(pred_path)
-    if volume.shape != label.shape:
-        raise ValueError(f"{pred_path} has shape {volume.shape}, {gt_path} has {label.shape}: use the scan's own grid")
-    # Affines are stored as float32 or by a quaternion; this bound is far below a voxel.
-    if not np.allclose(pred_affine, label_affine, rtol=0, atol=1e-2):
-        raise ValueError(f"{pred_path} has another affine than {gt_path}: write predictions with the scan's own affine")
+    if difference := grid_difference(volume.shape, pred_affine, label.shape, label_affine):
+        raise ValueError(
+            f"{pred_path} is not on the grid of {gt_path}, {difference}: write predictions on the scan's own grid"
+        )
     try:
         return score_scan(
             volume,

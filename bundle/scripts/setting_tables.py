@@ -20,6 +20,7 @@ from scipy import ndimage
 
 from scripts.components import connected_components
 from scripts.froc import UNKNOWN_CLASS, ScanResult, instance_overlaps
+from scripts.grids import grid_difference
 from scripts.transforms.anatomy import RemoveSpined
 from scripts.transforms.candidates import (
     CandidateScore,
@@ -393,8 +394,9 @@ def measure_scan(
     data: Mapping[Any, Any] = LoadImaged(keys, image_only=True)(item)
     data = CheckLabeld("label")(EnsureChannelFirstd(keys)(data))
     affine = data["label"].affine.numpy()
-    if data["pred"].shape != data["label"].shape or not np.allclose(data["pred"].affine, affine, rtol=0, atol=1e-2):
-        raise ValueError(f"{item['pred']} is not on the grid of {item['label']}: predict this data set again.")
+    pred, label = data["pred"], data["label"]
+    if difference := grid_difference(pred.shape[1:], pred.affine, label.shape[1:], affine):
+        raise ValueError(f"{item['pred']} is not on the grid of {item['label']}, {difference}: predict it again.")
     if not (data["pred"].min() >= -_ROUNDING and data["pred"].max() <= 1 + _ROUNDING):
         raise ValueError(f"{item['pred']} holds values outside [0, 1]: a map of probabilities is needed.")
     data["pred"] = data["pred"].clamp(0, 1)

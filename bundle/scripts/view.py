@@ -24,7 +24,7 @@ from monai.utils import str2bool
 
 from scripts.datalist import load_datalist
 from scripts.froc import integer_ids
-from scripts.grids import on_grid_of
+from scripts.grids import grid_difference, on_grid_of
 from scripts.image_readers import CTReader
 from scripts.review.findings import Outcome, fracture_type, match_outcomes, scan_result
 from scripts.review.niivue import installed_niivue
@@ -151,9 +151,8 @@ def _load(item: Mapping[str, Any], mask: Path, candidates: int) -> dict[str, Any
     )
     data = load({**item, "pred": str(mask)})
     pred, image = data["pred"], data["image"]
-    # Affines are stored as float32 or by a quaternion; this bound is far below a voxel.
-    if pred.shape != image.shape or not np.allclose(pred.affine, image.affine, rtol=0, atol=1e-2):
-        raise ValueError(f"{mask} lies on another grid than the scan: predict {item['scan']} again.")
+    if difference := grid_difference(pred.shape[1:], pred.affine, image.shape[1:], image.affine):
+        raise ValueError(f"{mask} is not on the grid of the scan, {difference}: predict {item['scan']} again.")
     ids = integer_ids(pred.numpy(), str(mask))
     if ids.max() != candidates:
         raise ValueError(f"{mask} has {ids.max()} candidates, its record {candidates}: predict the scan again.")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from scripts.atomic_write import write_json, write_text, write_volume
+from scripts.grids import grid_difference
 from scripts.image_readers import CTReader
 from scripts.implant.scan import Implanted, implant_fractures
 from scripts.phantom.dataset import INFO_NAME, SECTIONS
@@ -191,11 +192,8 @@ def _load_ribs(
     path: Path, rib_ids: tuple[int, int] | None, image_path: Path, image: NDArray, affine: NDArray
 ) -> NDArray[np.int32]:
     values, own_affine = _load(path)
-    if values.shape != image.shape or not np.allclose(own_affine, affine, atol=0.05):
-        raise ValueError(
-            f"{path}: shape {values.shape} and place in space are not those of {image_path}, of shape {image.shape}; "
-            "give the mask of this scan."
-        )
+    if difference := grid_difference(values.shape, own_affine, image.shape, affine):
+        raise ValueError(f"{path}: is not on the grid of {image_path}, {difference}; give the mask of this scan.")
     ids = np.rint(values).astype(np.int32)
     if rib_ids is not None:
         ids[(ids < rib_ids[0]) | (ids > rib_ids[1])] = 0
