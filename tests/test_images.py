@@ -101,8 +101,8 @@ def test_what_is_doubtful_is_noted(highest, axis, notes):
 
 def test_what_is_doubtful_in_the_header_is_noted_too(tmp_path):
     scan = Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4))
-    scan.set_qform(np.diag([1, 1, 2, 1]), 1)
+    scan.set_qform(np.diag([1, 1, 2, 1]), 1)  # 3 steps of 1 and of 2 mm
     nib.save(scan, tmp_path / "a.nii.gz")
     data = {"image": MetaTensor(torch.full((1, 4, 4, 4), 400.0), meta={"filename_or_obj": str(tmp_path / "a.nii.gz")})}
     notes = NoteDoubtsd("image")(data | {"thorax_axis": LUNGS})["image"].meta["notes"]
-    assert notes == "its sform and its qform lie up to 4 mm apart; the sform is used."
+    assert notes == "its sform and its qform lie up to 3 mm apart; the sform is used."

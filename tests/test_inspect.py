@@ -78,7 +78,7 @@ def test_wrong_scans_are_listed_and_the_others_looked_at(folder, tmp_path):
     label_of(folder, 5).unlink()
     scans, problems = facts_of(folder, tmp_path)
     assert list(scans) == ["RibFrac1", "RibFrac2", "RibFrac3", "RibFrac4"]
-    assert "5.0 mm away" in scans["RibFrac3"].problems[0] and "no readable NIfTI" in scans["RibFrac4"].problems[0]
+    assert "5.0 mm apart" in scans["RibFrac3"].problems[0] and "no readable NIfTI" in scans["RibFrac4"].problems[0]
     assert len(problems) == 1 and "RibFrac5-image.nii.gz: has no label" in problems[0]
     assert len(scans["RibFrac1"].fractures) == 2
     page = Page((tmp_path / "inspect.html").read_text(encoding="utf-8"))

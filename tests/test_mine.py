@@ -112,5 +112,5 @@ def test_a_prediction_of_a_spacing_a_little_larger_is_refused_with_its_shift(tmp
     # 511 steps of 0.75 and 0.759 mm end 4.6 mm apart
     affine = label.affine - np.diag([0.009, 0, 0, 0])
     nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), affine), tmp_path / "RibFrac1.nii.gz")
-    with pytest.raises(ValueError, match="RibFrac1.nii.gz: is not on the grid of .*corners lie up to 4.6 mm apart"):
+    with pytest.raises(ValueError, match="RibFrac1.nii.gz is not on the grid of .*corners lie up to 4.6 mm apart"):
         mine(tmp_path, tmp_path / "data")

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from scripts.datalist import load_datalist
 from scripts.froc import MIN_OVERLAP, ScanResult, challenge_scores, score_scan
-from scripts.prediction_folder import load_instances
+from scripts.prediction_folder import load_pair
 
 __all__ = ["measure_scan", "measure_set"]
 
@@ -44,8 +44,7 @@ def measure_set(data_list: Path, predictions_dir: Path, annotated: bool) -> dict
                 f"{predictions_dir}: holds no prediction of {name}: remove the folder, predict again."
             )
         if annotated:
-            pred, _ = load_instances(predictions_dir / f"{name}.nii.gz")
-            label, affine = load_instances(Path(item["label"]))
+            pred, label, affine = load_pair(predictions_dir / f"{name}.nii.gz", Path(item["label"]))
             voxel_mm3 = float(abs(np.linalg.det(affine[:3, :3])))
             figures, result = measure_scan(pred, label, scores[name], item["label_codes"], voxel_mm3)
             results.append(result)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import nibabel as nib
 import numpy as np
@@ -31,6 +31,7 @@ from nibabel.spatialimages import HeaderDataError, SpatialImage
 from scripts.atomic_write import write_json
 from scripts.dicom_series import find_series, is_dicom, read_series, scan_names
 from scripts.grids import corner_shift_mm, grid_difference
+from scripts.headers import checked_axcodes, nifti_affine, tells_orientation
 
 __all__ = ["file_notes", "file_problems", "list_scans", "load_datalist", "main", "natural_order", "scan_name"]
 
@@ -57,6 +58,9 @@ _FRACTURE_CODES = (-1, 1, 2, 3, 4)
 _MAX_FORMS_SHIFT_MM = 1.0
 # Smaller or larger sides of a voxel are a mistake in the header, such as meters or a pixel's number
 _VOXEL_MM = (0.05, 50.0)
+# Units of length in xyzt_units, beside 2 for mm and 0 for unknown, and the bits that hold them: nifti1.h
+_OTHER_UNITS = {1: "meters", 3: "micrometers"}
+_SPACE_UNITS = 7
 # 1024 x 1024 x 1024; a CT of 2 m in slices of 1 mm has half of that. A small compressed file may ask for far more
 _MAX_VOXELS = 2**30
 _MAX_PROBLEMS_SHOWN = 10
@@ -78,7 +82,11 @@ class _Scan:
 
 
 def load_datalist(
-    dataset_dir: str | os.PathLike[str], section: str, labels: bool = True, check: bool = True
+    dataset_dir: str | os.PathLike[str],
+    section: str,
+    labels: bool = True,
+    check: bool = True,
+    assumed_orientation: str | None = None,
 ) -> list[dict[str, Any]]:
     """
     List the scans of one section of a data set, each with its annotation and its table of fracture types.
@@ -107,6 +115,7 @@ def load_datalist(
         labels: whether scans have annotations; if not, labels and tables that are there are passed over.
         check: whether the header of every file is read here, so that one bad scan stops the run at its start; otherwise
             :class:`scripts.transforms.CheckFilesd` has to do it.
+        assumed_orientation: of a file that tells none, see :func:`file_problems`; used by the check alone.
 
     Returns:
         One item per scan in natural order (RibFrac2 before RibFrac10): ``scan``, its name, for RibFrac the public id;
@@ -137,7 +146,9 @@ def load_datalist(
         )
     if check:
         files = ((item["image"], item.get("label")) for item in items)
-        _raise_problems(root, chain.from_iterable(file_problems(image, label) for image, label in files))
+        _raise_problems(
+            root, chain.from_iterable(file_problems(image, label, assumed_orientation) for image, label in files)
+        )
     return items
 
 
@@ -396,30 +407,42 @@ def _singles(scans: dict[str, _Scan]) -> list[str]:
     ]
 
 
-def file_problems(image: str | Sequence[str], label: str | None = None) -> list[str]:
+def file_problems(
+    image: str | Sequence[str], label: str | None = None, assumed_orientation: str | None = None
+) -> list[str]:
     """
     Tell what is wrong with the files of a scan, by their headers.
 
     Args:
         image: a NIfTI file; or a DICOM series, as a list of its slices or the folder that holds it alone.
         label: the NIfTI file of its annotation, on the image's grid; None where there is none.
+        assumed_orientation: where the axes run to of a NIfTI file that does not tell it, such as LPS, see
+            :func:`scripts.headers.checked_axcodes`; None: such a file is refused. Where one of image and label tells
+            it and the other does not, they are refused in any case: nothing says that they lie on one grid.
 
     Returns:
         Messages that name the file and what to do; none where all is well.
+
+    Raises:
+        ValueError: when ``assumed_orientation`` is no orientation.
     """
+    axcodes = checked_axcodes(assumed_orientation)
     if is_dicom(image) and label is not None:
         return [f"{label}: a DICOM series cannot have a label here: convert the series to NIfTI."]
     try:
         if is_dicom(image):
             read_series(image)
             return []
-        shape, affine = _read_header(cast(str, image))
+        of_image = _read_header(cast(str, image), axcodes)
         if label is None:
             return []
-        label_shape, label_affine = _read_header(label)
+        of_label = _read_header(label, axcodes)
     except ValueError as error:
         return [str(error)]
-    if difference := grid_difference(label_shape, label_affine, shape, affine):
+    if of_image.tells_orientation != of_label.tells_orientation:
+        silent, other = (label, "image") if of_image.tells_orientation else (image, "label")
+        return [f"{silent}: tells no orientation, and its {other} does: give it the {other}'s header."]
+    if difference := grid_difference(of_label.shape, of_label.affine, of_image.shape, of_image.affine):
         return [f"{label}: is not on the grid of its image, {difference}: give the label of this image."]
     return []
 
@@ -429,7 +452,8 @@ def file_notes(image: str | os.PathLike[str]) -> list[str]:
     Tell what is doubtful about the header of a scan's file, and may be right.
 
     A NIfTI header can say twice where the voxels lie, by its sform and its qform. nibabel, and so MONAI, takes the
-    sform where there is one; other programs may take the other.
+    sform where there is one; other programs may take the other. It can give lengths in other units than mm, which
+    nibabel passes over.
 
     Args:
         image: a file; of one that is no NIfTI nothing is told.
@@ -440,22 +464,38 @@ def file_notes(image: str | os.PathLike[str]) -> list[str]:
     if not _is_nifti(Path(image)):
         return []
     scan = cast(nib.nifti1.Nifti1Image, nib.load(image))
+    notes = []
+    if unit := _unit_beside_mm(scan):
+        notes.append(f"its header gives lengths in {unit}; they are taken as mm.")
     try:
         sform, qform = scan.get_sform(coded=True)[0], scan.get_qform(coded=True)[0]
     except ValueError as error:
-        return [f"its qform cannot be read ({error}); its sform is used."]
+        return [*notes, f"its qform cannot be read ({error}); its sform is used."]
     if sform is None or qform is None:
-        return []
+        return notes
     shift_mm = corner_shift_mm(sform, qform, scan.shape)
     if shift_mm <= _MAX_FORMS_SHIFT_MM:
-        return []
+        return notes
     mirrored = np.linalg.det(sform) * np.linalg.det(qform) < 0
     sides = " They disagree about which side is left." if mirrored else ""
-    return [f"its sform and its qform lie up to {shift_mm:.0f} mm apart; the sform is used.{sides}"]
+    return [*notes, f"its sform and its qform lie up to {shift_mm:.0f} mm apart; the sform is used.{sides}"]
 
 
-def _read_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
-    """Read the shape and the affine of a NIfTI file; ``ValueError`` when it holds no volume."""
+def _unit_beside_mm(image: nib.Nifti1Pair) -> str | None:
+    """Tell the unit of length of a NIfTI header, where it is another than mm."""
+    return _OTHER_UNITS.get(int(image.header["xyzt_units"]) & _SPACE_UNITS)
+
+
+class _Header(NamedTuple):
+    """What the header of a NIfTI file tells: its shape, its affine or the one assumed, and whether it tells that."""
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    tells_orientation: bool
+
+
+def _read_header(path: str, axcodes: str | None) -> _Header:
+    """Read the header of a NIfTI file; ``ValueError`` when it holds no volume, or lies nowhere."""
     try:
         with open(path, "rb"):  # nibabel does not say that it may not
             pass
@@ -475,13 +515,16 @@ def _read_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
         raise ValueError(f"{path}: has {sides} voxels, over {_MAX_VOXELS}, for which no memory is taken: crop it.")
     if image.get_data_dtype().kind not in "iuf":
         raise ValueError(f"{path}: holds {image.get_data_dtype()}, not one number a voxel: write it again in HU.")
-    if not np.isfinite(image.affine).all() or np.linalg.det(image.affine) == 0:
+    affine = nifti_affine(image, path, axcodes)
+    if not np.isfinite(affine).all() or np.linalg.det(affine) == 0:
         raise ValueError(f"{path}: its affine has no inverse, so the size and place of its voxels are unknown.")
-    sides_mm = nib.affines.voxel_sizes(image.affine)
+    sides_mm = nib.affines.voxel_sizes(affine)
     if not (_VOXEL_MM[0] <= sides_mm.min() and sides_mm.max() <= _VOXEL_MM[1]):
         sides = " x ".join(f"{side:g}" for side in sides_mm)
-        raise ValueError(f"{path}: its voxels of {sides} mm are no CT's: correct the spacing in the header.")
-    return image.shape, image.affine
+        unit = _unit_beside_mm(image) if isinstance(image, nib.Nifti1Pair) else None
+        said = f" (its header says {unit}, which most programs pass over)" if unit else ""
+        raise ValueError(f"{path}: its voxels of {sides} mm are no CT's{said}: correct the spacing in the header.")
+    return _Header(image.shape, affine, tells_orientation(image))
 
 
 def _raise_problems(root: Path, problems: Iterable[str]) -> None:

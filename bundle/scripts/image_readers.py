@@ -18,6 +18,7 @@ from monai.data.image_reader import ImageReader
 from monai.utils import ensure_tuple
 
 from scripts.dicom_series import is_dicom, series_files
+from scripts.headers import checked_axcodes, nifti_affine, tells_orientation
 
 __all__ = ["CheckedNibabelReader", "CTReader"]
 
@@ -35,11 +36,28 @@ class CheckedNibabelReader(NibabelReader):
     reading them.
 
     Args:
+        assumed_orientation: where the axes of a file run to that does not tell it, such as LPS, see
+            :func:`scripts.headers.checked_axcodes`; the metadata then have it under this name. None refuses such a
+            file.
         kwargs: as for ``NibabelReader``.
 
     Raises:
-        ValueError: when a file is cut short, holds far more than its header tells of, or differs from its checksum.
+        ValueError: when a file is cut short, holds far more than its header tells of, differs from its checksum, or
+            tells no orientation and none is stated.
     """
+
+    def __init__(self, assumed_orientation: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.assumed_orientation = checked_axcodes(assumed_orientation)
+
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
+        volume, meta = super().get_data(img)
+        if not tells_orientation(ensure_tuple(img)[0]):
+            meta["assumed_orientation"] = self.assumed_orientation
+        return volume, meta
+
+    def _get_affine(self, img: Any) -> np.ndarray:
+        return nifti_affine(img, img.get_filename(), self.assumed_orientation)
 
     def _get_array_data(self, img: Any, filename: PathLike) -> np.ndarray:
         path = Path(filename)
@@ -83,14 +101,18 @@ class CTReader(ImageReader):
     JPEG 2000, RLE), and applies each slice's rescale slope and intercept: values are HU. The headers' tags do not reach
     the metadata, so no name or number of a patient does.
 
+    Args:
+        assumed_orientation: of a file that tells none, see `CheckedNibabelReader`.
+
     Raises:
-        ValueError: when a NIfTI file is damaged, a folder holds no CT series, several, or a broken one, or a slice
-            cannot be decoded. It names no slice by its file: patients' names may stand there.
+        ValueError: when a NIfTI file is damaged, or tells no orientation and none is stated, a folder holds no CT
+            series, several, or a broken one, or a slice cannot be decoded. It names no slice by its file: patients'
+            names may stand there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, assumed_orientation: str | None = None) -> None:
         super().__init__()
-        self._dicom, self._nifti = ITKReader(), CheckedNibabelReader()
+        self._dicom, self._nifti = ITKReader(), CheckedNibabelReader(assumed_orientation)
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         return is_dicom(filename) or self._nifti.verify_suffix(filename)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from scripts.atomic_write import whole_file
 from scripts.datalist import file_problems, list_scans
+from scripts.headers import checked_axcodes
 from scripts.review.html import render
 from scripts.review.views import Scan, projections
 from scripts.scan_facts import ScanFacts, doubled_images, scan_facts
@@ -72,7 +73,7 @@ def _counted(names: object) -> str:
 
 
 def inspect_dataset(
-    dataset_dir: str | Path, section: str, labels: bool, output: Path
+    dataset_dir: str | Path, section: str, labels: bool, output: Path, assumed_orientation: str | None = None
 ) -> tuple[list[ScanFacts], list[str]]:
     """
     Look at each scan of a data set, and write a page about them.
@@ -82,23 +83,25 @@ def inspect_dataset(
         section: likewise.
         labels: likewise.
         output: the page to write.
+        assumed_orientation: of a file that tells none, see ``scripts.datalist.file_problems``.
 
     Returns:
         What the scans hold, and what is wrong with the data set beside that.
 
     Raises:
         FileNotFoundError: when ``dataset_dir`` does not exist.
-        ValueError: when no scan is found, or the section of some cannot be told.
+        ValueError: when no scan is found, the section of some cannot be told, or ``assumed_orientation`` is none.
     """
+    axcodes = checked_axcodes(assumed_orientation)
     items, problems = list_scans(dataset_dir, section, labels)
     scans: list[ScanFacts] = []
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile("w+", dir=output.parent, encoding="utf-8") as parts:
         for item in tqdm(items, desc="inspect scans", unit="scan"):
-            headers = file_problems(item["image"], item.get("label"))
+            headers = file_problems(item["image"], item.get("label"), axcodes)
             if labels and "label" not in item:
                 headers.append(f"{item['image']}: has no label.")
-            scans.append(ScanFacts(item["scan"], problems=headers) if headers else _add_scan(item, parts))
+            scans.append(ScanFacts(item["scan"], problems=headers) if headers else _add_scan(item, parts, axcodes))
         problems += doubled_images(scans)
         page = render(
             "inspect.html", parting=_PARTING, summary=summary_of(scans), scans=scans, problems=problems, section=section
@@ -107,9 +110,9 @@ def inspect_dataset(
     return scans, problems
 
 
-def _add_scan(item: dict, parts: IO[str]) -> ScanFacts:
+def _add_scan(item: dict, parts: IO[str], axcodes: str | None) -> ScanFacts:
     """Look at a scan, and write its picture to the parts of the page."""
-    facts, image, ids = scan_facts(item)
+    facts, image, ids = scan_facts(item, axcodes)
     if image is not None:
         instances = {} if ids is None else {"fracture": ids}
         scan = Scan(image.numpy()[0], image.affine.numpy(), _WINDOW_HU, instances)
@@ -150,10 +153,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset_dir", required=True, help="the data set, as for a training")
     parser.add_argument("--section", default="all", help="training, validation, test or all")
     parser.add_argument("--images_only", action="store_true", help="pass annotations over")
+    parser.add_argument("--assumed_orientation", help="of a file that tells none, such as LPS; refused without it")
     parser.add_argument("--output", type=Path, default=Path("output/inspect.html"), help="page to write")
     options = parser.parse_args(arguments)
     try:
-        scans, problems = inspect_dataset(options.dataset_dir, options.section, not options.images_only, options.output)
+        scans, problems = inspect_dataset(
+            options.dataset_dir,
+            options.section,
+            not options.images_only,
+            options.output,
+            options.assumed_orientation,
+        )
     except (FileNotFoundError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
     print(_as_text(scans, problems))

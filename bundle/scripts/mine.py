@@ -23,8 +23,7 @@ from tqdm import tqdm
 from scripts.atomic_write import write_json
 from scripts.datalist import load_datalist
 from scripts.froc import MIN_OVERLAP, instance_overlaps
-from scripts.grids import grid_difference
-from scripts.prediction_folder import load_instances
+from scripts.prediction_folder import load_pair
 
 __all__ = ["HARD_KEY", "add_hard_places", "find_hard_places", "main", "mine"]
 
@@ -59,7 +58,12 @@ def find_hard_places(pred: np.ndarray, label: np.ndarray, affine: np.ndarray) ->
     return {"false_mm": false_mm.round(1).tolist(), "missed": missed.tolist()}
 
 
-def mine(predictions_dir: str | Path, dataset_dir: str | Path, section: str = "training") -> dict[str, dict[str, Any]]:
+def mine(
+    predictions_dir: str | Path,
+    dataset_dir: str | Path,
+    section: str = "training",
+    assumed_orientation: str | None = None,
+) -> dict[str, dict[str, Any]]:
     """
     List the hard places of every predicted scan of a data set.
 
@@ -67,6 +71,7 @@ def mine(predictions_dir: str | Path, dataset_dir: str | Path, section: str = "t
         predictions_dir: folder of masks, ``SCAN.nii.gz``, as an inference writes them.
         dataset_dir: the data set that was predicted, see ``scripts.datalist.load_datalist``.
         section: of the data set; scans that were not predicted are passed over.
+        assumed_orientation: of a file that tells none, as in the prediction.
 
     Returns:
         See ``find_hard_places``, by the scan's name.
@@ -77,7 +82,7 @@ def mine(predictions_dir: str | Path, dataset_dir: str | Path, section: str = "t
     """
     pairs = [
         (item["scan"], Path(predictions_dir) / f"{item['scan']}.nii.gz", Path(item["label"]))
-        for item in load_datalist(dataset_dir, section)
+        for item in load_datalist(dataset_dir, section, assumed_orientation=assumed_orientation)
     ]
     pairs = [pair for pair in pairs if pair[1].is_file()]
     if not pairs:
@@ -87,10 +92,7 @@ def mine(predictions_dir: str | Path, dataset_dir: str | Path, section: str = "t
         )
     places = {}
     for scan, prediction, annotation in tqdm(pairs, desc="mine", unit="scan"):
-        (pred, affine), (label, label_affine) = load_instances(prediction), load_instances(annotation)
-        if difference := grid_difference(pred.shape, affine, label.shape, label_affine):
-            raise ValueError(f"{prediction}: is not on the grid of {annotation}, {difference}: predict the scan again.")
-        places[scan] = find_hard_places(pred, label, affine)
+        places[scan] = find_hard_places(*load_pair(prediction, annotation, assumed_orientation))
     return places
 
 
@@ -142,10 +144,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--predictions_dir", required=True, help="folder of the masks that inference wrote")
     add("--dataset_dir", required=True, help="the data set that was predicted")
     add("--section", default="training", help="training, validation, test or all")
+    add("--assumed_orientation", help="of a file that tells none, such as LPS; refused without it")
     add("--output", default="hard_places.json", help="file to write")
     options = parser.parse_args(arguments)
     try:
-        places = mine(options.predictions_dir, options.dataset_dir, options.section)
+        places = mine(options.predictions_dir, options.dataset_dir, options.section, options.assumed_orientation)
     except (FileNotFoundError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
     write_json(options.output, places)

@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from scripts.froc import UNKNOWN_CLASS, ScanResult, integer_ids, score_scan
 from scripts.grids import grid_difference
+from scripts.headers import checked_axcodes, nifti_affine, orientation_problem, tells_orientation
 
-__all__ = ["load_instances", "score_folders"]
+__all__ = ["Instances", "load_instances", "load_pair", "score_folders"]
 
 
 def _volumes(paths: Sequence[Path]) -> dict[str, Path]:
@@ -30,19 +31,37 @@ def _volumes(paths: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def load_instances(path: Path) -> tuple[np.ndarray, np.ndarray]:
+class Instances(NamedTuple):
+    """
+    A volume of ids.
+
+    Args:
+        ids: integer, 0 is background, shape ``(H, W, D)``.
+        affine: voxels to mm in RAS, shape ``(4, 4)``; where nothing tells where the axes run to, as nibabel has it.
+        is_oriented: whether the file or the user tells where the axes run to.
+    """
+
+    ids: np.ndarray
+    affine: np.ndarray
+    is_oriented: bool
+
+
+def load_instances(path: Path, assumed_orientation: str | None = None) -> Instances:
     """
     Read a volume of ids.
 
     Args:
         path: a NIfTI file.
+        assumed_orientation: where its axes run to if it does not tell, such as LPS, see
+            :func:`scripts.headers.checked_axcodes`.
 
     Returns:
-        The ids, integer, shape ``(H, W, D)``, and the affine.
+        The ids and where they lie.
 
     Raises:
-        ValueError: when the file cannot be read, or holds no such volume.
+        ValueError: when the file cannot be read, or holds no such volume, or ``assumed_orientation`` is none.
     """
+    axcodes = checked_axcodes(assumed_orientation)
     try:
         image = nib.Nifti1Image.from_filename(path)
         volume = np.asanyarray(image.dataobj)
@@ -50,7 +69,38 @@ def load_instances(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{path} cannot be read as NIfTI ({error}): write it again") from error
     if volume.ndim != 3:
         raise ValueError(f"{path} has shape {volume.shape}: a volume of ids has three axes")
-    return integer_ids(volume, str(path)), image.affine
+    is_oriented = axcodes is not None or tells_orientation(image)
+    affine = nifti_affine(image, path, axcodes) if is_oriented else image.affine
+    return Instances(integer_ids(volume, str(path)), affine, is_oriented)
+
+
+def load_pair(
+    prediction: Path, annotation: Path, assumed_orientation: str | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Read the candidates and the fractures of a scan, which must lie on one grid.
+
+    Two files that tell no orientation lie on one grid where shape and spacing say so. Where one of them tells it, the
+    other one's axes must be stated.
+
+    Args:
+        prediction: NIfTI file of the candidates' ids.
+        annotation: NIfTI file of the fractures' ids.
+        assumed_orientation: see :func:`load_instances`.
+
+    Returns:
+        Both volumes of ids, shape ``(H, W, D)``, and the annotation's affine.
+
+    Raises:
+        ValueError: when one cannot be read, or they are not on one grid; the message names both.
+    """
+    pred, label = (load_instances(path, assumed_orientation) for path in (prediction, annotation))
+    if pred.is_oriented != label.is_oriented:
+        silent, other = (prediction, annotation) if label.is_oriented else (annotation, prediction)
+        raise ValueError(orientation_problem(silent, f"its sform_code and qform_code are 0; {other} tells one"))
+    if difference := grid_difference(pred.ids.shape, pred.affine, label.ids.shape, label.affine):
+        raise ValueError(f"{prediction} is not on the grid of {annotation}, {difference}: predict on the scan's grid")
+    return pred.ids, label.ids, label.affine
 
 
 class _Row(NamedTuple):
@@ -86,14 +136,16 @@ def _load_tables(paths: Sequence[Path], has_scores: bool) -> dict[str, dict[int,
     return table
 
 
-def _score_files(scan: str, gt_path: Path, pred_path: Path, gt: dict[int, _Row], pred: dict[int, _Row]) -> ScanResult:
+def _score_files(
+    scan: str,
+    gt_path: Path,
+    pred_path: Path,
+    gt: dict[int, _Row],
+    pred: dict[int, _Row],
+    assumed_orientation: str | None,
+) -> ScanResult:
     """Score one scan from its two volumes and their tables' rows."""
-    label, label_affine = load_instances(gt_path)
-    volume, pred_affine = load_instances(pred_path)
-    if difference := grid_difference(volume.shape, pred_affine, label.shape, label_affine):
-        raise ValueError(
-            f"{pred_path} is not on the grid of {gt_path}, {difference}: write predictions on the scan's own grid"
-        )
+    volume, label, _ = load_pair(pred_path, gt_path, assumed_orientation)
     try:
         return score_scan(
             volume,
@@ -109,7 +161,9 @@ def _score_files(scan: str, gt_path: Path, pred_path: Path, gt: dict[int, _Row],
         ) from error
 
 
-def score_folders(gt_dir: str | Path, pred_dir: str | Path, workers: int = 1) -> list[ScanResult]:
+def score_folders(
+    gt_dir: str | Path, pred_dir: str | Path, workers: int = 1, assumed_orientation: str | None = None
+) -> list[ScanResult]:
     """
     Score the predictions in one folder against the annotations in another.
 
@@ -120,6 +174,7 @@ def score_folders(gt_dir: str | Path, pred_dir: str | Path, workers: int = 1) ->
             (``public_id,label_id,confidence`` and, where candidates have a class, ``label_code``). Each scan has at
             least one row, id 0 for the background.
         workers: scans that are read and scored at the same time.
+        assumed_orientation: of a volume that tells none, see `load_pair`.
 
     Returns:
         What each scan adds to the scores, in the order of their names.
@@ -157,9 +212,10 @@ def score_folders(gt_dir: str | Path, pred_dir: str | Path, workers: int = 1) ->
 
     scans = sorted(labels)
     columns = ([found[scan] for scan in scans] for found in (labels, predictions, gt, pred))
+    score = partial(_score_files, assumed_orientation=assumed_orientation)
     progress = partial(tqdm, total=len(scans), desc="score scans", unit="scan")
     if workers == 1:
-        return list(progress(map(_score_files, scans, *columns)))
+        return list(progress(map(score, scans, *columns)))
     # Processes, not threads: much of the work holds Python's lock, and results are small to hand back.
     with ProcessPoolExecutor(max_workers=workers) as pool:
-        return list(progress(pool.map(_score_files, scans, *columns)))
+        return list(progress(pool.map(score, scans, *columns)))

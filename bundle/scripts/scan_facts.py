@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scripts.components import connected_components
 from scripts.datalist import file_notes
 from scripts.froc import CLASS_NAMES, UNKNOWN_CLASS
+from scripts.headers import orientation_note
 from scripts.hounsfield import AIR_HU, BONE_HU, hu_problem
 from scripts.image_readers import CTReader
 
@@ -76,19 +77,22 @@ class ScanFacts:
     digest: str = ""
 
 
-def scan_facts(item: Mapping[str, Any]) -> tuple[ScanFacts, MetaTensor | None, NDArray | None]:
+def scan_facts(
+    item: Mapping[str, Any], assumed_orientation: str | None = None
+) -> tuple[ScanFacts, MetaTensor | None, NDArray | None]:
     """
     Look at a scan.
 
     Args:
         item: ``scan``, ``image`` and, where annotated, ``label`` and ``label_codes``, as ``load_datalist`` gives them;
             ``scripts.datalist.file_problems`` found nothing wrong with its headers.
+        assumed_orientation: of a file that tells none, see ``scripts.datalist.file_problems``.
 
     Returns:
         What it holds, and for pictures the image and the ids of its fractures in RAS axes, shapes ``(1, H, W, D)`` and
         ``(H, W, D)``; ``None`` where they could not be read.
     """
-    load = LoadImage(CTReader, image_only=True, ensure_channel_first=True)
+    load = LoadImage(CTReader(assumed_orientation), image_only=True, ensure_channel_first=True)
     try:
         image = load(item["image"])
     except Exception as error:  # whatever a reader raises for a broken file: it is told, and the others are looked at
@@ -99,6 +103,8 @@ def scan_facts(item: Mapping[str, Any]) -> tuple[ScanFacts, MetaTensor | None, N
     problems, notes = _of_values(values)
     notes += _of_grid(affine)
     notes += file_notes(item["image"]) if isinstance(item["image"], str) else []
+    if axcodes := image.meta.get("assumed_orientation"):
+        notes.append(orientation_note(axcodes))
     fractures: list[Fracture] = []
     ids = None
     if "label" in item:

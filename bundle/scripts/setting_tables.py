@@ -21,6 +21,7 @@ from scipy import ndimage
 from scripts.components import connected_components
 from scripts.froc import UNKNOWN_CLASS, ScanResult, instance_overlaps
 from scripts.grids import grid_difference
+from scripts.image_readers import CTReader
 from scripts.transforms.anatomy import RemoveSpined
 from scripts.transforms.candidates import (
     CandidateScore,
@@ -371,7 +372,11 @@ def scan_result(table: ScanTable, setting: Setting, slope: float = 1.0, intercep
 
 
 def measure_scan(
-    item: Mapping[str, Any], settings: Sequence[Setting], hu_range: Sequence[float], spine_margin_mm: float
+    item: Mapping[str, Any],
+    settings: Sequence[Setting],
+    hu_range: Sequence[float],
+    spine_margin_mm: float,
+    assumed_orientation: str | None = None,
 ) -> ScanTable:
     """
     Read one scan, remove its spine once, and measure its candidates at every setting.
@@ -382,6 +387,7 @@ def measure_scan(
         settings: what to measure.
         hu_range: HU that become -1 and 1, as in the prediction.
         spine_margin_mm: margin around the spine that is removed with it.
+        assumed_orientation: of a file that tells none, as in the prediction.
 
     Returns:
         the scan's table.
@@ -391,7 +397,8 @@ def measure_scan(
     """
     keys = ("image", "label", "pred")
     # one after another: Compose would hide the message of an error
-    data: Mapping[Any, Any] = LoadImaged(keys, image_only=True)(item)
+    reader = CTReader(assumed_orientation)
+    data: Mapping[Any, Any] = LoadImaged(keys, reader, image_only=True)(item)  # type: ignore[arg-type]
     data = CheckLabeld("label")(EnsureChannelFirstd(keys)(data))
     affine = data["label"].affine.numpy()
     pred, label = data["pred"], data["label"]

@@ -126,7 +126,7 @@ def _read_table(path: Path) -> tuple[dict[str, dict[int, int]], list[str]]:
 def _problems_of_scan(mask: Path, table: Path, rows: dict[int, int] | None) -> list[str]:
     """Hold the ids in a mask against the scan's rows."""
     try:
-        ids = np.unique(load_instances(mask)[0])
+        ids = np.unique(load_instances(mask).ids)
     except ValueError as error:
         return [str(error)]
     present = {int(number) for number in ids if number}

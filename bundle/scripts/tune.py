@@ -249,7 +249,9 @@ def operating_score(
     return None
 
 
-def list_scans(probabilities_dir: str | Path, dataset_dir: str | Path, section: str) -> list[dict[str, Any]]:
+def list_scans(
+    probabilities_dir: str | Path, dataset_dir: str | Path, section: str, assumed_orientation: str | None = None
+) -> list[dict[str, Any]]:
     """
     List the annotated scans of one section, each with its map of probabilities.
 
@@ -257,6 +259,7 @@ def list_scans(probabilities_dir: str | Path, dataset_dir: str | Path, section: 
         probabilities_dir: folder of ``NAME.nii.gz``, as ``save_probabilities`` writes it.
         dataset_dir: the data set that was predicted, see :func:`scripts.datalist.load_datalist`.
         section: its section.
+        assumed_orientation: of a file that tells none, as in the prediction.
 
     Returns:
         the items of the data list with the path of the map as ``pred``.
@@ -264,7 +267,7 @@ def list_scans(probabilities_dir: str | Path, dataset_dir: str | Path, section: 
     Raises:
         FileNotFoundError: when a scan has no map.
     """
-    items = load_datalist(dataset_dir, section)
+    items = load_datalist(dataset_dir, section, assumed_orientation=assumed_orientation)
     for item in items:
         path = Path(probabilities_dir) / f"{item['scan']}.nii.gz"
         if not path.is_file():
@@ -288,6 +291,7 @@ _SETTING_NAMES = (
     "min_score",
     "hu_range",
     "spine_margin_mm",
+    "assumed_orientation",
 )
 
 
@@ -299,6 +303,7 @@ class _Present(NamedTuple):
     min_score: float
     hu_range: Sequence[float]
     spine_margin_mm: float
+    assumed_orientation: str | None
 
 
 def _read_config(files: Sequence[str]) -> _Present:
@@ -318,7 +323,14 @@ def _read_config(files: Sequence[str]) -> _Present:
         float(value["faint_threshold"]),
     )
     line = float(value["score_slope"]), float(value["score_intercept"])
-    return _Present(setting, line, float(value["min_score"]), value["hu_range"], float(value["spine_margin_mm"]))
+    return _Present(
+        setting,
+        line,
+        float(value["min_score"]),
+        value["hu_range"],
+        float(value["spine_margin_mm"]),
+        value["assumed_orientation"],
+    )
 
 
 def measure_sets(
@@ -327,6 +339,7 @@ def measure_sets(
     hu_range: Sequence[float],
     spine_margin_mm: float,
     workers: int = 1,
+    assumed_orientation: str | None = None,
 ) -> list[list[ScanTable]]:
     """
     Measure every scan at every setting.
@@ -337,11 +350,18 @@ def measure_sets(
         hu_range: HU that become -1 and 1, as in the prediction.
         spine_margin_mm: margin around the spine that is removed with it.
         workers: scans that are measured at the same time; each needs about 30 bytes per voxel.
+        assumed_orientation: of a file that tells none, as in the prediction.
 
     Returns:
         the tables of each set's scans.
     """
-    measure = partial(measure_scan, settings=settings, hu_range=hu_range, spine_margin_mm=spine_margin_mm)
+    measure = partial(
+        measure_scan,
+        settings=settings,
+        hu_range=hu_range,
+        spine_margin_mm=spine_margin_mm,
+        assumed_orientation=assumed_orientation,
+    )
     items = list(chain.from_iterable(sets))
     progress = partial(tqdm, total=len(items), desc="measure scans", unit="scan")
     if workers == 1:
@@ -475,8 +495,11 @@ def tune(options: argparse.Namespace, command: str) -> str:
     settings = grid_of_settings(
         options.probability_thresholds, options.split_distances_mm, options.peak_shares, options.faint_thresholds
     )
-    scans = [list_scans(*pair, options.section) for pair in zip(options.probabilities_dir, options.dataset_dir)]
-    sets = measure_sets(scans, [*settings, present.setting], present.hu_range, margin_mm, options.workers)
+    axcodes = options.assumed_orientation or present.assumed_orientation
+    scans = [
+        list_scans(*pair, options.section, axcodes) for pair in zip(options.probabilities_dir, options.dataset_dir)
+    ]
+    sets = measure_sets(scans, [*settings, present.setting], present.hu_range, margin_mm, options.workers, axcodes)
 
     before = outcome_of(sets, present.setting, present.line)
     outcomes = [outcome_of(sets, setting) for setting in tqdm(settings, desc="try settings", unit="setting")]
@@ -534,6 +557,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--peak_shares", nargs="+", type=float, default=PEAK_SHARES, help="shares to try; 0 parts nothing")
     add("--faint_thresholds", nargs="+", type=float, default=FAINT_THRESHOLDS, help="to try below; 0 adds nothing")
     add("--spine_margin_mm", type=float, help="margin around the spine; by default the config's")
+    add("--assumed_orientation", help="of a file that tells none, such as LPS; by default the config's")
     add("--workers", type=int, default=1, help="scans to measure at the same time")
     options = parser.parse_args(arguments)
     command = shlex.join(["python", "-m", "scripts.tune", *(sys.argv[1:] if arguments is None else arguments)])

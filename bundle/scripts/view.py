@@ -25,6 +25,7 @@ from monai.utils import str2bool
 from scripts.datalist import load_datalist
 from scripts.froc import integer_ids
 from scripts.grids import grid_difference, on_grid_of
+from scripts.headers import checked_axcodes
 from scripts.image_readers import CTReader
 from scripts.review.findings import Outcome, fracture_type, match_outcomes, scan_result
 from scripts.review.niivue import installed_niivue
@@ -109,7 +110,10 @@ def _settings(output_dir: Path, dataset_dir: str | Path | None) -> dict[str, Any
             advice = "give it by --dataset_dir" if name == "dataset_dir" else "write its value there"
             raise ValueError(f"{path} has the expression {value} as {name}: {advice}.")
         settings[name] = value
-    return settings | {"labels": str2bool(settings["labels"])}
+    return settings | {
+        "labels": str2bool(settings["labels"]),
+        "assumed_orientation": checked_axcodes(config.get("assumed_orientation")),
+    }
 
 
 def _write_view(
@@ -120,7 +124,7 @@ def _write_view(
     settings: Mapping[str, Any],
     min_spacing_mm: float,
 ) -> None:
-    data = _load(item, mask, len(rows))
+    data = _load(item, mask, len(rows), settings["assumed_orientation"])
     marks = _marks(data, rows)
     spacing_mm, any_mm = [min_spacing_mm] * 3, [np.inf] * 3
     show = Compose(
@@ -137,13 +141,13 @@ def _write_view(
     write_viewer_page(page, item["scan"], image[0].numpy(), image.affine.numpy(), instances, marks, threshold)
 
 
-def _load(item: Mapping[str, Any], mask: Path, candidates: int) -> dict[str, Any]:
+def _load(item: Mapping[str, Any], mask: Path, candidates: int, axcodes: str | None) -> dict[str, Any]:
     """Load a scan with its mask and, where there is one, its annotation, all on the scan's own grid."""
     volumes: list[Hashable] = ["image", "pred", "label"]
     load = Compose(
         [
-            CheckFilesd("image"),
-            LoadImaged(volumes, reader=CTReader, image_only=True, allow_missing_keys=True),
+            CheckFilesd("image", assumed_orientation=axcodes),
+            LoadImaged(volumes, CTReader(axcodes), image_only=True, allow_missing_keys=True),  # type: ignore[arg-type]
             EnsureChannelFirstd(volumes, allow_missing_keys=True),
             CheckImaged("image"),
             CheckLabeld("label", allow_missing_keys=True),

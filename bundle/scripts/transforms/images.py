@@ -14,6 +14,7 @@ from monai.transforms import CropForegroundd, MapTransform, Spacingd
 from monai.utils import convert_to_numpy
 
 from scripts.datalist import file_notes, file_problems
+from scripts.headers import checked_axcodes, orientation_note
 from scripts.hounsfield import BONE_HU, hu_problem
 
 __all__ = ["CheckFilesd", "CheckImaged", "CropBodyd", "NoteDoubtsd", "SpacingOnlyd"]
@@ -29,15 +30,24 @@ class CheckFilesd(MapTransform):
     Args:
         keys: key of the image, a path, or the list of a DICOM series' slices; one key. A volume in memory passes.
         label_key: key of its annotation's path, where the data have one.
+        assumed_orientation: of a NIfTI file that tells none, see :func:`scripts.datalist.file_problems`.
         allow_missing_keys: do nothing when the data lack the image.
 
     Raises:
-        ValueError: when a file is missing, unreadable, or no scan, or the two do not fit each other.
+        ValueError: when ``assumed_orientation`` is no orientation; when a file is missing, unreadable, or no scan, or
+            the two do not fit each other.
     """
 
-    def __init__(self, keys: KeysCollection, label_key: str = "label", allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        label_key: str = "label",
+        assumed_orientation: str | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.label_key = label_key
+        self.assumed_orientation = checked_axcodes(assumed_orientation)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         checked = dict(data)
@@ -45,7 +55,7 @@ class CheckFilesd(MapTransform):
             image, label = checked[key], checked.get(self.label_key)
             if isinstance(image, os.PathLike):
                 image = str(image)
-            problems = file_problems(image, label) if isinstance(image, str | list) else []
+            problems = file_problems(image, label, self.assumed_orientation) if isinstance(image, str | list) else []
             if problems:
                 raise ValueError(problems[0])
         return checked
@@ -144,8 +154,9 @@ class NoteDoubtsd(MapTransform):
     """
     Write what is doubtful about a scan into its metadata, from where it reaches the prediction.
 
-    Such a scan is predicted, since it may be right: its header says two things about where it lies, it shows no bone,
-    or no lungs. MONAI has no place for what a user should know of one scan and need not stop for.
+    Such a scan is predicted, since it may be right: its header says two things about where it lies, or nothing about
+    where its axes run to, it shows no bone, or no lungs. MONAI has no place for what a user should know of one scan and
+    need not stop for.
 
     Args:
         keys: keys of the scans in HU, shape ``(1, H, W, D)``, with metadata as ``LoadImaged`` gives it; the text is put
@@ -164,6 +175,8 @@ class NoteDoubtsd(MapTransform):
             image = noted[key]
             path = Path(str(image.meta.get("filename_or_obj", "")))
             notes = file_notes(path) if path.is_file() else []
+            if axcodes := image.meta.get("assumed_orientation"):
+                notes.append(orientation_note(axcodes))
             if image.max() < BONE_HU:
                 notes.append(f"no voxel above {BONE_HU:g} HU, so no bone: is it in HU?")
             if np.isnan(noted[self.axis_key]).all():
