@@ -4,6 +4,7 @@ from .anatomy import MidsagittalPlaned, RemoveSpined, ThoraxAxisd
 from .candidates import CalibrateScoresd, CandidateScore, DescribeCandidatesd, FilterCandidatesd, LabelCandidatesd
 from .images import CheckFilesd, CheckImaged, CropBodyd, NoteDoubtsd, SpacingOnlyd
 from .implant import FindRibsd, RandImplantFracturesd
+from .inversion import InvertCandidatesd
 from .labels import CheckLabeld, CropLabelSlicesd
 from .naming import NameScand, scan_name_formatter
 from .sampling import FindFracturesd, SymmetricROISamplerd
@@ -20,6 +21,7 @@ __all__ = [
     "FilterCandidatesd",
     "FindFracturesd",
     "FindRibsd",
+    "InvertCandidatesd",
     "LabelCandidatesd",
     "MidsagittalPlaned",
     "NameScand",

@@ -31,6 +31,7 @@ __all__ = [
     "local_means",
     "lowest_threshold",
     "mean_probabilities",
+    "renumbered",
     "with_faint",
 ]
 
@@ -369,7 +370,7 @@ class LabelCandidatesd(MapTransform):
             lowest = lowest_threshold(self.threshold, self.faint_threshold)
             scores = candidate_scores(self.score, ids, means, local, lowest)
             order = np.argsort(-scores, kind="stable")
-            output[key] = _renumbered(ids, order, like=probability)
+            output[key] = renumbered(ids, order, like=probability)
             output[self.score_key] = torch.as_tensor(scores[order], dtype=torch.float32)
             output[self.mean_key] = torch.as_tensor(means[order], dtype=torch.float32)
         return output
@@ -458,7 +459,7 @@ class FilterCandidatesd(MapTransform):
             kept = np.flatnonzero(
                 (volumes_mm3 >= self.min_volume_mm3) & (means >= self.min_mean_probability) & (scores >= self.min_score)
             )
-            output[key] = _renumbered(ids, kept, like=candidates)
+            output[key] = renumbered(ids, kept, like=candidates)
             output[self.score_key] = output[self.score_key][kept]
             output[self.mean_key] = output[self.mean_key][kept]
         return output
@@ -504,7 +505,7 @@ def _spacing_mm(volume: torch.Tensor, key: Hashable) -> list[float]:
     return volume.pixdim.tolist()
 
 
-def _renumbered(ids: np.ndarray, order: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+def renumbered(ids: np.ndarray, order: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     """
     Number the components of a volume anew.
 
