@@ -147,3 +147,16 @@ def test_slices_along_another_axis_are_refused() -> None:
     turned = RAS_AFFINE[:, [2, 0, 1, 3]]  # axes S, R, A
     with pytest.raises(ValueError, match="RibFrac7-label.nii.gz: the last axis does not run along the body"):
         CropLabelSlicesd("label")({"label": volume([0, 1], turned)})
+
+
+@pytest.mark.parametrize("error", [1e-7, -1e-4, 9e-4])
+def test_ids_that_a_slope_has_moved_are_whole_numbers(error: float) -> None:
+    label = torch.tensor([[[[0.0, 1.0 + error, 2.0 - error, 255.0 + error]]]])
+    checked = CheckLabeld("label")({"label": label, "label_codes": {1: 3, 2: -1, 255: 2}})["label"]
+    assert checked.dtype == torch.uint8 and checked.tolist() == [[[[0, 1, 2, 255]]]]
+
+
+@pytest.mark.parametrize("value", [1.002, 0.5, -0.002])
+def test_ids_that_are_further_off_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="not whole numbers|negative"):
+        CheckLabeld("label")({"label": torch.tensor([[[[0.0, value]]]])})

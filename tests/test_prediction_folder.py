@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 
 import nibabel as nib
@@ -153,6 +154,12 @@ Spoil = Callable[[Path, Path], object]
             id="values that are not numbers",
         ),
         pytest.param(
+            lambda gt, pred: save(pred / "RibFrac1.nii.gz", line("1112000") * np.float32(1.002)),
+            ValueError,
+            "RibFrac1.nii.gz holds values that are not integers",
+            id="values off by 0.002",
+        ),
+        pytest.param(
             lambda gt, pred: corrupt(pred / "RibFrac1.nii.gz"),
             ValueError,
             "RibFrac1.nii.gz cannot be read as NIfTI",
@@ -203,7 +210,7 @@ Spoil = Callable[[Path, Path], object]
         pytest.param(
             lambda gt, pred: save_table(pred / "ribfrac-val-pred.csv", "public_id,label_id"),
             ValueError,
-            "ribfrac-val-pred.csv has no column confidence",
+            "ribfrac-val-pred.csv: has the columns .*needs public_id,label_id,confidence",
             id="a table without scores",
         ),
         pytest.param(
@@ -226,3 +233,54 @@ def test_folders_that_do_not_fit_are_named(
     spoil(*folders)
     with pytest.raises(error, match=message):
         score_folders(*folders)
+
+
+def found(folders: tuple[Path, Path]) -> list[list[list[float]]]:
+    return [[one.tolist() for one in result[:5]] for result in map(astuple, score_folders(*folders))]
+
+
+APPLE_DOUBLE = (
+    b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        \xff\xfe\x80"  # what macOS puts beside each file it copies
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gt/._ribfrac-val-info.csv",
+        "gt/ribfrac-val-labels/._RibFrac1-label.nii.gz",
+        "gt/.ipynb_checkpoints/ribfrac-val-info-checkpoint.csv",
+        "gt/.Trash-1000/RibFrac1-label.nii.gz",
+        "gt/__MACOSX/RibFrac9-label.nii.gz",
+        "gt/.ribfrac-val-info.csv.swp",
+        "gt/desktop.ini",
+        "pred/._ribfrac-val-pred.csv",
+        "pred/._RibFrac1.nii.gz",
+        "pred/.DS_Store",
+        "pred/.~lock.ribfrac-val-pred.csv#",
+        "pred/Thumbs.db",
+    ],
+)
+def test_what_systems_and_editors_leave_is_passed_over(folders: tuple[Path, Path], name: str) -> None:
+    alone = found(folders)
+    path = folders[0].parent / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(APPLE_DOUBLE)
+    assert found(folders) == alone
+
+
+def test_a_hidden_folder_may_hold_them_all(tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    alone = found(folders)
+    (tmp_path / ".hidden").mkdir()
+    moved = [folder.rename(tmp_path / ".hidden" / folder.name) for folder in folders]
+    assert found((moved[0], moved[1])) == alone
+
+
+@pytest.mark.parametrize("factor", [1 / 3, 0.1, 1.0])
+def test_ids_that_a_slope_makes_are_whole_numbers(folders: tuple[Path, Path], factor: float) -> None:
+    """The slope is kept as float32, so that 3 times a third is 1.0000001."""
+    alone = found(folders)
+    image = nib.Nifti1Image((line("1110022") * round(1 / factor)).astype(np.uint8), AFFINE)
+    image.header.set_slope_inter(factor, 0)
+    nib.save(image, folders[0] / "ribfrac-val-labels" / "RibFrac1-label.nii.gz")
+    assert found(folders) == alone

@@ -43,6 +43,14 @@ def test_the_archive_holds_masks_and_table_flat_and_unchanged(folder: Path, tmp_
         assert all(archive.read(path.name) == path.read_bytes() for path in folder.iterdir())
 
 
+def test_what_systems_and_killed_runs_leave_is_not_packed(folder: Path, tmp_path: Path) -> None:
+    for name in (".DS_Store", "._ribfrac-pred.csv", ".7.RibFrac501.nii.gz", "desktop.ini"):
+        (folder / name).write_bytes(b"\xff")
+    assert pack_submission(folder, tmp_path / "s.zip", "any") == 2
+    with zipfile.ZipFile(tmp_path / "s.zip") as archive:
+        assert sorted(archive.namelist()) == ["RibFrac501.nii.gz", "RibFrac502-label.nii.gz", "ribfrac-pred.csv"]
+
+
 def spoil_row(old: str, new: str) -> Callable[[Path], None]:
     return lambda folder: save_table(folder, [row.replace(old, new) for row in ROWS])
 
@@ -51,12 +59,28 @@ def spoil_row(old: str, new: str) -> Callable[[Path], None]:
     "spoil, message",
     [
         pytest.param(lambda f: (f / "notes.txt").touch(), "notes.txt: is neither a mask nor", id="another file"),
-        pytest.param(lambda f: (f / ".7.RibFrac501.nii.gz").touch(), "neither a mask", id="what a killed run left"),
         pytest.param(lambda f: save(f / "RibFrac501-label.nii.gz", [0]), "of the same scan", id="a scan twice"),
         pytest.param(lambda f: (f / "ribfrac-pred.csv").unlink(), "holds 0 tables", id="no table"),
         pytest.param(lambda f: (f / "more-pred.csv").write_text(HEADER), "holds 2 tables", id="two tables"),
-        pytest.param(lambda f: save_table(f, ROWS, HEADER[:-11]), "first line must be public_id", id="no label_code"),
-        pytest.param(spoil_row("0.9", "high"), "line 3: .*confidence a number", id="confidence in words"),
+        pytest.param(
+            lambda f: save_table(f, ROWS, HEADER[:-11]), "has the columns .*needs public_id", id="no label_code"
+        ),
+        pytest.param(
+            lambda f: save_table(f, ROWS, f"{HEADER},more"), "first line must be public_id", id="a column more"
+        ),
+        pytest.param(
+            lambda f: save_table(f, [row.replace(",", ";") for row in ROWS], HEADER.replace(",", ";")),
+            "ribfrac-pred.csv: is UTF-8 with ';'; save it as UTF-8 with commas",
+            id="semicolons",
+        ),
+        pytest.param(
+            lambda f: (f / "ribfrac-pred.csv").write_text("\n".join([HEADER, *ROWS]), encoding="utf-16"),
+            "ribfrac-pred.csv: is UTF-16 with ','; save it as UTF-8 with commas",
+            id="UTF-16",
+        ),
+        pytest.param(
+            spoil_row("0.9", "high"), "line 3: confidence is 'high', needs a number", id="confidence in words"
+        ),
         pytest.param(spoil_row("0.9", "1.1"), "line 3: the confidence 1.1 is not from 0 to 1", id="above 1"),
         pytest.param(spoil_row("0.9", "nan"), "line 3: the confidence nan is not", id="no number"),
         pytest.param(spoil_row("0.5,3", "0.5,7"), "line 4: id 2 with code 7", id="unknown code"),

@@ -7,7 +7,6 @@ As a command it writes the scans of a folder as a data list: which scan is which
 """
 
 import argparse
-import csv
 import json
 import logging
 import math
@@ -32,6 +31,7 @@ from scripts.atomic_write import write_json
 from scripts.dicom_series import find_series, is_dicom, read_series, scan_names
 from scripts.grids import corner_shift_mm, grid_difference
 from scripts.headers import checked_axcodes, nifti_affine, tells_orientation
+from scripts.ribfrac_tables import read_ribfrac_table
 
 __all__ = ["file_notes", "file_problems", "list_scans", "load_datalist", "main", "natural_order", "scan_name"]
 
@@ -256,8 +256,8 @@ def _items_of_folder(root: Path, section: str, labels: bool, problems: list[str]
             continue
         image = found.images[0]
         items.append({"scan": scan, "image": str(image), "label": str(found.labels[0])})
-        if scan in tables:
-            items[-1]["label_codes"] = tables[scan]
+        if scan.strip() in tables:  # tables are read without blanks
+            items[-1]["label_codes"] = tables[scan.strip()]
         elif table_files:
             problems.append(f"{image}: {scan} is in none of the tables {', '.join(map(str, table_files))}.")
     if not table_files and any(Path(item["image"]).parent.name != "images" for item in items):
@@ -366,23 +366,23 @@ def _read_tables(paths: list[Path], problems: list[str]) -> dict[str, dict[int, 
     """Read the tables ``public_id,label_id,label_code`` into one dictionary per scan, without the background rows."""
     tables: dict[str, dict[int, int]] = defaultdict(dict)
     for path in paths:
-        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            if not set(_TABLE_COLUMNS) <= set(reader.fieldnames or []):
-                problems.append(f"{path}: has the columns {reader.fieldnames}, needs {','.join(_TABLE_COLUMNS)}.")
+        try:
+            rows = read_ribfrac_table(path, _TABLE_COLUMNS).rows
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        for row in rows:
+            try:
+                label_id, code = row.whole_number("label_id"), row.whole_number("label_code")
+            except ValueError as error:
+                problems.append(str(error))
                 continue
-            for row in reader:
-                where = f"{path}, line {reader.line_num}"
-                try:
-                    scan, label_id, code = row["public_id"], int(row["label_id"]), int(row["label_code"])
-                except (TypeError, ValueError):
-                    problems.append(f"{where}: label_id and label_code must be whole numbers.")
-                    continue
-                if label_id < 0 or code not in (_FRACTURE_CODES if label_id else (0,)):
-                    problems.append(f"{where}: id {label_id} with code {code}; fractures have -1, 1, 2, 3 or 4.")
-                elif label_id in tables[scan]:
-                    problems.append(f"{where}: {scan} has the id {label_id} twice.")
-                tables[scan][label_id] = code
+            scan = row.values["public_id"]
+            if label_id < 0 or code not in (_FRACTURE_CODES if label_id else (0,)):
+                problems.append(f"{row.where}: id {label_id} with code {code}; fractures have -1, 1, 2, 3 or 4.")
+            elif label_id in tables[scan]:
+                problems.append(f"{row.where}: {scan} has the id {label_id} twice.")
+            tables[scan][label_id] = code
     return {scan: {i: code for i, code in codes.items() if i} for scan, codes in tables.items()}
 
 

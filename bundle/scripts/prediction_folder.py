@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -16,15 +15,21 @@ from tqdm import tqdm
 from scripts.froc import UNKNOWN_CLASS, ScanResult, integer_ids, score_scan
 from scripts.grids import grid_difference
 from scripts.headers import checked_axcodes, nifti_affine, orientation_problem, tells_orientation
+from scripts.ribfrac_tables import is_hidden, read_ribfrac_table
 
 __all__ = ["Instances", "load_instances", "load_pair", "score_folders"]
 
 
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """List files in order; hidden ones are a system's, an editor's, or what a killed run left unfinished."""
+    return sorted(path for path in folder.glob(pattern) if path.is_file() and not is_hidden(path, folder))
+
+
 def _volumes(paths: Sequence[Path]) -> dict[str, Path]:
-    """Return NIfTI files by the name of their scan; a hidden one is what a killed run left unfinished."""
+    """Return NIfTI files by the name of their scan."""
     found: dict[str, Path] = {}
-    for path in sorted(path for path in paths if not path.name.startswith(".")):
-        scan = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix("-label")
+    for path in sorted(paths):
+        scan = path.name.removesuffix(".gz").removesuffix(".nii").removesuffix("-label").strip()
         if scan in found:
             raise ValueError(f"{path} and {found[scan]} are both of scan {scan}: keep one")
         found[scan] = path
@@ -116,23 +121,16 @@ def _load_tables(paths: Sequence[Path], has_scores: bool) -> dict[str, dict[int,
     wanted = ["public_id", "label_id", "confidence" if has_scores else "label_code"]
     table: dict[str, dict[int, _Row]] = {}
     for path in sorted(paths):
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in wanted if name not in (reader.fieldnames or [])]
-            if missing:
-                raise ValueError(f"{path} has no column {missing[0]}: its first line names {', '.join(wanted)}")
-            for line in reader:
-                try:
-                    instance = int(line["label_id"])
-                    code = int(line.get("label_code") or UNKNOWN_CLASS)
-                    row = _Row(code, float(line["confidence"]) if has_scores else 0.0, path)
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"{path}, line {reader.line_num}: {error}; correct the number") from error
-                rows = table.setdefault(line["public_id"], {})
-                if instance in rows:
-                    raise ValueError(f"{path}, line {reader.line_num}: {line['public_id']} has id {instance} twice")
-                if instance != 0:
-                    rows[instance] = row
+        for line in read_ribfrac_table(path, wanted).rows:
+            instance = line.whole_number("label_id")
+            code = line.whole_number("label_code") if line.values.get("label_code") else UNKNOWN_CLASS
+            scan = line.values["public_id"]
+            rows = table.setdefault(scan, {})
+            if instance in rows:
+                raise ValueError(f"{line.where}: {scan} has id {instance} twice")
+            row = _Row(code, line.number("confidence") if has_scores else 0.0, path)
+            if instance != 0:
+                rows[instance] = row
     return table
 
 
@@ -187,11 +185,11 @@ def score_folders(
     for folder in (gt_dir, pred_dir):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not a folder")
-    labels = _volumes([*gt_dir.rglob("*-label.nii.gz"), *gt_dir.rglob("*-label.nii")])
-    predictions = _volumes([*pred_dir.glob("*.nii.gz"), *pred_dir.glob("*.nii")])
+    labels = _volumes([*_files(gt_dir, "**/*-label.nii.gz"), *_files(gt_dir, "**/*-label.nii")])
+    predictions = _volumes([*_files(pred_dir, "*.nii.gz"), *_files(pred_dir, "*.nii")])
     # RibFrac's tables lie beside the folders of labels.
-    gt_tables = list(gt_dir.rglob("*info*.csv")) or list(gt_dir.resolve().parent.glob("*info*.csv"))
-    pred_tables = list(pred_dir.glob("*pred*.csv"))
+    gt_tables = _files(gt_dir, "**/*info*.csv") or _files(gt_dir.resolve().parent, "*info*.csv")
+    pred_tables = _files(pred_dir, "*pred*.csv")
     for what, found, folder in (
         ("*-label.nii.gz", labels, gt_dir),
         ("*info*.csv", gt_tables, gt_dir),

@@ -10,7 +10,6 @@ without a row is lost. Here each of these is an error that names the file.
 from __future__ import annotations
 
 import argparse
-import csv
 import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ import numpy as np
 from scripts.atomic_write import whole_file
 from scripts.candidate_table import CHALLENGE_COLUMNS
 from scripts.prediction_folder import load_instances
+from scripts.ribfrac_tables import read_ribfrac_table
 
 __all__ = ["main", "pack_submission", "submission_problems"]
 
@@ -30,6 +30,7 @@ _NUMBERS = {"validation": range(421, 501), "test": range(501, 661)}
 _FRACTURE_CODES = (-1, 1, 2, 3, 4)
 _MAX_ID = 255  # masks are read as uint8
 _MAX_SHOWN = 10
+_OF_WINDOWS = ("desktop.ini", "Thumbs.db")
 
 
 def submission_problems(predictions_dir: str | Path, section: str = "test") -> list[str]:
@@ -53,9 +54,9 @@ def submission_problems(predictions_dir: str | Path, section: str = "test") -> l
     problems = []
     masks: dict[str, Path] = {}
     tables = []
-    for path in sorted(folder.iterdir()):
+    for path in _visible(folder):
         scan = path.name.removesuffix(".nii.gz").removesuffix("-label")
-        if path.is_file() and path.name.endswith(".nii.gz") and not path.name.startswith("."):
+        if path.is_file() and path.name.endswith(".nii.gz"):
             if scan in masks:
                 problems.append(f"{path}: {masks[scan].name} is of the same scan; keep one.")
             masks[scan] = path
@@ -76,6 +77,11 @@ def submission_problems(predictions_dir: str | Path, section: str = "test") -> l
         for found in pool.map(lambda scan: _problems_of_scan(masks[scan], tables[0], rows.get(scan)), masks):
             problems += found
     return problems
+
+
+def _visible(folder: Path) -> list[Path]:
+    """List what is in a folder, in order, without what systems and editors leave there: that is not packed."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in _OF_WINDOWS)
 
 
 def _missing_scans(folder: Path, masks: dict[str, Path], section: str) -> list[str]:
@@ -101,25 +107,29 @@ def _read_table(path: Path) -> tuple[dict[str, dict[int, int]], list[str]]:
     """Read ``{scan: {id: code}}`` with the background rows, and tell which lines are wrong."""
     rows: dict[str, dict[int, int]] = defaultdict(dict)
     problems = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != CHALLENGE_COLUMNS:
-            return rows, [f"{path}: its first line must be {','.join(CHALLENGE_COLUMNS)}, is {reader.fieldnames}."]
-        for row in reader:
-            where = f"{path}, line {reader.line_num}"
-            try:
-                scan, number, code = row["public_id"], int(row["label_id"]), int(row["label_code"])
-                confidence = float(row["confidence"])
-            except (TypeError, ValueError):
-                problems.append(f"{where}: label_id and label_code must be whole numbers, confidence a number.")
-                continue
-            if not 0 <= confidence <= 1:
-                problems.append(f"{where}: the confidence {confidence} is not from 0 to 1; scale it.")
-            if number < 0 or code not in (_FRACTURE_CODES if number else (0,)):
-                problems.append(f"{where}: id {number} with code {code}; candidates have -1, 1, 2, 3 or 4, id 0 has 0.")
-            if number in rows[scan]:
-                problems.append(f"{where}: {scan} has the id {number} twice; keep one.")
-            rows[scan][number] = code
+    try:
+        table = read_ribfrac_table(path, CHALLENGE_COLUMNS)
+    except ValueError as error:
+        return rows, [str(error)]
+    if table.columns != CHALLENGE_COLUMNS:
+        return rows, [f"{path}: its first line must be {','.join(CHALLENGE_COLUMNS)}, is {','.join(table.columns)}."]
+    if not table.encoding.startswith("utf-8") or table.delimiter != ",":
+        return rows, [f"{path}: is {table.encoding.upper()} with '{table.delimiter}'; save it as UTF-8 with commas."]
+    for row in table.rows:
+        try:
+            number, code = row.whole_number("label_id"), row.whole_number("label_code")
+            confidence = row.number("confidence")
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        scan = row.values["public_id"]
+        if not 0 <= confidence <= 1:
+            problems.append(f"{row.where}: the confidence {confidence} is not from 0 to 1; scale it.")
+        if number < 0 or code not in (_FRACTURE_CODES if number else (0,)):
+            problems.append(f"{row.where}: id {number} with code {code}; candidates have -1, 1, 2, 3 or 4, id 0 has 0.")
+        if number in rows[scan]:
+            problems.append(f"{row.where}: {scan} has the id {number} twice; keep one.")
+        rows[scan][number] = code
     return dict(rows), problems
 
 
@@ -172,7 +182,7 @@ def pack_submission(predictions_dir: str | Path, output: str | Path, section: st
         raise ValueError(
             f"{predictions_dir}: {len(problems)} problems, here the first {len(problems[:_MAX_SHOWN])}:\n{shown}"
         )
-    files = sorted(Path(predictions_dir).iterdir())
+    files = _visible(Path(predictions_dir))
     with whole_file(output) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for path in files:
             archive.write(path, path.name, zipfile.ZIP_DEFLATED if path.suffix == ".csv" else zipfile.ZIP_STORED)

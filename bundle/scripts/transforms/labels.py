@@ -10,6 +10,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Crop, Cropd, MapTransform
 
+from scripts.froc import ID_ROUNDING
+
 # LoadImaged reads as float32, which holds no odd number above: two ids would become one
 _HIGHEST_ID = 2**24 - 1
 
@@ -21,7 +23,8 @@ class CheckLabeld(MapTransform):
     Check that a label volume holds fracture ids, and the same ids as its table, and make it an integer volume.
 
     ``LoadImaged`` makes every volume float32 and believes what it holds. A label that was resampled linearly, or that
-    belongs to another table, would train and score without a word.
+    belongs to another table, would train and score without a word. What is within 0.001 of a whole number is that
+    number, see :func:`scripts.froc.integer_ids`.
 
     Args:
         keys: keys of the label volumes: fracture ids as any number type, shape ``(1, H, W, D)``, 0 is background.
@@ -69,14 +72,17 @@ class CheckLabeld(MapTransform):
         """Convert a volume to the smallest integer type, and list the fracture ids in it."""
         values = np.asarray(label)
         lowest, highest = values.min(), values.max()
-        if lowest < 0:
+        if lowest < -ID_ROUNDING:
             raise ValueError(f"{name}: holds the negative value {lowest:g}; a label holds fracture ids 0, 1, 2 ...")
         if _HIGHEST_ID < highest < np.inf:
             raise ValueError(f"{name}: holds the value {highest:.0f}; ids go up to {_HIGHEST_ID}: number them anew.")
-        dtype = next((t for t in (torch.uint8, torch.int16) if highest <= torch.iinfo(t).max), torch.int32)
+        dtype = next((t for t in (torch.uint8, torch.int16) if np.rint(highest) <= torch.iinfo(t).max), torch.int32)
         ids = label.to(dtype)
         marked = np.asarray(ids)  # numpy compares the two types in a fifth of torch's time
-        if not np.array_equal(marked, values):
+        if not np.array_equal(marked, values):  # a slope in the header may have made 1 into 1.0000001
+            ids = label.round().to(dtype)
+            marked = np.asarray(ids)
+        if not np.array_equal(marked, values) and not (np.abs(marked - values) <= ID_ROUNDING).all():
             raise ValueError(
                 f"{name}: holds values that are not whole numbers; a label holds fracture ids 0, 1, 2 ... "
                 "(was it resampled with interpolation?)"
