@@ -44,7 +44,7 @@ def chest():
 def objects(folder, directions=OBLIQUE, pred=None, scores=SCORES):
     """The segmentation and the report of these candidates, in a series that is written to the folder."""
     pred = candidates(directions) if pred is None else pred
-    sources = read_sources(write_series(folder, np.zeros(SHAPE), directions))
+    sources, _ = read_sources(write_series(folder, np.zeros(SHAPE), directions))
     rows = candidate_rows(pred, scores, *chest())
     seg = candidate_segmentation(sources, pred[0].numpy(), pred.affine.numpy(), rows, ALGORITHM) if rows else None
     return seg, candidate_report(sources, seg, rows, scan_row(rows, 0.5, 1), ALGORITHM), rows
@@ -175,7 +175,7 @@ def test_the_report_is_of_the_study_and_not_verified(tmp_path):
 )
 def test_candidates_of_another_grid_are_refused(spoil, message, tmp_path):
     pred = candidates(UPRIGHT)
-    sources = read_sources(write_series(tmp_path / "ct", np.zeros(SHAPE)))
+    sources, _ = read_sources(write_series(tmp_path / "ct", np.zeros(SHAPE)))
     ids, affine = spoil(pred[0].numpy(), ras_affine())
     with pytest.raises(ValueError, match=message):
         candidate_segmentation(sources, ids, affine, candidate_rows(pred, SCORES), ALGORITHM)
@@ -240,25 +240,26 @@ def test_the_handler_passes_over_what_is_no_dicom(tmp_path):
     assert not (tmp_path / "dicom").exists()
 
 
-def test_the_handler_warns_of_a_series_that_nothing_can_refer_to(tmp_path, caplog):
+def notes_of(evaluator, folder, files):
+    """What the handler notes of the scan."""
+    handler(folder, files).attach(evaluator)
+    evaluator.run([0])
+    return evaluator.state.output[0]["pred"].meta["notes"]
+
+
+def test_a_series_that_nothing_can_refer_to_gets_a_note(tmp_path):
     def change(number, slice_):
         slice_.SeriesInstanceUID = ""
 
     files = [str(path) for path in write_series(tmp_path / "ct", np.zeros(SHAPE), OBLIQUE, change=change)]
-    evaluator = evaluator_of(candidates(), SCORES)
-    handler(tmp_path, files).attach(evaluator)
-    with caplog.at_level("WARNING", logger=evaluator.logger.name):
-        evaluator.run([0])
-    assert "study-ct: no DICOM is written, since its headers have no SeriesInstanceUID" in caplog.text
+    note = notes_of(evaluator_of(candidates(), SCORES), tmp_path, files)
+    assert note == "No DICOM is written, since its headers have no valid SeriesInstanceUID to refer to."
     assert not (tmp_path / "dicom").exists()
 
 
-def test_the_handler_warns_of_more_candidates_than_a_segmentation_holds(tmp_path, caplog, monkeypatch):
+def test_more_candidates_than_a_segmentation_holds_get_a_note(tmp_path, monkeypatch):
     monkeypatch.setattr("scripts.handlers.dicom.MAX_SEGMENTS", 1)
     files = [str(path) for path in write_series(tmp_path / "ct", np.zeros(SHAPE), OBLIQUE)]
-    evaluator = evaluator_of(candidates(), SCORES)
-    handler(tmp_path, files).attach(evaluator)
-    with caplog.at_level("WARNING", logger=evaluator.logger.name):
-        evaluator.run([0])
-    assert "study-ct: no DICOM is written, which holds 1 candidates at most" in caplog.text
+    note = notes_of(evaluator_of(candidates(), SCORES), tmp_path, files)
+    assert note == "No DICOM is written, which holds 1 candidates at most."
     assert not (tmp_path / "dicom").exists()

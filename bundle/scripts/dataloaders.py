@@ -12,6 +12,8 @@ import torch.distributed as dist
 from monai.data import DataLoader, list_data_collate
 from torch.utils.data import Dataset
 
+from scripts.loading_faults import loading_fault, where_raised
+
 __all__ = ["SkippedScan", "SkippingDataLoader"]
 
 _logger = logging.getLogger(__name__)
@@ -92,25 +94,8 @@ class _Guarded(Dataset):
             return self.dataset[index]
         except Exception as error:  # whatever a file can make the readers and the transforms raise
             item = self.dataset.data[index]
-            _logger.debug("loading failed", exc_info=True)
-            return SkippedScan(item["scan"], _reason(error, item["image"]))
-
-
-def _reason(error: BaseException, image: str | Sequence[str]) -> str:
-    """
-    Find the error that names the file, or else the first, around which others were raised; and name the file.
-
-    Slices of DICOM are not named: their folders may be called after the patient.
-    """
-    files = [image] if isinstance(image, str) else image
-    while error.__cause__ is not None and not any(file in str(error) for file in files):
-        error = error.__cause__
-    text = str(error) or type(error).__name__
-    if isinstance(image, str):
-        return text if image in text else f"{image}: {text}"
-    for file in files:
-        text = text.replace(file, "a slice")
-    return text
+            _logger.debug("%s: loading failed\n%s", item["scan"], where_raised(error))
+            return SkippedScan(item["scan"], loading_fault(error, item["image"]))
 
 
 def _collate(items: Sequence[Any]) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import highdicom as hd
 import numpy as np
@@ -15,20 +16,23 @@ from highdicom import sr
 from highdicom.sr.coding import CodedConcept
 from monai.config import PathLike
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
+from pydicom.valuerep import DSfloat
 
-from scripts.atomic_write import whole_file
+from scripts.dicom_header import clean_header, emptied_attributes
 from scripts.file_digest import file_sha256
+from scripts.header_privacy import quiet_headers
 
 __all__ = [
     "MAX_SEGMENTS",
     "Algorithm",
     "candidate_report",
     "candidate_segmentation",
-    "missing_uids",
+    "encoded",
     "read_sources",
-    "write_dicom",
+    "reference_problem",
 ]
 
 # SNOMED CT and LOINC as in the DICOM standard's context groups; the level of a candidate and the flag are not in them.
@@ -49,9 +53,12 @@ _NO_UNIT = CodedConcept("1", "UCUM", "no units")
 _RESEARCH = "For research only, not for diagnosis"
 _SEG_NUMBER, _SR_NUMBER = 9001, 9002  # far above what scanners count to
 _NEEDED_UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID", "FrameOfReferenceUID")
+_PLACE = ("Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _NO_FILE = "part of the network"  # the weights, as of TensorRT's
 _MAX_SHIFT_MM = 0.1
 MAX_SEGMENTS = 65535  # segments have numbers of 16 bits
+
+_Made = TypeVar("_Made", bound=Dataset)
 
 
 @dataclass(frozen=True)
@@ -95,18 +102,70 @@ class Algorithm:
         return generate_uid(prefix="2.25.", entropy_srcs=[self.name, self.version, self.serial_number])
 
 
-def read_sources(files: Sequence[PathLike]) -> list[pydicom.Dataset]:
-    """Read the headers of a series' slices, whole but for the pixels."""
-    return [pydicom.dcmread(path, stop_before_pixels=True) for path in files]
+def read_sources(files: Sequence[PathLike]) -> tuple[list[Dataset], list[str]]:
+    """
+    Read what new objects take over of a series: of the first slice its header, of the others UIDs and place.
+
+    Args:
+        files: the slices, in order.
+
+    Returns:
+        A data set for each slice, completed and mended by :func:`scripts.dicom_header.clean_header`; they all have the
+        first one's orientation and spacing, since a volume has one of each, and the distance of the slices where their
+        thickness is not told. And keywords of what tells the patient and the study and had to be left empty.
+    """
+    sources, emptied = [], []
+    with quiet_headers():
+        for number, file in enumerate(files):
+            wanted = None if number == 0 else [*_NEEDED_UIDS, *_PLACE]
+            header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=wanted)
+            clean = clean_header(header)
+            if not clean.get("SOPClassUID"):  # some remove it, but not from the beginning of the file
+                clean.SOPClassUID = header.file_meta.get("MediaStorageSOPClassUID")
+            emptied += emptied_attributes(header, clean) if number == 0 else []
+            sources.append(clean)
+        _complete_place(sources)
+    return sources, emptied
 
 
-def missing_uids(source: pydicom.Dataset) -> list[str]:
-    """Name the UIDs that a slice lacks, without which nothing can refer to it."""
-    return [tag for tag in _NEEDED_UIDS if not source.get(tag)]
+def _complete_place(sources: Sequence[Dataset]) -> None:
+    """Give all slices the first one's orientation and spacing, and a thickness."""
+    first, last = sources[0], sources[-1]
+    if not _number(first.get("SliceThickness")) > 0 and len(sources) > 1:
+        extent = np.subtract(last.ImagePositionPatient, first.ImagePositionPatient, dtype=float)
+        first.SliceThickness = DSfloat(float(np.linalg.norm(extent)) / (len(sources) - 1), auto_format=True)
+    if "SpacingBetweenSlices" in first:  # highdicom measures it where it is not told
+        del first.SpacingBetweenSlices
+    for source in sources:
+        source.ImageOrientationPatient = first.ImageOrientationPatient
+        source.PixelSpacing = first.PixelSpacing
+
+
+def _number(value: Any) -> float:
+    return float(value) if value else 0.0
+
+
+def reference_problem(sources: Sequence[Dataset]) -> str:
+    """
+    Tell why no object can refer to the slices of a series.
+
+    Args:
+        sources: as :func:`read_sources` gives them.
+
+    Returns:
+        The end of a sentence; empty where nothing keeps one from it.
+    """
+    missing = [tag for tag in _NEEDED_UIDS if not all(source.get(tag) for source in sources)]
+    if missing:
+        return f"its headers have no valid {' and no valid '.join(missing)} to refer to"
+    distinct = len({source.SOPInstanceUID for source in sources})
+    if distinct < len(sources):
+        return f"its {len(sources)} slices have but {distinct} SOP Instance UIDs, so that none can be referred to"
+    return ""
 
 
 def candidate_segmentation(
-    sources: Sequence[pydicom.Dataset],
+    sources: Sequence[Dataset],
     ids: NDArray,
     affine: NDArray,
     candidates: Sequence[Mapping[str, Any]],
@@ -146,25 +205,28 @@ def candidate_segmentation(
         )
         for row in candidates
     ]
-    return hd.seg.Segmentation(
-        source_images=sources,
-        # frames of rows of columns
-        pixel_array=np.ascontiguousarray(ids.transpose(2, 1, 0)).astype(np.uint16),
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=segments,
-        series_instance_uid=hd.UID(),
-        series_number=_SEG_NUMBER,
-        sop_instance_uid=hd.UID(),
-        instance_number=1,
-        **algorithm.equipment,
-        content_label="RIB_FRACTURES",
-        content_description=_RESEARCH,
-        series_description="Rib fracture candidates",
-    )
+    with quiet_headers():
+        segmentation = hd.seg.Segmentation(
+            source_images=sources,
+            # frames of rows of columns
+            pixel_array=np.ascontiguousarray(ids.transpose(2, 1, 0)).astype(np.uint16),
+            segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=segments,
+            series_instance_uid=hd.UID(),
+            series_number=_SEG_NUMBER,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            **algorithm.equipment,
+            content_label="RIB_FRACTURES",
+            content_description=_RESEARCH,
+            series_description="Rib fracture candidates",
+            specific_character_set=None,  # highdicom knows some sets alone
+        )
+        return _in_character_set_of(sources[0], segmentation)
 
 
 def candidate_report(
-    sources: Sequence[pydicom.Dataset],
+    sources: Sequence[Dataset],
     segmentation: hd.seg.Segmentation | None,
     candidates: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any],
@@ -206,28 +268,40 @@ def candidate_report(
         imaging_measurements=groups,
         title=codes.DCM.ImagingMeasurementReport,
     )
-    return sr.Comprehensive3DSR(
-        evidence=[*sources, *([] if segmentation is None else [segmentation])],
-        content=content,
-        series_instance_uid=hd.UID(),
-        series_number=_SR_NUMBER,
-        sop_instance_uid=hd.UID(),
-        instance_number=1,
-        **algorithm.equipment,
-        is_complete=True,
-        is_verified=False,
-        series_description="Rib fracture candidates",
-    )
+    with quiet_headers():
+        report = sr.Comprehensive3DSR(
+            evidence=[*sources, *([] if segmentation is None else [segmentation])],
+            content=content,
+            series_instance_uid=hd.UID(),
+            series_number=_SR_NUMBER,
+            sop_instance_uid=hd.UID(),
+            instance_number=1,
+            **algorithm.equipment,
+            is_complete=True,
+            is_verified=False,
+            series_description="Rib fracture candidates",
+            specific_character_set=None,
+        )
+        return _in_character_set_of(sources[0], report)
 
 
-def write_dicom(path: PathLike, dataset: pydicom.Dataset) -> None:
-    """Write an object as a DICOM file, whole or not at all."""
-    with whole_file(str(path)) as temporary:
-        dataset.save_as(temporary, enforce_file_format=True)
+def _in_character_set_of(source: Dataset, made: _Made) -> _Made:
+    """Have the text of an object, of which all that is not English was taken over from the source, written as there."""
+    if "SpecificCharacterSet" in source:
+        made.SpecificCharacterSet = source.SpecificCharacterSet
+    return made
+
+
+def encoded(dataset: Dataset) -> bytes:
+    """Return an object as the content of a DICOM file."""
+    file = BytesIO()
+    with quiet_headers():
+        dataset.save_as(file, enforce_file_format=True)
+    return file.getvalue()
 
 
 def _scan_group(
-    sources: Sequence[pydicom.Dataset], summary: Mapping[str, Any], identification: sr.AlgorithmIdentification
+    sources: Sequence[Dataset], summary: Mapping[str, Any], identification: sr.AlgorithmIdentification
 ) -> sr.MeasurementsAndQualitativeEvaluations:
     """How many candidates there are at the operating point, and whether they are many."""
     many = CodedConcept("many-fractures", _PRIVATE_SCHEME, "Many rib fractures")
@@ -276,7 +350,7 @@ def _candidate_group(
     )
 
 
-def _check_grid(sources: Sequence[pydicom.Dataset], ids: NDArray, affine: NDArray) -> None:
+def _check_grid(sources: Sequence[Dataset], ids: NDArray, affine: NDArray) -> None:
     """Raise an error when voxels do not lie where the slices' pixels do."""
     first, last = sources[0], sources[-1]
     shape = (first.Columns, first.Rows, len(sources))

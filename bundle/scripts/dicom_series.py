@@ -12,7 +12,6 @@ import os
 import re
 import sys
 import unicodedata
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ import pydicom
 from monai.config import PathLike
 from monai.utils import ensure_tuple
 from numpy.typing import NDArray
-from pydicom.config import disable_value_validation
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
     UID,
@@ -34,6 +32,8 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 from tqdm import tqdm
+
+from scripts.header_privacy import quiet_headers
 
 __all__ = ["DicomSeries", "DicomSlice", "find_series", "is_dicom", "read_series", "scan_names", "series_files"]
 
@@ -287,8 +287,7 @@ def _words(text: str) -> list[str]:
 
 def _read_slice(path: Path) -> DicomSlice | None:
     """Read what matters of a header; None for what is no DICOM object, or a list of others (DICOMDIR)."""
-    # pydicom warns of values, and repeats them; of a damaged header it raises nearly anything
-    with disable_value_validation(), warnings.catch_warnings(action="ignore"):
+    with quiet_headers():  # of a damaged header pydicom raises nearly anything
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
             return None if _kind(header) == MediaStorageDirectoryStorage else _slice_of(header, path)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from scripts.atomic_write import whole_file
 from scripts.datalist import file_problems, list_scans
+from scripts.dicom_series import is_dicom
 from scripts.headers import checked_axcodes
 from scripts.review.html import render
 from scripts.review.views import Scan, projections
@@ -100,7 +101,7 @@ def inspect_dataset(
         for item in tqdm(items, desc="inspect scans", unit="scan"):
             headers = file_problems(item["image"], item.get("label"), axcodes)
             if labels and "label" not in item:
-                headers.append(f"{item['image']}: has no label.")
+                headers.append(f"{'its DICOM series' if is_dicom(item['image']) else item['image']}: has no label.")
             scans.append(ScanFacts(item["scan"], problems=headers) if headers else _add_scan(item, parts, axcodes))
         problems += doubled_images(scans)
         page = render(

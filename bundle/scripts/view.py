@@ -27,6 +27,7 @@ from scripts.froc import integer_ids
 from scripts.grids import grid_difference, on_grid_of
 from scripts.headers import checked_axcodes
 from scripts.image_readers import CTReader
+from scripts.loading_faults import loading_fault
 from scripts.review.findings import Outcome, fracture_type, match_outcomes, scan_result
 from scripts.review.niivue import installed_niivue
 from scripts.review.page import show_viewer_links, viewer_address
@@ -153,7 +154,10 @@ def _load(item: Mapping[str, Any], mask: Path, candidates: int, axcodes: str | N
             CheckLabeld("label", allow_missing_keys=True),
         ]
     )
-    data = load({**item, "pred": str(mask)})
+    try:
+        data = load({**item, "pred": str(mask)})
+    except Exception as error:  # whatever a file can make the readers and the transforms raise
+        raise ValueError(f"{item['scan']}: {loading_fault(error, item['image'])}") from None
     pred, image = data["pred"], data["image"]
     if difference := grid_difference(pred.shape[1:], pred.affine, image.shape[1:], image.affine):
         raise ValueError(f"{mask} is not on the grid of the scan, {difference}: predict {item['scan']} again.")

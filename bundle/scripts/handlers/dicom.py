@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,18 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ignite.engine import Events
 from monai.config import PathLike
+from numpy.typing import NDArray
 
+from scripts.atomic_write import whole_file
 from scripts.candidate_table import scan_row
 from scripts.dicom_out import (
     MAX_SEGMENTS,
     Algorithm,
     candidate_report,
     candidate_segmentation,
-    missing_uids,
+    encoded,
     read_sources,
-    write_dicom,
+    reference_problem,
 )
 from scripts.dicom_series import is_dicom, series_files
+from scripts.header_privacy import header_fault
+from scripts.loading_faults import where_raised
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -37,14 +40,16 @@ class DicomResultHandler:
         the evaluator; its post-processing ends with candidates on the scan's own grid.
 
     Runs at:
-        ``Events.STARTED`` and ``Events.ITERATION_COMPLETED``. A series whose headers lack the UIDs to refer to, or with
-        more candidates than a segmentation holds, gets no DICOM, and a warning says so.
+        ``Events.STARTED`` and ``Events.ITERATION_COMPLETED``, before the handlers that tell of a scan's notes. A series
+        that no object can refer to by UIDs, whose headers cannot be taken over, or with more candidates than a
+        segmentation holds, gets no DICOM; the run goes on.
 
     Reads:
         ``pred`` (its metadata tell the scan's name) and ``candidates`` (as ``DescribeCandidatesd`` gives them) of the
         evaluator's decollated output.
 
     Writes:
+        into the metadata of ``pred``, after its ``notes``, why there is no DICOM, or what is left empty in it; and
         ``<scan>.seg.dcm``, unless there is no candidate, and ``<scan>.sr.dcm`` in ``output_dir``; see
         ``scripts.dicom_out``.
 
@@ -80,7 +85,6 @@ class DicomResultHandler:
 
     def _start(self, engine: Engine) -> None:
         if self.series:
-            logging.getLogger("highdicom").setLevel(logging.WARNING)  # at INFO it names every object by its UID
             self.algorithm = Algorithm.of_bundle(self.metadata, self.checkpoint)
 
     def _write(self, engine: Engine) -> None:
@@ -90,23 +94,34 @@ class DicomResultHandler:
             scan = pred.meta["scan"]
             if scan not in self.series:
                 continue
-            sources = read_sources(series_files(self.series[scan]))
-            missing = missing_uids(sources[0])
-            if missing:
-                engine.logger.warning(
-                    "%s: no DICOM is written, since its headers have no %s to refer to", scan, " and no ".join(missing)
-                )
-                continue
-            if len(rows) > MAX_SEGMENTS:
-                engine.logger.warning("%s: no DICOM is written, which holds %d candidates at most", scan, MAX_SEGMENTS)
-                continue
-            found = None
-            if rows:
-                ids, affine = pred[0].cpu().numpy(), np.asarray(pred.affine, dtype=float)
-                found = candidate_segmentation(sources, ids, affine, rows, self.algorithm)
-                write_dicom(self.output_dir / f"{scan}.seg.dcm", found)
-            else:  # what an earlier run found
-                (self.output_dir / f"{scan}.seg.dcm").unlink(missing_ok=True)
-            summary = scan_row(rows, self.operating_score, self.many_fractures)
-            report = candidate_report(sources, found, rows, summary, self.algorithm)
-            write_dicom(self.output_dir / f"{scan}.sr.dcm", report)
+            paths = {kind: self.output_dir / f"{scan}.{kind}.dcm" for kind in ("seg", "sr")}
+            ids, affine = pred[0].cpu().numpy(), np.asarray(pred.affine, dtype=float)
+            try:
+                files, note = self._files(scan, ids, affine, rows)
+            except Exception as error:  # of headers highdicom and pydicom raise nearly anything; the scan is done
+                files, note = {}, f"No DICOM is written: {header_fault(error)}."
+                engine.logger.debug("%s: no DICOM, %s", scan, where_raised(error))
+            if note:
+                pred.meta["notes"] = " ".join(filter(None, [pred.meta.get("notes", ""), note]))
+            for kind, path in paths.items():
+                if kind in files:
+                    with whole_file(path) as temporary:
+                        temporary.write_bytes(files[kind])
+                else:  # what an earlier run found
+                    path.unlink(missing_ok=True)
+
+    def _files(
+        self, scan: str, ids: NDArray, affine: NDArray, rows: Sequence[Mapping[str, Any]]
+    ) -> tuple[dict[str, bytes], str]:
+        """Return the objects of a scan as files, ``seg`` and ``sr``, and what a user should know of them."""
+        sources, emptied = read_sources(series_files(self.series[scan]))
+        if problem := reference_problem(sources):
+            return {}, f"No DICOM is written, since {problem}."
+        if len(rows) > MAX_SEGMENTS:
+            return {}, f"No DICOM is written, which holds {MAX_SEGMENTS} candidates at most."
+        found = candidate_segmentation(sources, ids, affine, rows, self.algorithm) if rows else None
+        summary = scan_row(rows, self.operating_score, self.many_fractures)
+        report = candidate_report(sources, found, rows, summary, self.algorithm)
+        files = {} if found is None else {"seg": encoded(found)}
+        what = f"The series has no valid {', '.join(emptied)}: empty in its DICOM objects." if emptied else ""
+        return files | {"sr": encoded(report)}, what

@@ -21,6 +21,7 @@ from scripts.atomic_write import write_json, write_text, write_volume
 from scripts.grids import grid_difference
 from scripts.image_readers import CTReader
 from scripts.implant.scan import Implanted, implant_fractures
+from scripts.loading_faults import loading_fault
 from scripts.phantom.dataset import INFO_NAME, SECTIONS
 from scripts.ribs import find_ribs
 
@@ -173,7 +174,7 @@ def _load(path: Path) -> tuple[NDArray, NDArray[np.float64]]:
     try:
         volume = LoadImage(CTReader, image_only=True, ensure_channel_first=True)(path)
     except (RuntimeError, OSError, EOFError, ValueError, ImageFileError, zlib.error) as error:
-        raise ValueError(f"{path}: cannot be read as an image: {error}") from error
+        raise ValueError(f"{path}: cannot be read as an image: {loading_fault(error, path)}") from error
     volume = cast(MetaTensor, Orientation(axcodes="RAS", labels=None)(volume))
     if volume.ndim != 4 or volume.shape[0] != 1:
         raise ValueError(f"{path}: has shape {tuple(volume.shape[1:])}; give one volume with three axes.")
