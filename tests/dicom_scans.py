@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
@@ -95,3 +97,10 @@ def ras_affine(directions: np.ndarray = UPRIGHT, spacing_mm: Sequence[float] = S
 
 def read(path: Path) -> pydicom.FileDataset:
     return pydicom.dcmread(path)
+
+
+def spoil(slice_: pydicom.Dataset, keyword: str, value: bytes) -> None:
+    """Give an attribute the very bytes of a value, past pydicom's checks."""
+    tag = pydicom.tag.Tag(keyword)
+    padded = value + b" " * (len(value) % 2)
+    slice_[tag] = RawDataElement(tag, dictionary_VR(tag), len(padded), padded, 0, False, True)

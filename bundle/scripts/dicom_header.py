@@ -12,6 +12,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Sequence
+from copy import deepcopy
 from datetime import date, time
 from io import BytesIO
 
@@ -129,18 +130,23 @@ def _clean_element(header: Dataset, tag: BaseTag, vr: str, terms: Sequence[str])
         items = [_clean(item, _character_sets(item) or terms, strict=True) for item in header[tag].value]
         return DataElement(tag, vr, items)
     if vr in _NUMBER_VRS:
-        return DataElement(tag, vr, header[tag].value)
+        return _counted(DataElement(tag, vr, header[tag].value))
     if vr not in (*_ENCODED_VRS, *_ASCII_VRS):
         return None
     text = _text(header.get_item(tag), vr, terms)
     values = [text] if vr in _PROSE_VRS else [value.strip() for value in text.split("\\")]
     if not any(values):
         return DataElement(tag, vr, None)
-    wanted = dictionary_VM(tag)
-    if wanted.isdigit() and len(values) != int(wanted):
-        raise ValueError(f"{len(values)} values where {wanted} are allowed.")
     checked = [_conforming(value, vr, keyword_for_tag(tag)) if value else value for value in values]
-    return DataElement(tag, vr, checked[0] if len(checked) == 1 else checked)
+    return _counted(DataElement(tag, vr, checked[0] if len(checked) == 1 else checked))
+
+
+def _counted(element: DataElement) -> DataElement:
+    """Return an attribute that has as many values as it may have; raise ``ValueError`` of another one."""
+    wanted = dictionary_VM(element.tag)
+    if element.VM and wanted.isdigit() and element.VM != int(wanted):
+        raise ValueError("has too few or too many values.")
+    return element
 
 
 def _text(element: DataElement | RawDataElement, vr: str, terms: Sequence[str]) -> str:
@@ -198,7 +204,8 @@ def _holds_its_text(clean: Dataset, terms: Sequence[str]) -> bool:
     if complaints:
         return False
     file = BytesIO()
-    pydicom.dcmwrite(file, clean, implicit_vr=False, little_endian=True, enforce_file_format=False)
+    copy = deepcopy(clean)  # a name keeps the bytes that it is first written as
+    pydicom.dcmwrite(file, copy, implicit_vr=False, little_endian=True, enforce_file_format=False)
     back = read_dataset(BytesIO(file.getvalue()), is_implicit_VR=False, is_little_endian=True)
     return _texts(_clean(back, terms, strict=False)) == _texts(clean)
 

@@ -193,8 +193,9 @@ def find_series(files: Iterable[Path]) -> tuple[list[DicomSeries], list[str]]:
             everyone.update(one.identity)
     found, passed = [], []
     for (uid, _, reason), slices in groups.items():
-        # a damaged file does not tell whose it is
-        identity = everyone if reason == _DAMAGED else {value for one in slices for value in one.identity}
+        identity = {value for one in slices for value in one.identity}
+        if reason and not identity:  # a damaged file does not tell whose it is, its folder may
+            identity = everyone
         series = DicomSeries(uid, tuple(slices if reason else _in_order(slices)), frozenset(identity))
         reason = reason or ("" if _problem_of_headers(slices) else _why_too_short(series))
         if reason:
