@@ -268,7 +268,7 @@ def test_slices_that_share_a_uid_are_not_referred_to(doubled, tmp_path):
 
     sources, _ = read_sources(write_series(tmp_path, np.zeros(SHAPE), change=change))
     assert reference_problem(sources) == (
-        f"its 9 slices have but {9 - doubled} SOP Instance UIDs, so that none can be referred to"
+        f"its slices share SOP Instance UIDs ({9 - doubled} for 9 slices), so nothing can refer to one of them"
     )
 
 

@@ -160,7 +160,8 @@ def reference_problem(sources: Sequence[Dataset]) -> str:
         return f"its headers have no valid {' and no valid '.join(missing)} to refer to"
     distinct = len({source.SOPInstanceUID for source in sources})
     if distinct < len(sources):
-        return f"its {len(sources)} slices have but {distinct} SOP Instance UIDs, so that none can be referred to"
+        shared = f"its slices share SOP Instance UIDs ({distinct} for {len(sources)} slices)"
+        return f"{shared}, so nothing can refer to one of them"
     return ""
 
 

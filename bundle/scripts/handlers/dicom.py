@@ -123,5 +123,5 @@ class DicomResultHandler:
         summary = scan_row(rows, self.operating_score, self.many_fractures)
         report = candidate_report(sources, found, rows, summary, self.algorithm)
         files = {} if found is None else {"seg": encoded(found)}
-        what = f"The series has no valid {', '.join(emptied)}: empty in its DICOM objects." if emptied else ""
-        return files | {"sr": encoded(report)}, what
+        note = f"Not valid in its headers, and left empty in DICOM: {', '.join(emptied)}." if emptied else ""
+        return files | {"sr": encoded(report)}, note
