@@ -12,6 +12,8 @@ import torch.distributed as dist
 from monai.data import DataLoader, list_data_collate
 from torch.utils.data import Dataset
 
+from scripts.scan_names import printable
+
 __all__ = ["SkippedScan", "SkippingDataLoader"]
 
 _logger = logging.getLogger(__name__)
@@ -93,7 +95,7 @@ class _Guarded(Dataset):
         except Exception as error:  # whatever a file can make the readers and the transforms raise
             item = self.dataset.data[index]
             _logger.debug("loading failed", exc_info=True)
-            return SkippedScan(item["scan"], _reason(error, item["image"]))
+            return SkippedScan(item["scan"], printable(_reason(error, item["image"])))
 
 
 def _reason(error: BaseException, image: str | Sequence[str]) -> str:
