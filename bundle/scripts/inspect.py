@@ -25,6 +25,7 @@ from scripts.datalist import file_problems, list_scans
 from scripts.review.html import render
 from scripts.review.views import Scan, projections
 from scripts.scan_facts import ScanFacts, doubled_images, scan_facts
+from scripts.scan_names import printable
 
 __all__ = ["inspect_dataset", "main", "summary_of"]
 
@@ -95,11 +96,11 @@ def inspect_dataset(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile("w+", dir=output.parent, encoding="utf-8") as parts:
         for item in tqdm(items, desc="inspect scans", unit="scan"):
-            headers = file_problems(item["image"], item.get("label"))
+            headers = [printable(text) for text in file_problems(item["image"], item.get("label"))]
             if labels and "label" not in item:
-                headers.append(f"{item['image']}: has no label.")
+                headers.append(printable(f"{item['image']}: has no label."))
             scans.append(ScanFacts(item["scan"], problems=headers) if headers else _add_scan(item, parts))
-        problems += doubled_images(scans)
+        problems = [printable(text) for text in problems] + doubled_images(scans)
         page = render(
             "inspect.html", parting=_PARTING, summary=summary_of(scans), scans=scans, problems=problems, section=section
         )

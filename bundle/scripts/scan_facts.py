@@ -18,6 +18,7 @@ from scripts.datalist import file_notes
 from scripts.froc import CLASS_NAMES, UNKNOWN_CLASS
 from scripts.hounsfield import AIR_HU, BONE_HU, hu_problem
 from scripts.image_readers import CTReader
+from scripts.scan_names import printable
 
 __all__ = ["Fracture", "ScanFacts", "doubled_images", "scan_facts"]
 
@@ -93,7 +94,7 @@ def scan_facts(item: Mapping[str, Any]) -> tuple[ScanFacts, MetaTensor | None, N
         image = load(item["image"])
     except Exception as error:  # whatever a reader raises for a broken file: it is told, and the others are looked at
         what = item["image"] if isinstance(item["image"], str) else "its DICOM series"
-        return ScanFacts(item["scan"], problems=[f"{what}: cannot be read ({error})."]), None, None
+        return ScanFacts(item["scan"], problems=[printable(f"{what}: cannot be read ({error}).")]), None, None
     values = image.numpy()[0]
     affine = image.affine.numpy()
     problems, notes = _of_values(values)
@@ -165,7 +166,7 @@ def _of_label(
     try:
         label = load(item["label"])
     except Exception as error:  # as above
-        return None, [], [f"{item['label']}: cannot be read ({error})."]
+        return None, [], [printable(f"{item['label']}: cannot be read ({error}).")]
     marked = label.numpy()[0]
     ids = np.nan_to_num(marked).astype(np.int64)
     if not np.array_equal(ids, marked) or ids.min() < 0:
