@@ -38,6 +38,7 @@ from scripts.volume_files import (
     FORMATS,
     VolumeHeader,
     header_by_itk,
+    header_of_nifti,
     is_nifti,
     is_volume,
     load_nifti,
@@ -598,6 +599,7 @@ def _read_header(path: str) -> tuple[tuple[int, ...], np.ndarray]:
         raise ValueError(f"{path}: does not exist.") from error
     except PermissionError as error:
         raise ValueError(f"{path}: may not be read ({error.strerror}): ask for the right to read it.") from error
+    require_orientation(path, image)
     if len(image.shape) != 3:
         raise ValueError(f"{path}: has {len(image.shape)} axes {image.shape}, a CT scan has 3.")
     if min(image.shape) < 1:
@@ -622,9 +624,7 @@ def _header_by_nibabel(path: str) -> VolumeHeader:
         image = load_nifti(path)
     except _UNREADABLE as error:
         raise ValueError(f"{path}: is no readable NIfTI file ({error}): copy it again.") from error
-    require_orientation(path, image)
-    dtype = image.get_data_dtype()
-    return VolumeHeader(tuple(image.shape), np.asarray(image.affine), str(dtype), dtype.kind in "iuf")
+    return header_of_nifti(image)
 
 
 def _raise_problems(root: Path, problems: Iterable[str]) -> None:

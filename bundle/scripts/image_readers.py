@@ -21,6 +21,7 @@ from monai.utils import ensure_tuple
 from scripts.dicom_series import is_dicom, series_files
 from scripts.volume_files import (
     header_by_itk,
+    header_of_nifti,
     is_nifti,
     is_volume,
     itk_names,
@@ -60,7 +61,7 @@ class CheckedNibabelReader(NibabelReader):
         """Open a file; its voxels are not read before they are asked for."""
         (path,) = self.filenames = ensure_tuple(data)
         image = load_nifti(path)
-        require_orientation(path, image)
+        require_orientation(path, header_of_nifti(image))
         return correct_nifti_header_if_necessary(image)
 
     def _get_array_data(self, img: Any, filename: PathLike) -> np.ndarray:
@@ -125,7 +126,7 @@ class CTReader(ImageReader):
         path = ensure_tuple(data)[0]
         if is_nifti(path):
             return self._nifti.read(path)
-        header_by_itk(path)  # what it leaves open, ITK assumes
+        require_orientation(path, header_by_itk(path))
         return read_by_itk(path)
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict]:

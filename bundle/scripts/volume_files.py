@@ -25,6 +25,7 @@ __all__ = [
     "VolumeHeader",
     "companion_files",
     "header_by_itk",
+    "header_of_nifti",
     "is_nifti",
     "is_volume",
     "itk_names",
@@ -33,7 +34,6 @@ __all__ = [
     "require_orientation",
     "volume_stem",
     "volume_suffix",
-    "without_orientation",
 ]
 
 FORMATS = "NIfTI (.nii, .nii.gz, or .img with .hdr), NRRD (.nrrd, .nhdr) or MetaImage (.mha, .mhd)"
@@ -61,12 +61,15 @@ class VolumeHeader(NamedTuple):
         affine: voxels to mm in RAS, shape ``(4, 4)``; of one that has not three axes the identity.
         dtype: type of its values, for a message.
         is_number: whether each voxel has one number.
+        no_orientation: why it does not tell where its axes run to, for a message; of the affine then only the size of
+            the voxels has a meaning. Empty where it does.
     """
 
     shape: tuple[int, ...]
     affine: NDArray[np.float64]
     dtype: str
     is_number: bool
+    no_orientation: str = ""
 
 
 def volume_suffix(path: PathLike) -> str:
@@ -140,27 +143,31 @@ def load_nifti(path: PathLike) -> SpatialImage:
     return kind.from_file_map({"header": nib.FileHolder(os.fspath(header)), "image": nib.FileHolder(os.fspath(image))})
 
 
-def require_orientation(path: PathLike, image: SpatialImage) -> None:
+def header_of_nifti(image: SpatialImage) -> VolumeHeader:
     """
-    Refuse an Analyze 7.5 pair, in which nothing tells left from right.
+    Tell what a header says that nibabel has read.
 
     Args:
-        path: the file.
-        image: what nibabel makes of it.
+        image: what `load_nifti` gives; of a pair that is Analyze 7.5 nothing tells left from right.
+    """
+    is_nifti_header = isinstance(image, nib.nifti1.Nifti1Pair)
+    reason = "" if is_nifti_header else "its header is that of Analyze 7.5, not of NIfTI"
+    dtype = image.get_data_dtype()
+    return VolumeHeader(tuple(image.shape), np.asarray(image.affine), str(dtype), dtype.kind in "iuf", reason)
+
+
+def require_orientation(path: PathLike, header: VolumeHeader) -> None:
+    """
+    Refuse a volume whose header tells no left from right.
 
     Raises:
-        ValueError: when the header is not that of NIfTI.
+        ValueError: when it does not; the message names the file and says what to do.
     """
-    if not isinstance(image, nib.nifti1.Nifti1Pair):
-        raise ValueError(without_orientation(path, "its header is that of Analyze 7.5, not of NIfTI"))
-
-
-def without_orientation(path: PathLike, reason: str) -> str:
-    """Say that nothing tells where a volume's axes lie."""
-    return (
-        f"{path}: has no orientation ({reason}), so left and right are unknown: write it again as NIfTI with its "
-        "orientation."
-    )
+    if header.no_orientation:
+        raise ValueError(
+            f"{path}: has no orientation ({header.no_orientation}), so left and right are unknown: write it again as "
+            "NIfTI with its orientation."
+        )
 
 
 def header_by_itk(path: PathLike) -> VolumeHeader:
@@ -168,7 +175,7 @@ def header_by_itk(path: PathLike) -> VolumeHeader:
     Read the header of a NRRD or a MetaImage file; its voxels are not read.
 
     ITK passes over what it does not know, and so takes a NRRD whose space tells no left and right for one in LPS. This
-    refuses it, and other headers that leave open where the voxels lie, or how large they are.
+    tells so, and refuses headers that leave open how large the voxels are.
 
     Args:
         path: the file.
@@ -176,15 +183,12 @@ def header_by_itk(path: PathLike) -> VolumeHeader:
     Raises:
         FileNotFoundError: when it does not exist.
         PermissionError: when it may not be read.
-        ValueError: when its header cannot be read, or does not tell where its voxels lie.
+        ValueError: when its header cannot be read, or does not tell how large its voxels are, or what they mean.
     """
     if not is_volume(path):
         raise ValueError(f"{path}: is in no format that is read: write it as {FORMATS}.")
     fields = _fields(path)
-    if volume_suffix(path) in _NRRD:
-        _check_nrrd(path, fields)
-    else:
-        _check_meta_image(path, fields)
+    no_orientation = (_check_nrrd if volume_suffix(path) in _NRRD else _check_meta_image)(path, fields)
     data_file = Path(path).parent / _data_file(path, fields)
     if not data_file.is_file():
         raise ValueError(f"{path}: its voxels are to lie in {data_file.name}, which is not there: put it beside.")
@@ -205,7 +209,7 @@ def header_by_itk(path: PathLike) -> VolumeHeader:
     components = image_io.GetNumberOfComponents()
     dtype = image_io.GetComponentTypeAsString(image_io.GetComponentType()).replace("_", " ")
     dtype = dtype if components == 1 else f"{components} values of {dtype}"
-    return VolumeHeader(shape, orientation_ras_lps(affine), dtype, components == 1)
+    return VolumeHeader(shape, orientation_ras_lps(affine), dtype, components == 1, no_orientation)
 
 
 def read_by_itk(path: PathLike) -> itk.Image:
@@ -308,29 +312,28 @@ def _data_file(path: PathLike, fields: dict[str, str]) -> str:
     return name
 
 
-def _check_nrrd(path: PathLike, fields: dict[str, str]) -> None:
-    """Raise ``ValueError`` when the header does not tell where the voxels lie."""
-    space = fields.get("space", "")
-    if "space directions" not in fields or not space:
-        missing = "'space'" if not space else "'space directions'"
-        raise ValueError(without_orientation(path, f"its header has no {missing}"))
-    if space.lower() not in _NRRD_SPACES:
-        raise ValueError(without_orientation(path, f"its space is '{space}'"))
+def _check_nrrd(path: PathLike, fields: dict[str, str]) -> str:
+    """Tell why a header has no orientation, or nothing; raise ``ValueError`` when lengths are not in mm."""
     units = set(re.findall(r'"([^"]*)"', fields.get("space units", ""))) - {"mm", ""}
     if units:
         raise ValueError(f"{path}: its space units are {', '.join(sorted(units))}: write it again in mm.")
+    space = fields.get("space", "")
+    if "space directions" not in fields or not space:
+        missing = "'space directions'" if space else "'space'"
+        return f"its header has no {missing}"
+    return "" if space.lower() in _NRRD_SPACES else f"its space is '{space}'"
 
 
-def _check_meta_image(path: PathLike, fields: dict[str, str]) -> None:
-    """Raise ``ValueError`` when the header does not tell where the voxels lie, or what their values mean."""
-    if not fields.keys() & {"transformmatrix", "rotation", "orientation"}:
-        raise ValueError(without_orientation(path, "its header has no TransformMatrix"))
+def _check_meta_image(path: PathLike, fields: dict[str, str]) -> str:
+    """Tell why a header has no orientation, or nothing; raise ``ValueError`` when sizes or values have no meaning."""
     if not fields.keys() & {"elementspacing", "elementsize"}:
         raise ValueError(f"{path}: its header has no ElementSpacing, so the size of its voxels is unknown: add it.")
     for name, neutral in _NEUTRAL.items():
         value = fields.get(f"elementtointensityfunction{name}")
         if value is not None and not re.fullmatch(neutral, value):
             raise ValueError(f"{path}: its values are to be scaled, which is not done here: write it again in HU.")
+    has_axes = fields.keys() & {"transformmatrix", "rotation", "orientation"}
+    return "" if has_axes else "its header has no TransformMatrix"
 
 
 def _check_zlib(path: Path, fields: dict[str, str]) -> None:
