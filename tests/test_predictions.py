@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -172,3 +173,27 @@ def test_names(model: Path, tmp_path: Path) -> None:
         with (out / table).open(newline="", encoding="utf-8") as file:
             assert {row[column] for row in csv.DictReader(file)} == names, table
     assert "<i>" not in (out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_other_formats_and_an_output_folder_among_the_scans(model: Path, tmp_path: Path) -> None:
+    """One scan in four formats gets one mask, on its grid; the next run takes no mask of the first one for a scan."""
+    small = image_of(patient((16, 14, 12)))
+    data = tmp_path / "data"
+    write(data / "a.nii.gz", small).rename(data / "B.NII.GZ")
+    nib.save(nib.Nifti1Pair(np.asarray(small.dataobj), small.affine), data / "c.img")
+    image = itk.imread(str(data / "c.img"), itk.SS)
+    for name in ("d.nrrd", "e.mha"):
+        itk.imwrite(image, str(data / name))
+    (data / "study.zip").touch()
+    for _ in range(2):
+        out = predict(data, data / "found", model, save_pictures=False, save_review_page=False)
+        masks = {path.name: stored(path) for path in (out / "predictions").glob("*.nii.gz")}
+        assert sorted(masks) == ["B.nii.gz", "c.nii.gz", "d.nii.gz", "e.nii.gz"]
+    ids, affine = masks["B.nii.gz"]
+    assert ids.any()
+    for other_ids, other_affine in masks.values():
+        np.testing.assert_array_equal(other_ids, ids)
+        np.testing.assert_allclose(other_affine, affine, atol=1e-5)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["ignored"] == [{"suffix": ".zip", "files": 1, "example": "study.zip"}]

@@ -202,7 +202,7 @@ class ScanRecords:
             folder, name = os.path.split(path)
             if folder not in folders:
                 folders[folder] = os.path.realpath(folder)
-            return os.path.join(folders[folder], name)
+            return os.path.join(folders[folder], name).casefold()  # some file systems do not tell A from a
 
         sources = {
             real(path) for item in self.data for path in (item["image"], item.get("label")) if isinstance(path, str)
