@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import logging
+import os
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +12,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from dicom_scans import write_series
+from dicom_scans import PATIENT, write_series
 from monai.transforms import LoadImaged
 
 from scripts.datalist import file_notes, load_datalist, main
@@ -569,10 +572,198 @@ def test_a_header_of_too_many_voxels_is_refused(tmp_path: Path) -> None:
 
 def test_a_name_is_never_empty(tmp_path: Path) -> None:
     write_volume(tmp_path / "-image.nii.gz")
-    assert scans_of(load_datalist(tmp_path, "all", labels=False)) == ["-image"]
+    (scan,) = scans_of(load_datalist(tmp_path, "all", labels=False))
+    assert re.fullmatch("_image-[0-9a-f]{8}", scan)
 
 
 def test_a_file_without_a_place_is_named(tmp_path: Path) -> None:
     path = write_no_rotation(tmp_path / "scan.nii", sform_code=0)
     with pytest.raises(ValueError, match=r"scan\.nii: is no readable NIfTI file"):
         load_datalist(path, "all", labels=False)
+
+
+# ---- suffixes and formats ----
+
+
+def write_pair_of_files(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Pair(np.zeros(SHAPE, np.int16), LPS_AFFINE), path)
+    return path
+
+
+def in_capitals(path: Path) -> Path:
+    return path.rename(path.with_name(path.name.upper()))
+
+
+def listed(folder: Path) -> dict[str, str]:
+    """The file of each scan, below the folder."""
+    items = load_datalist(folder, "all", labels=False, check=False)
+    return {item["scan"]: str(Path(item["image"]).relative_to(folder)) for item in items}
+
+
+def test_every_format_is_listed_once(tmp_path: Path) -> None:
+    in_capitals(write_volume(tmp_path / "b.nii.gz"))
+    in_capitals(write_volume(tmp_path / "c.nii"))
+    write_pair_of_files(tmp_path / "d.img")
+    for name in ("e.nrrd", "f.nhdr", "f.raw.gz", "g.mha", "h.MHD", "h.zraw", "i.mhd", "i.RAW"):
+        write_text(tmp_path / name, "")
+    assert listed(tmp_path) == {
+        **{"B": "B.NII.GZ", "C": "C.NII", "d": "d.img", "e": "e.nrrd"},
+        **{"f": "f.nhdr", "g": "g.mha", "h": "h.MHD", "i": "i.mhd"},
+    }
+    assert load_datalist(tmp_path, "all", labels=False, check=False).ignored == []
+
+
+def test_halves_and_voxels_without_a_header_are_ignored(tmp_path: Path) -> None:
+    write_volume(tmp_path / "a.nii")
+    for name in ("disk.img", "photo.hdr", "b.raw", "c.seg.nrrd", "c.zraw"):
+        write_text(tmp_path / name, "")
+    assert listed(tmp_path) == {"a": "a.nii"}
+    ignored = load_datalist(tmp_path, "all", labels=False).ignored
+    assert [kind["suffix"] for kind in ignored] == [".hdr", ".img", ".raw", ".seg.nrrd", ".zraw"]
+
+
+def test_a_single_pair_may_be_named_by_either_file(tmp_path: Path) -> None:
+    write_pair_of_files(tmp_path / "x-image.img")
+    for name in ("x-image.img", "x-image.hdr"):
+        (item,) = load_datalist(tmp_path / name, "all", labels=False)
+        assert item == {"scan": "x", "image": str(tmp_path / name)}
+
+
+def test_pairs_of_image_and_label_in_other_formats_and_capitals(tmp_path: Path) -> None:
+    in_capitals(write_volume(tmp_path / "images" / "A-image.nii.gz"))
+    in_capitals(write_volume(tmp_path / "images" / "A-label.nii"))
+    write_pair_of_files(tmp_path / "images" / "b-image.img")
+    write_pair_of_files(tmp_path / "images" / "b-label.img")
+    folder = tmp_path / "images"
+    assert load_datalist(folder, "all") == [
+        {"scan": "A", "image": str(folder / "A-IMAGE.NII.GZ"), "label": str(folder / "A-LABEL.NII")},
+        {"scan": "b", "image": str(folder / "b-image.img"), "label": str(folder / "b-label.img")},
+    ]
+    assert listed(folder) == {"A": "A-IMAGE.NII.GZ", "b": "b-image.img"}
+
+
+def test_a_half_of_a_pair_that_a_data_list_names_is_refused(tmp_path: Path) -> None:
+    write_pair_of_files(tmp_path / "a.img").with_suffix(".hdr").unlink()
+    path = write_text(tmp_path / "l.json", json.dumps({"test": ["a.img"]}))
+    with pytest.raises(ValueError, match=r"a\.img: is no readable NIfTI file"):
+        load_datalist(path, "test", labels=False)
+
+
+def test_a_file_of_another_format_in_a_data_list_is_refused(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.mgz", "")
+    path = write_text(tmp_path / "l.json", json.dumps({"test": ["a.mgz"]}))
+    with pytest.raises(ValueError, match=r"a\.mgz: is in no format that is read: write it as NIfTI"):
+        load_datalist(path, "test", labels=False)
+
+
+# ---- what is ignored ----
+
+
+def test_what_is_ignored_is_counted_and_told_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_volume(tmp_path / "a.nii")
+    write_volume(tmp_path / "a-label.nii")
+    for name in ("x.zip", "sub/y.ZIP", "z.pdf", "t.csv", "t.json", ".hidden.zip", "Thumbs.db"):
+        write_text(tmp_path / name, "")
+    ignored = load_datalist(tmp_path, "all", labels=False).ignored
+    assert ignored == [
+        {"suffix": ".zip", "files": 2, "example": "sub/y.ZIP"},
+        {"suffix": ".pdf", "files": 1, "example": "z.pdf"},
+    ]
+    assert caplog.messages == [
+        "Files in no format that is read here are ignored: 2 .zip (such as sub/y.ZIP), 1 .pdf (such as z.pdf)."
+    ]
+
+
+def test_with_labels_volumes_of_other_names_are_ignored(tmp_path: Path) -> None:
+    write_pair(tmp_path / "images", tmp_path / "labels", "a")
+    write_volume(tmp_path / "images" / "b.nii.gz")
+    assert load_datalist(tmp_path, "all").ignored == [{"suffix": ".nii.gz", "files": 1, "example": "images/b.nii.gz"}]
+
+
+def test_slices_of_a_series_and_dicom_that_is_passed_over_are_not_ignored(tmp_path: Path) -> None:
+    write_series(tmp_path / "ct", np.zeros((6, 5, 9)))
+    write_series(tmp_path / "short", np.zeros((6, 5, 2)), series="1.2.3")
+    assert load_datalist(tmp_path, "all", labels=False).ignored == []
+
+
+def test_an_example_beside_dicom_does_not_name_the_patient(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "Quuxington Zebediah"
+    write_series(folder / "ct", np.zeros((6, 5, 9)))
+    write_text(folder / f"{PATIENT['PatientID']}.zip", "")
+    ignored = load_datalist(tmp_path, "all", labels=False).ignored
+    assert ignored == [{"suffix": ".zip", "files": 1, "example": "[patient]/[patient]"}]
+    assert "Quuxington" not in caplog.text and "4711" not in caplog.text
+
+
+def test_of_a_data_list_nothing_is_ignored(json_list: Path) -> None:
+    write_text(json_list.parent / "x.zip", "")
+    assert load_datalist(json_list, "all", labels=False).ignored == []
+
+
+# ---- names, links, results ----
+
+
+def test_scans_get_names_that_can_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    gbk = os.fsdecode(b"a\xd6\xd0")
+    for name in (gbk, "=SUM(1)", "good"):
+        write_volume(tmp_path / f"{name}.nii")
+    with caplog.at_level(logging.INFO):
+        scans = scans_of(load_datalist(tmp_path, "all", labels=False))
+    assert [re.sub("-[0-9a-f]{8}$", "", scan) for scan in scans] == ["_SUM(1)", "a__", "good"]
+    assert f"The scan 'a\\xd6\\xd0' is called '{scans[1]}' in files and tables." in caplog.messages
+
+
+def test_names_that_some_file_systems_take_for_one(tmp_path: Path) -> None:
+    """Whatever section is asked for, and in a data list too."""
+    for folder, name in (("train", "A-image"), ("val", "a-image")):
+        write_volume(tmp_path / folder / f"{name}.nii.gz")
+    everything = scans_of(load_datalist(tmp_path, "all", labels=False))
+    assert len({scan.lower() for scan in everything}) == 2
+    assert everything == [
+        scans_of(load_datalist(tmp_path, part, labels=False))[0] for part in ("training", "validation")
+    ]
+    content = {"test": [{"scan": name, "image": "train/A-image.nii.gz"} for name in ("A", "a")]}
+    path = write_text(tmp_path / "l.json", json.dumps(content))
+    assert scans_of(load_datalist(path, "test", labels=False)) == everything
+
+
+def test_capitals_do_not_hide_that_two_files_have_one_name(tmp_path: Path) -> None:
+    in_capitals(write_volume(tmp_path / "b.nii.gz"))
+    write_volume(tmp_path / "B.nii")
+    with pytest.raises(ValueError, match="B is already at"):
+        load_datalist(tmp_path, "all", labels=False)
+
+
+def test_a_table_knows_a_scan_by_the_name_of_its_file(tmp_path: Path) -> None:
+    write_pair(tmp_path / "images", tmp_path / "labels", "=1")
+    write_text(tmp_path / "info.csv", TABLE_HEAD + "=1,0,0\n=1,1,2\n")
+    (item,) = load_datalist(tmp_path, "all")
+    assert item["scan"].startswith("_1-") and item["label_codes"] == {1: 2}
+
+
+def test_deep_folders_give_a_series_a_name_that_fits(tmp_path: Path) -> None:
+    folder = tmp_path.joinpath(*["a long name of a folder " * 4] * 6)
+    write_series(folder, np.zeros((6, 5, 9)))
+    (scan,) = scans_of(load_datalist(tmp_path, "all", labels=False))
+    assert len(scan) == 200
+
+
+def test_links_in_a_loop_and_results_of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_volume(tmp_path / "a.nii")
+    (tmp_path / "all").symlink_to(".")
+    write_volume(tmp_path / "masks" / "a.nii.gz")
+    assert scans_of(load_datalist(tmp_path, "all", labels=False, predictions_dir=tmp_path / "masks")) == ["a"]
+    assert caplog.messages == ["Folders of results are no input, and left out: masks."]
+
+
+def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"a\.nii: is a link to a file that does not exist: mend or remove it"):
+        load_datalist(tmp_path, "all", labels=False)
+
+
+def test_problems_are_told_in_letters_that_can_be_printed(tmp_path: Path) -> None:
+    write_text(tmp_path / os.fsdecode(b"\xd6.nii"), "")
+    with pytest.raises(ValueError, match=r"\\xd6\.nii: is no readable NIfTI file"):
+        load_datalist(tmp_path, "all", labels=False)

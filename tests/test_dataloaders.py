@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,17 @@ def test_broken_scans_are_passed_over_and_told_with_their_file(folder: Path, num
         assert str(folder / f"{skipped.scan}.nii.gz") in skipped.reason
     with pytest.raises(ValueError, match="8 of 10 scans could not be loaded, the others are done:\ncrc: "):
         scans.raise_skipped()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_broken_scan_whose_name_is_no_utf8_can_be_told(num_workers: int, tmp_path: Path) -> None:
+    write_nifti(tmp_path / "whole.nii.gz")
+    (tmp_path / os.fsdecode(b"\xd6\xd0.nii.gz")).write_bytes(b"text")
+    scans = loader(tmp_path, num_workers)
+    assert [batch["scan"][0] for batch in scans] == ["whole"]
+    (skipped,) = scans.skipped
+    assert f"{tmp_path}/\\xd6\\xd0.nii.gz: is no readable NIfTI file" in skipped.reason
+    f"{skipped.scan} {skipped.reason}".encode()
 
 
 def test_nothing_is_raised_where_all_scans_are_whole(tmp_path: Path) -> None:

@@ -230,3 +230,13 @@ def test_training_transforms_hash_alike_in_every_process() -> None:
         for env in environments
     }
     assert len(hashes) == 1
+
+
+def test_what_lies_beside_a_volume_counts_for_its_hash(tmp_path: Path) -> None:
+    """A pair's header, of whose change its .img knows nothing."""
+    for name in ("a.img", "a.hdr"):
+        (tmp_path / name).write_bytes(b"x")
+    item = {"image": str(tmp_path / "a.img")}
+    before = files_hashing(item)
+    os.utime(tmp_path / "a.hdr", ns=(1, 1))
+    assert files_hashing(item) != before

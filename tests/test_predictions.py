@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from test_configs import predict, rows, stored
 sys.path.insert(0, str(BUNDLE_ROOT.parent))
 
 from benchmarks.invariance import MOVED, WAYS, compare  # noqa: E402
+from scripts.datalist import load_datalist  # noqa: E402
 
 SHAPE = (32, 28, 24)
 
@@ -135,9 +138,8 @@ def test_a_thousand_and_more_slices(model: Path, tmp_path: Path) -> None:
 
 
 NAMES = [
-    "two  words ",
-    "-dash",
-    "--config_file",
+    "two  words",
+    "config_file=--x",
     "it's",
     'say "so"',
     "Größe 胸部",
@@ -146,23 +148,52 @@ NAMES = [
     "100%s",
     "$HOME",
 ]
-NAMES += ["semi;colon,comma", "line\nbreak", "back\\slash", "dots.1.2", "=SUM(1)", "x" * 200]
+NAMES += ["semi;colon,comma", "back\\slash", "dots.1.2", r"a $\frac$ b", "x" * 200]
+# bytes that are no UTF-8, and what no table or other file system takes
+CHANGED = [os.fsdecode(b"\xd6\xd0\xce\xc4"), "line\nbreak", "=SUM(1)", "-dash", "y" * 240, "Twin", "twin"]
 
 
 def test_names(model: Path, tmp_path: Path) -> None:
     """Each name of a file names the mask, the picture, the record and the row, and nothing else is written."""
     small = image_of(patient((12, 11, 10)))
-    for name in NAMES:
-        write(tmp_path / '-a folder\'s "name"' / f"{name}.nii.gz", small)
-    out = predict(tmp_path / '-a folder\'s "name"', tmp_path / "out ö", model)
+    data = tmp_path / '-a folder\'s "name"'
+    for name in (*NAMES, *CHANGED):
+        write(data / f"{name}.nii.gz", small)
+    names = {item["scan"] for item in load_datalist(data, "all", labels=False)}
+    assert names > set(NAMES) and len(names) == len(NAMES) + len(CHANGED)
+    out = predict(data, tmp_path / "out ö", model)
     for folder, suffix in (("predictions", ".nii.gz"), ("pictures", ".png"), ("records", ".json")):
         found = {path.name for path in (out / folder).iterdir()} - {"ribfrac-pred.csv"}
-        assert found == {name + suffix for name in NAMES}, folder
+        assert found == {name + suffix for name in names}, folder
     for table, column in (
         ("fractures.csv", "scan"),
         ("scans.csv", "scan"),
         ("predictions/ribfrac-pred.csv", "public_id"),
     ):
-        with (out / table).open(newline="") as file:
-            assert {row[column] for row in csv.DictReader(file)} == set(NAMES), table
+        with (out / table).open(newline="", encoding="utf-8") as file:
+            assert {row[column] for row in csv.DictReader(file)} == names, table
     assert "<i>" not in (out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_other_formats_and_an_output_folder_among_the_scans(model: Path, tmp_path: Path) -> None:
+    """One scan in four formats gets one mask, on its grid; the next run takes no mask of the first one for a scan."""
+    small = image_of(patient((16, 14, 12)))
+    data = tmp_path / "data"
+    write(data / "a.nii.gz", small).rename(data / "B.NII.GZ")
+    nib.save(nib.Nifti1Pair(np.asarray(small.dataobj), small.affine), data / "c.img")
+    image = itk.imread(str(data / "c.img"), itk.SS)
+    for name in ("d.nrrd", "e.mha"):
+        itk.imwrite(image, str(data / name))
+    (data / "study.zip").touch()
+    for _ in range(2):
+        out = predict(data, data / "found", model, save_pictures=False, save_review_page=False)
+        masks = {path.name: stored(path) for path in (out / "predictions").glob("*.nii.gz")}
+        assert sorted(masks) == ["B.nii.gz", "c.nii.gz", "d.nii.gz", "e.nii.gz"]
+    ids, affine = masks["B.nii.gz"]
+    assert ids.any()
+    for other_ids, other_affine in masks.values():
+        np.testing.assert_array_equal(other_ids, ids)
+        np.testing.assert_allclose(other_affine, affine, atol=1e-5)
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["ignored"] == [{"suffix": ".zip", "files": 1, "example": "study.zip"}]

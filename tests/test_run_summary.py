@@ -48,6 +48,7 @@ def summary(folder: Path, name: str = "summary.json") -> dict[str, Any]:
 
 def test_of_a_prediction(data, tmp_path, model):
     cut(data, 502)
+    (data / "study.zip").touch()
     assert "1 of 3 scans could not be loaded, the others are done" in run(data, tmp_path, model)
     told = summary(tmp_path)
     table = rows(tmp_path / "scans.csv")
@@ -65,6 +66,7 @@ def test_of_a_prediction(data, tmp_path, model):
     assert told["weights"] == model.name
     assert told["weights_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert told["settings"]["probability_threshold"] == SETTINGS["probability_threshold"]
+    assert told["ignored"] == [{"suffix": ".zip", "files": 1, "example": "study.zip"}]
     assert (told["shard"], told["shards"], told["froc"]) == (0, 1, None)
     assert (tmp_path / "summary.json").stat().st_size < 3000
 

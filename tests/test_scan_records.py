@@ -193,3 +193,16 @@ def test_the_command_says_what_is_wrong(
     path.write_text(json.dumps({**json.loads(path.read_text()), "made_by": "others"}))
     with pytest.raises(ValueError, match="2 different settings, weights or versions"):
         join_tables(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.nii.gz", "A.NII.GZ"])
+@pytest.mark.parametrize("kind", ["image", "label"])
+def test_a_prediction_is_not_written_over_a_scan_or_its_annotation(kind: str, name: str, tmp_path: Path) -> None:
+    """As where predictions_dir is the folder of the scans, here by a link to it."""
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "link").symlink_to("scans")
+    item = {"scan": "a", "image": "b.nii.gz", kind: str(tmp_path / "scans" / name)}
+    outputs = [str(tmp_path / "link" / "{scan}.nii.gz")]
+    with pytest.raises(ValueError, match=r"link/a\.nii\.gz is a scan or an annotation, .*: give another output_dir"):
+        ScanRecords(tmp_path, tmp_path / "link", [item], "us", outputs)
+    ScanRecords(tmp_path, tmp_path / "link", [item | {"scan": "c"}], "us", outputs)

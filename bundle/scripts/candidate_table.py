@@ -160,7 +160,7 @@ def write_scan_table(scans: Iterable[tuple[str, Mapping[str, Any]]], scans_csv: 
         scans: name of each scan, and what :func:`scan_row` gives of it and ``notes``; may be empty.
         scans_csv: the table.
     """
-    with whole_file(scans_csv) as file, file.open("w", newline="") as text:
+    with whole_file(scans_csv) as file, file.open("w", newline="", encoding="utf-8") as text:
         table = csv.DictWriter(text, SCAN_COLUMNS)
         table.writeheader()
         table.writerows({"scan": scan, **row} for scan, row in scans)
@@ -183,7 +183,10 @@ def write_candidate_tables(
     """
     count = 0
     with whole_file(fractures_csv) as people_file, whole_file(challenge_csv) as challenge_file:
-        with people_file.open("w", newline="") as people_text, challenge_file.open("w", newline="") as challenge_text:
+        with (
+            people_file.open("w", newline="", encoding="utf-8") as people_text,
+            challenge_file.open("w", newline="", encoding="utf-8") as challenge_text,
+        ):
             people, challenge = csv.writer(people_text), csv.writer(challenge_text)
             people.writerow(FRACTURE_COLUMNS)
             challenge.writerow(CHALLENGE_COLUMNS)

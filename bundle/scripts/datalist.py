@@ -14,8 +14,9 @@ import os
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -28,12 +29,36 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from scripts.atomic_write import write_json
-from scripts.dicom_series import find_series, is_dicom, read_series, scan_names
+from scripts.dicom_series import DicomSeries, find_series, is_dicom, read_series, scan_names
+from scripts.folder_files import FolderFiles, files_below
 from scripts.grids import corner_shift_mm, grid_difference
-from scripts.headers import checked_axcodes, nifti_affine, tells_orientation
+from scripts.headers import checked_axcodes, nifti_affine, stated_affine, tells_orientation
+from scripts.ignored_files import IgnoredFiles, ignored_files, is_bookkeeping, log_ignored
 from scripts.ribfrac_tables import read_ribfrac_table
+from scripts.scan_names import printable, safe_names
+from scripts.volume_files import (
+    FORMATS,
+    header_by_itk,
+    header_of_nifti,
+    is_nifti,
+    is_volume,
+    load_nifti,
+    volume_stem,
+    volume_suffix,
+)
 
-__all__ = ["file_notes", "file_problems", "list_scans", "load_datalist", "main", "natural_order", "scan_name"]
+__all__ = [
+    "ScanList",
+    "file_notes",
+    "file_problems",
+    "list_scans",
+    "load_datalist",
+    "main",
+    "natural_order",
+    "scan_name",
+]
+
+_logger = logging.getLogger(__name__)
 
 _SECTIONS = ("training", "validation", "test")
 
@@ -50,8 +75,6 @@ _SECTION_OF_WORD = {
 # RibFrac's numbers, Zenodo records 3893508, 3893498, 3893496 and 3993380
 _SECTION_OF_NUMBER = {"training": range(1, 421), "validation": range(421, 501), "test": range(501, 661)}
 _VALIDATION_EVERY = 5
-# Files beside scans that are not worth being opened to look for DICOM
-_NO_SCAN_SUFFIXES = (".csv", ".json", ".md", ".txt")
 _TABLE_COLUMNS = ["public_id", "label_id", "label_code"]
 _FRACTURE_CODES = (-1, 1, 2, 3, 4)
 # How far the sform and the qform of a header may lie apart: about a voxel
@@ -81,13 +104,28 @@ class _Scan:
         return self.slices or str(self.images[0])
 
 
+class ScanList(list[dict[str, Any]]):
+    """
+    The items of a data set, and what was not taken for a scan.
+
+    Args:
+        items: see :func:`load_datalist`.
+        ignored: files that were passed over, see :func:`scripts.ignored_files.ignored_files`.
+    """
+
+    def __init__(self, items: Iterable[dict[str, Any]] = (), ignored: Sequence[IgnoredFiles] = ()) -> None:
+        super().__init__(items)
+        self.ignored = list(ignored)
+
+
 def load_datalist(
     dataset_dir: str | os.PathLike[str],
     section: str,
     labels: bool = True,
     check: bool = True,
     assumed_orientation: str | None = None,
-) -> list[dict[str, Any]]:
+    predictions_dir: str | os.PathLike[str] | None = None,
+) -> ScanList:
     """
     List the scans of one section of a data set, each with its annotation and its table of fracture types.
 
@@ -96,11 +134,12 @@ def load_datalist(
 
     - a folder with ``X-image.nii.gz``, ``X-label.nii.gz`` and ``*info*.csv`` in it or in any folder below it: the
       RibFrac archives as they unpack, or ``images/`` and ``labels/``. An image and a label are a pair when they share
-      ``X``. Tables are needed, except for images in a folder called ``images`` when there is no table at all;
+      ``X``; both may be in any format of :mod:`scripts.volume_files`, and suffixes in any case.
+      Tables are needed, except for images in a folder called ``images`` when there is no table at all;
     - a MONAI data list ``.json``, or a folder that holds it as ``dataset.json``; its paths are relative to the file.
       An item may hold its table as ``label_codes``, ``{"1": 3, ...}``, and its name as ``scan``;
-    - without labels, also any folder of NIfTI files and of DICOM files, at any depth, a single NIfTI file or a single
-      folder of slices. Each CT series is a scan, found and named by :mod:`scripts.dicom_series`.
+    - without labels, also any folder of such files and of DICOM files, at any depth, a single file or a single folder
+      of slices. Each CT series is a scan, found and named by :mod:`scripts.dicom_series`.
 
     The section of a scan is told by the folders below ``dataset_dir`` with the word train, training, Part1, Part2,
     val, validation or test in their name (as in ``ribfrac-val-images``), else by RibFrac's numbers (1-420 training,
@@ -109,6 +148,10 @@ def load_datalist(
     folder). Without labels, folders tell it only of files in RibFrac's naming, and where none does
     all scans are listed.
 
+    Each real folder is visited once, and results of earlier runs are left out, see :mod:`scripts.folder_files`. Scans
+    have names that files and tables can hold, see :func:`scripts.scan_names.safe_name`. What is not taken for a scan is
+    counted, in one line of the log and in the list's ``ignored``.
+
     Args:
         dataset_dir: the folder or file, as above.
         section: ``"training"``, ``"validation"``, ``"test"``, or ``"all"``.
@@ -116,6 +159,7 @@ def load_datalist(
         check: whether the header of every file is read here, so that one bad scan stops the run at its start; otherwise
             :class:`scripts.transforms.CheckFilesd` has to do it.
         assumed_orientation: of a file that tells none, see :func:`file_problems`; used by the check alone.
+        predictions_dir: folder of the masks of the run that asks, which are no scans.
 
     Returns:
         One item per scan in natural order (RibFrac2 before RibFrac10): ``scan``, its name, for RibFrac the public id;
@@ -136,7 +180,7 @@ def load_datalist(
     References:
         Jin et al. (2020), EBioMedicine, doi:10.1016/j.ebiom.2020.103106.
     """
-    items, problems = list_scans(dataset_dir, section, labels)
+    items, problems = list_scans(dataset_dir, section, labels, predictions_dir)
     root = Path(dataset_dir).expanduser()
     _raise_problems(root, problems)
     if labels:
@@ -153,8 +197,11 @@ def load_datalist(
 
 
 def list_scans(
-    dataset_dir: str | os.PathLike[str], section: str, labels: bool = True
-) -> tuple[list[dict[str, Any]], list[str]]:
+    dataset_dir: str | os.PathLike[str],
+    section: str,
+    labels: bool = True,
+    predictions_dir: str | os.PathLike[str] | None = None,
+) -> tuple[ScanList, list[str]]:
     """
     List the scans of one section as :func:`load_datalist` does, without a look into their headers.
 
@@ -162,6 +209,7 @@ def list_scans(
         dataset_dir: see :func:`load_datalist`.
         section: likewise.
         labels: likewise.
+        predictions_dir: likewise.
 
     Returns:
         The scans whose files are there once, and their table where there is one; and what is wrong with the others.
@@ -179,11 +227,17 @@ def list_scans(
     data_list = root if root.suffix == ".json" else root / "dataset.json"
     problems: list[str] = []
     if data_list.is_file():
-        items = _items_of_json(data_list, section)
+        items = ScanList(_items_of_json(data_list, section))
+        names = safe_names(item["scan"] for item in items)
     else:
-        items = _items_of_folder(root, section, labels, problems)
-    if not labels:
-        items = [{"scan": item["scan"], "image": item["image"]} for item in items]
+        items, names = _items_of_folder(root, section, labels, predictions_dir, problems)
+    for item in items:
+        name, item["scan"] = item["scan"], names[item["scan"]]
+        if name != item["scan"]:
+            _logger.info(f"The scan '{printable(name)}' is called '{item['scan']}' in files and tables.")
+        if not labels:
+            item.pop("label", None)
+            item.pop("label_codes", None)
     items.sort(key=lambda item: natural_order(item["scan"]))
     return items, problems
 
@@ -212,7 +266,7 @@ def _items_of_json(data_list: Path, section: str) -> list[dict[str, Any]]:
             slices: list[Any] = image if isinstance(image, list) and image else [image]
             if not all(isinstance(path, str) for path in (*slices, entry.get("label", ""))):
                 raise ValueError(f"{data_list}: item {number} of '{key}' needs one path as image, and one as label.")
-            if len(slices) > 1 and any(_is_nifti(Path(path)) for path in slices):
+            if len(slices) > 1 and any(is_volume(path) for path in slices):
                 raise ValueError(f"{data_list}: item {number} of '{key}' has several images: give each an item.")
             # as it is written: MONAI takes a name that is also one of a file for a path
             written = content[key][number]
@@ -234,23 +288,35 @@ def _items_of_json(data_list: Path, section: str) -> list[dict[str, Any]]:
     return items
 
 
-def _items_of_folder(root: Path, section: str, labels: bool, problems: list[str]) -> list[dict[str, Any]]:
-    """Find the scans of a folder, or take it for one, and join them to labels and tables; add to the problems."""
-    files = sorted(_files_below(root))
-    scans = _find_pairs(files) if labels else _find_images(root, files)
+def _items_of_folder(
+    root: Path, section: str, labels: bool, predictions_dir: str | os.PathLike[str] | None, problems: list[str]
+) -> tuple[ScanList, dict[str, str]]:
+    """
+    Find the scans of a folder, or take it for one, and join them to labels and tables; add to the problems.
+
+    The second value is the safe name of each scan of the folder, whichever of them are chosen.
+    """
+    below = files_below(root, predictions_dir)
+    volumes, others = ([root], []) if root.is_file() and is_volume(root) else _volumes(below.files)
+    scans, ignored, series = _find_pairs(volumes, others) if labels else _find_images(root, volumes, others)
+    shown = partial(_shown, root=root, series=series)
+    counted = ignored_files(ignored, shown)
+    _log_folders(below, shown)
+    log_ignored(counted)
     if not scans:
         pairs = "X-image.nii.gz and X-label.nii.gz (for scans without annotations, set labels to false)"
-        wanted = pairs if labels else "NIfTI files and CT series as DICOM"
+        wanted = pairs if labels else f"{FORMATS} and CT series as DICOM"
         raise ValueError(f"{root} holds no scan: looked in it and below it for {wanted}, and for dataset.json.")
+    names = safe_names(scans)
     chosen = _choose(root, scans, section, labels)
     if not labels:
         problems += _doubles(chosen)
-        return [{"scan": scan, "image": found.image} for scan, found in chosen.items()]
+        return ScanList(({"scan": scan, "image": found.image} for scan, found in chosen.items()), counted), names
 
     problems += [*_doubles(chosen), *_singles(chosen)]
-    table_files = [path for path in files if re.search(r"info.*\.csv$", path.name, re.IGNORECASE)]
+    table_files = [path for path in others if re.search(r"info.*\.csv$", path.name, re.IGNORECASE)]
     tables = _read_tables(table_files, problems)
-    items: list[dict[str, Any]] = []
+    items = ScanList(ignored=counted)
     for scan, found in chosen.items():
         if len(found.images) != 1 or len(found.labels) != 1:
             continue
@@ -262,38 +328,80 @@ def _items_of_folder(root: Path, section: str, labels: bool, problems: list[str]
             problems.append(f"{image}: {scan} is in none of the tables {', '.join(map(str, table_files))}.")
     if not table_files and any(Path(item["image"]).parent.name != "images" for item in items):
         problems.append(f"{root} holds no table of fracture types (*info*.csv): put RibFrac's tables there.")
-    return items
+    return items, names
 
 
-def _files_below(root: Path) -> list[Path]:
-    """List the files in a folder and below it, through links too, without hidden ones."""
-    if root.is_file():
-        return [root]
-    found = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
-    return found
+def _volumes(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """
+    Tell files that stand for a volume from others; those that hold a part of one beside it are neither.
+
+    A pair is listed by its ``.img``, one with the voxels elsewhere by its ``.nhdr`` or ``.mhd``.
+    """
+    suffixes = {path: volume_suffix(path) for path in files}
+    parts: dict[str, set[Path]] = defaultdict(set)
+    for path, suffix in suffixes.items():
+        if suffix in (".img", ".hdr", ".nhdr", ".mhd"):
+            parts[suffix].add(path.with_name(path.name[: -len(suffix)]))
+    pairs, heads = parts[".img"] & parts[".hdr"], parts[".nhdr"] | parts[".mhd"]
+    volumes, others = [], []
+    for path, suffix in suffixes.items():
+        is_half = suffix in (".img", ".hdr") and path.with_name(path.name[:-4]) not in pairs
+        if suffix and suffix != ".hdr" and not is_half:
+            volumes.append(path)
+        elif is_half or not suffix and not _is_data_of(path, heads):
+            others.append(path)
+    return volumes, others
 
 
-def _find_pairs(files: list[Path]) -> dict[str, _Scan]:
-    """Collect the files called ``X-image.nii.gz`` and ``X-label.nii.gz`` under their ``X``."""
+def _is_data_of(path: Path, heads: Set[Path]) -> bool:
+    """Tell whether a file holds the voxels of one of these headers, by its name."""
+    data = re.fullmatch(r"(.*)\.z?raw(\.gz)?", path.name, re.IGNORECASE | re.DOTALL) if heads else None
+    return data is not None and path.with_name(data[1]) in heads
+
+
+def _log_folders(below: FolderFiles, shown: Callable[[Path], str]) -> None:
+    """Tell which folders were not looked into."""
+    for folders, what in (
+        (below.results, "Folders of results are no input, and left out"),
+        (below.unreadable, "Folders that may not be opened are left out"),
+    ):
+        if folders:
+            more = f" and {len(folders) - _MAX_PROBLEMS_SHOWN} others" if len(folders) > _MAX_PROBLEMS_SHOWN else ""
+            _logger.warning(f"{what}: {', '.join(map(shown, folders[:_MAX_PROBLEMS_SHOWN]))}{more}.")
+
+
+def _shown(path: Path, root: Path, series: Sequence[DicomSeries]) -> str:
+    """Write a path below a root for a message, without the folders that name the patient of a series."""
+    inside = path.relative_to(root) if path != root else Path(path.name)
+    parts = ["[patient]" if any(one.names_patient(part) for one in series) else part for part in inside.parts]
+    return printable(str(Path(*parts)))
+
+
+def _find_pairs(
+    volumes: Sequence[Path], others: Sequence[Path]
+) -> tuple[dict[str, _Scan], list[Path], list[DicomSeries]]:
+    """Collect the files called ``X-image.nii.gz`` and ``X-label.nii.gz`` under their ``X``; what is left is ignored."""
     scans: dict[str, _Scan] = defaultdict(_Scan)
-    for path in files:
-        if _is_nifti(path) and _stem(path).endswith("-image"):
+    ignored = list(others)
+    for path in volumes:
+        if _is_called(path, "image"):
             scans[scan_name(path)].images.append(path)
-        elif _is_label(path):
-            scans[_stem(path).removesuffix("-label")].labels.append(path)
-    return scans
+        elif _is_called(path, "label"):
+            scans[volume_stem(path)[: -len("-label")]].labels.append(path)
+        else:
+            ignored.append(path)
+    return scans, sorted(ignored), []
 
 
-def _find_images(root: Path, files: list[Path]) -> dict[str, _Scan]:
-    """Collect every NIfTI file that is no label, and every CT series of DICOM slices."""
+def _find_images(
+    root: Path, volumes: Sequence[Path], others: Sequence[Path]
+) -> tuple[dict[str, _Scan], list[Path], list[DicomSeries]]:
+    """Collect every volume that is no label, and every CT series of DICOM slices; what is neither is ignored."""
     scans: dict[str, _Scan] = defaultdict(_Scan)
-    for path in files:
-        if _is_nifti(path) and not _is_label(path):
+    for path in volumes:
+        if not _is_called(path, "label"):
             scans[scan_name(path)].images.append(path)
-    others = (path for path in files if not _is_nifti(path) and path.suffix not in _NO_SCAN_SUFFIXES and path != root)
+    others = [path for path in others if not is_bookkeeping(path) and path != root]
     series, passed = find_series(others)
     for name, found in zip(scan_names(series, root), series):
         scans[name].images.append(found.folder)
@@ -301,7 +409,17 @@ def _find_images(root: Path, files: list[Path]) -> dict[str, _Scan]:
     if passed and not scans:
         shown = "\n".join(passed[:_MAX_PROBLEMS_SHOWN])
         raise ValueError(f"{root} holds no scan, but DICOM that is none:\n{shown}")
-    return scans
+    slices = {path for found in series for path in found.files}
+    return scans, [path for path in others if path not in slices and not _begins_as_dicom(path)], series
+
+
+def _begins_as_dicom(path: Path) -> bool:
+    """Tell whether a file begins as DICOM does; what becomes of it :func:`find_series` has told."""
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _choose(root: Path, scans: dict[str, _Scan], section: str, labels: bool) -> dict[str, _Scan]:
@@ -353,7 +471,7 @@ def _sections_of_folders(root: Path, paths: list[Path]) -> list[str]:
 
 def _is_ribfrac(scan: _Scan) -> bool:
     """Tell whether a scan has RibFrac's naming; in a folder of other scans a word may be part of a person's name."""
-    return any(_is_nifti(image) and _stem(image).endswith("-image") for image in scan.images)
+    return any(is_volume(image) and _is_called(image, "image") for image in scan.images)
 
 
 def _section_of_number(scan: str) -> str | None:
@@ -414,9 +532,10 @@ def file_problems(
     Tell what is wrong with the files of a scan, by their headers.
 
     Args:
-        image: a NIfTI file; or a DICOM series, as a list of its slices or the folder that holds it alone.
-        label: the NIfTI file of its annotation, on the image's grid; None where there is none.
-        assumed_orientation: where the axes run to of a NIfTI file that does not tell it, such as LPS, see
+        image: a file in a format of :mod:`scripts.volume_files`; or a DICOM series, as a list of its slices or the
+            folder that holds it alone.
+        label: the file of its annotation, on the image's grid; None where there is none.
+        assumed_orientation: where the axes run to of a file that does not tell it, such as LPS, see
             :func:`scripts.headers.checked_axcodes`; None: such a file is refused. Where one of image and label tells
             it and the other does not, they are refused in any case: nothing says that they lie on one grid.
 
@@ -461,9 +580,9 @@ def file_notes(image: str | os.PathLike[str]) -> list[str]:
     Returns:
         Messages that do not name the file.
     """
-    if not _is_nifti(Path(image)):
+    if not is_nifti(image):
         return []
-    scan = cast(nib.nifti1.Nifti1Image, nib.load(image))
+    scan = cast(nib.nifti1.Nifti1Image, load_nifti(image))
     notes = []
     if unit := _unit_beside_mm(scan):
         notes.append(f"its header gives lengths in {unit}; they are taken as mm.")
@@ -487,7 +606,7 @@ def _unit_beside_mm(image: nib.Nifti1Pair) -> str | None:
 
 
 class _Header(NamedTuple):
-    """What the header of a NIfTI file tells: its shape, its affine or the one assumed, and whether it tells that."""
+    """What the header of a file tells: its shape, its affine or the one assumed, and whether it tells that."""
 
     shape: tuple[int, ...]
     affine: np.ndarray
@@ -495,17 +614,18 @@ class _Header(NamedTuple):
 
 
 def _read_header(path: str, axcodes: str | None) -> _Header:
-    """Read the header of a NIfTI file; ``ValueError`` when it holds no volume, or lies nowhere."""
+    """Read the header of a file; ``ValueError`` when it holds no volume, or lies nowhere."""
+    if Path(path).is_symlink() and not Path(path).exists():
+        raise ValueError(f"{path}: is a link to a file that does not exist: mend or remove it.")
     try:
         with open(path, "rb"):  # nibabel does not say that it may not
             pass
-        image = cast(SpatialImage, nib.load(path))
+        nifti = _by_nibabel(path) if is_nifti(path) else None
+        image = header_by_itk(path) if nifti is None else header_of_nifti(nifti)
     except FileNotFoundError as error:
         raise ValueError(f"{path}: does not exist.") from error
     except PermissionError as error:
         raise ValueError(f"{path}: may not be read ({error.strerror}): ask for the right to read it.") from error
-    except _UNREADABLE as error:
-        raise ValueError(f"{path}: is no readable NIfTI file ({error}): copy it again.") from error
     if len(image.shape) != 3:
         raise ValueError(f"{path}: has {len(image.shape)} axes {image.shape}, a CT scan has 3.")
     if min(image.shape) < 1:
@@ -513,47 +633,52 @@ def _read_header(path: str, axcodes: str | None) -> _Header:
     if math.prod(image.shape) > _MAX_VOXELS:
         sides = " x ".join(map(str, image.shape))
         raise ValueError(f"{path}: has {sides} voxels, over {_MAX_VOXELS}, for which no memory is taken: crop it.")
-    if image.get_data_dtype().kind not in "iuf":
-        raise ValueError(f"{path}: holds {image.get_data_dtype()}, not one number a voxel: write it again in HU.")
-    affine = nifti_affine(image, path, axcodes)
+    if not image.is_number:
+        raise ValueError(f"{path}: holds {image.dtype}, not one number a voxel: write it again in HU.")
+    affine = (
+        stated_affine(path, image.affine, image.no_orientation, axcodes)
+        if nifti is None
+        else nifti_affine(nifti, path, axcodes)
+    )
     if not np.isfinite(affine).all() or np.linalg.det(affine) == 0:
         raise ValueError(f"{path}: its affine has no inverse, so the size and place of its voxels are unknown.")
     sides_mm = nib.affines.voxel_sizes(affine)
     if not (_VOXEL_MM[0] <= sides_mm.min() and sides_mm.max() <= _VOXEL_MM[1]):
         sides = " x ".join(f"{side:g}" for side in sides_mm)
-        unit = _unit_beside_mm(image) if isinstance(image, nib.Nifti1Pair) else None
+        unit = _unit_beside_mm(nifti) if isinstance(nifti, nib.Nifti1Pair) else None
         said = f" (its header says {unit}, which most programs pass over)" if unit else ""
         raise ValueError(f"{path}: its voxels of {sides} mm are no CT's{said}: correct the spacing in the header.")
-    return _Header(image.shape, affine, tells_orientation(image))
+    return _Header(image.shape, affine, tells_orientation(nifti) if nifti is not None else not image.no_orientation)
+
+
+def _by_nibabel(path: str) -> SpatialImage:
+    """Open a NIfTI file or pair."""
+    try:
+        return load_nifti(path)
+    except _UNREADABLE as error:
+        raise ValueError(f"{path}: is no readable NIfTI file ({error}): copy it again.") from error
 
 
 def _raise_problems(root: Path, problems: Iterable[str]) -> None:
     """Raise one error for all problems, with the first of them."""
-    found = list(problems)
+    found = [printable(problem) for problem in problems]
     if len(found) == 1:
         raise ValueError(found[0])
     if found:
-        shown = "\n".join(found[:_MAX_PROBLEMS_SHOWN])
-        raise ValueError(
-            f"{root}: {len(found)} problems, here the first {min(len(found), _MAX_PROBLEMS_SHOWN)}:\n{shown}"
-        )
+        first = found[:_MAX_PROBLEMS_SHOWN]
+        shown = "\n".join(first)
+        raise ValueError(f"{printable(str(root))}: {len(found)} problems, here the first {len(first)}:\n{shown}")
 
 
-def _is_nifti(path: Path) -> bool:
-    return path.name.endswith((".nii", ".nii.gz"))
-
-
-def _is_label(path: Path) -> bool:
-    return _is_nifti(path) and _stem(path).endswith("-label")
-
-
-def _stem(path: Path) -> str:
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+def _is_called(path: Path, kind: str) -> bool:
+    """Tell whether a volume is an image or a label by RibFrac's naming."""
+    return volume_stem(path).lower().endswith(f"-{kind}")
 
 
 def scan_name(path: Path) -> str:
     """Name a scan after its file or folder: without the extension and RibFrac's ``-image``."""
-    return _stem(path).removesuffix("-image") or _stem(path)
+    stem = volume_stem(path)
+    return stem[: -len("-image")] or stem if stem.lower().endswith("-image") else stem
 
 
 def natural_order(name: str) -> list[str | int]:

@@ -13,6 +13,7 @@ from monai.data import DataLoader, list_data_collate
 from torch.utils.data import Dataset
 
 from scripts.loading_faults import loading_fault, where_raised
+from scripts.scan_names import printable
 
 __all__ = ["SkippedScan", "SkippingDataLoader"]
 
@@ -95,7 +96,7 @@ class _Guarded(Dataset):
         except Exception as error:  # whatever a file can make the readers and the transforms raise
             item = self.dataset.data[index]
             _logger.debug("%s: loading failed\n%s", item["scan"], where_raised(error))
-            return SkippedScan(item["scan"], loading_fault(error, item["image"]))
+            return SkippedScan(item["scan"], printable(loading_fault(error, item["image"])))
 
 
 def _collate(items: Sequence[Any]) -> Any:

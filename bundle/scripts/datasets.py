@@ -26,6 +26,7 @@ from torch.utils.data import Dataset as TorchDataset
 from tqdm import tqdm
 
 from scripts.atomic_write import unfinished_files, write_tensors
+from scripts.volume_files import companion_files
 
 __all__ = ["MappedDataset", "files_hashing"]
 
@@ -157,9 +158,9 @@ def files_hashing(item: Mapping[str, Any]) -> bytes:
     Hash an item by its files' paths, sizes and times of change, and by its other plain values.
 
     Args:
-        item: of a data list; a path may be a file, or a folder whose files count, and there may be a list of paths, as
-            of a DICOM series. What is neither paths nor plain data (text, numbers, lists and dictionaries of them) does
-            not count.
+        item: of a data list; a path may be a file, with those beside it that hold a part of its volume, or a folder
+            whose files count, and there may be a list of paths, as of a DICOM series. What is neither paths nor
+            plain data (text, numbers, lists and dictionaries of them) does not count.
 
     Returns:
         SHA-256, in hexadecimal.
@@ -181,7 +182,7 @@ def files_hashing(item: Mapping[str, Any]) -> bytes:
 
 def _files(path: str) -> Iterator[Path]:
     resolved = Path(path).resolve()
-    yield from sorted(resolved.rglob("*")) if resolved.is_dir() else [resolved]
+    yield from sorted(resolved.rglob("*")) if resolved.is_dir() else [resolved, *companion_files(resolved)]
 
 
 def _write(item: Mapping[str, Any], path: Path) -> None:

@@ -17,10 +17,12 @@ __all__ = [
     "nifti_affine",
     "orientation_note",
     "orientation_problem",
+    "stated_affine",
     "tells_orientation",
 ]
 
 _CODES_MEANING = "its sform_code and qform_code are 0"
+_ANALYZE_MEANING = "its header is that of Analyze 7.5, not of NIfTI"
 
 
 def checked_axcodes(assumed_orientation: str | None) -> str | None:
@@ -85,9 +87,13 @@ def orientation_note(axcodes: str) -> str:
 
 
 def tells_orientation(image: SpatialImage) -> bool:
-    """Tell whether an image's header says where its axes run to; of a NIfTI file by its sform_code and qform_code."""
+    """
+    Tell whether an image's header says where its axes run to.
+
+    A NIfTI file does by its sform_code and qform_code, an Analyze 7.5 pair does not.
+    """
     if not isinstance(image, nib.Nifti1Pair):  # of which Nifti1Image and Nifti2Image are kinds
-        return True
+        return not isinstance(image, nib.AnalyzeImage)
     return bool(image.header["sform_code"] or image.header["qform_code"])
 
 
@@ -112,7 +118,9 @@ def nifti_affine(image: SpatialImage, path: PathLike, assumed_orientation: str |
         ValueError: when the file tells no orientation and none is stated, or tells no size of its voxels.
     """
     affine = np.array(image.affine, dtype=np.float64)
-    if not isinstance(image, nib.Nifti1Pair) or image.header["sform_code"]:
+    if not isinstance(image, nib.Nifti1Pair):
+        return stated_affine(path, affine, "" if tells_orientation(image) else _ANALYZE_MEANING, assumed_orientation)
+    if image.header["sform_code"]:
         return affine
     sides_mm = _stored_pixdim(image)
     if not (np.isfinite(sides_mm).all() and (sides_mm > 0).all()):
@@ -123,6 +131,28 @@ def nifti_affine(image: SpatialImage, path: PathLike, assumed_orientation: str |
     if assumed_orientation is None:
         raise ValueError(orientation_problem(path, _CODES_MEANING))
     return assumed_affine(sides_mm, assumed_orientation)
+
+
+def stated_affine(
+    path: PathLike, affine: NDArray, missing: str, assumed_orientation: str | None
+) -> NDArray[np.float64]:
+    """
+    Return the affine of a header, or, where it tells no orientation, of the axes that the user states.
+
+    Args:
+        path: the file.
+        affine: voxels to mm in RAS, shape ``(4, 4)``; without an orientation only the voxels' size counts.
+        missing: what the header lacks, for a message; empty where it tells the orientation.
+        assumed_orientation: see :func:`checked_axcodes`.
+
+    Raises:
+        ValueError: when the header tells no orientation and none is stated.
+    """
+    if not missing:
+        return affine
+    if assumed_orientation is None:
+        raise ValueError(orientation_problem(path, missing))
+    return assumed_affine(nib.affines.voxel_sizes(affine), assumed_orientation)
 
 
 def _stored_pixdim(image: nib.Nifti1Pair) -> NDArray[np.float64]:

@@ -4,32 +4,41 @@ from __future__ import annotations
 
 import gzip
 import math
-import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import itk
+import nibabel as nib
 import numpy as np
 from monai.config import PathLike
 from monai.data import ITKReader, NibabelReader
 from monai.data.image_reader import ImageReader
+from monai.data.utils import correct_nifti_header_if_necessary
 from monai.utils import ensure_tuple
 
 from scripts.dicom_series import is_dicom, series_files
-from scripts.headers import checked_axcodes, nifti_affine, tells_orientation
+from scripts.headers import (
+    assumed_affine,
+    checked_axcodes,
+    nifti_affine,
+    orientation_problem,
+    tells_orientation,
+)
+from scripts.volume_files import header_by_itk, is_nifti, is_volume, itk_names, load_nifti, read_by_itk
 
 __all__ = ["CheckedNibabelReader", "CTReader"]
 
 _BYTES_AT_A_TIME = 1 << 20
-_DICOM_TAG = re.compile(r"[0-9a-fA-F]{4}\|.*")
+# What MONAI's ITKReader says itself; the rest is from the file
+_KEPT_META = ("affine", "original_affine", "space", "spacing", "spatial_shape", "original_channel_dim")
 _SLICES_AT_A_TIME = 16  # measured on 512 x 512 x 357 voxels: four times as fast as all at once
 
 
 class CheckedNibabelReader(NibabelReader):
     """
-    Read a NIfTI file to its end, and lay its voxels out as torch wants them.
+    Read a NIfTI file, or a pair of them, to its end, and lay its voxels out as torch wants them.
 
     nibabel stops before the checksum at the end of a ``.gz`` file, so that one whose bytes have changed gives wrong
     voxels without a word. MONAI's conversion of its arrays, in which the first axis runs fastest, takes longer than
@@ -43,12 +52,20 @@ class CheckedNibabelReader(NibabelReader):
 
     Raises:
         ValueError: when a file is cut short, holds far more than its header tells of, differs from its checksum, or
-            tells no orientation and none is stated.
+            tells no orientation, as a pair in Analyze's format, and none is stated.
     """
 
     def __init__(self, assumed_orientation: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.assumed_orientation = checked_axcodes(assumed_orientation)
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        return all(is_nifti(path) for path in ensure_tuple(filename))
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
+        """Open a file; its voxels are not read before they are asked for."""
+        (path,) = self.filenames = ensure_tuple(data)
+        return correct_nifti_header_if_necessary(load_nifti(path))
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
         volume, meta = super().get_data(img)
@@ -60,9 +77,9 @@ class CheckedNibabelReader(NibabelReader):
         return nifti_affine(img, img.get_filename(), self.assumed_orientation)
 
     def _get_array_data(self, img: Any, filename: PathLike) -> np.ndarray:
-        path = Path(filename)
+        path = Path(img.file_map["image"].filename or filename)  # of a pair not the header's
         needed = int(img.dataobj.offset) + math.prod(img.shape) * img.get_data_dtype().itemsize
-        if path.suffix == ".gz":
+        if path.suffix.lower() == ".gz":
             content = _decompressed(path, needed)
             present, image = len(content), type(img).from_bytes(content)
         else:
@@ -93,40 +110,69 @@ def _decompressed(path: Path, needed: int) -> bytes:
 
 class CTReader(ImageReader):
     """
-    Read a scan of either kind: a NIfTI file by `CheckedNibabelReader`, or a DICOM series, decoded by ITK.
+    Read a scan of any kind: NIfTI by `CheckedNibabelReader`, NRRD, MetaImage or a DICOM series by ITK.
 
     MONAI's ``ITKReader`` takes a list of files for channels, and of a folder with several series it reads the first, in
     an order and of a choice that no one is told. This takes the slices of one series in order, as ``load_datalist``
     lists them, or a folder that holds one CT series. ITK decodes the pixels, compressed ones too (JPEG, JPEG-LS,
     JPEG 2000, RLE), and applies each slice's rescale slope and intercept: values are HU. The headers' tags do not reach
-    the metadata, so no name or number of a patient does.
+    the metadata, so no name or number of a patient does; nor do the fields of a NRRD or a MetaImage file, which may
+    come from DICOM.
 
     Args:
         assumed_orientation: of a file that tells none, see `CheckedNibabelReader`.
 
     Raises:
-        ValueError: when a NIfTI file is damaged, or tells no orientation and none is stated, a folder holds no CT
-            series, several, or a broken one, or a slice cannot be decoded. It names no slice by its file: patients'
-            names may stand there.
+        ValueError: when a file is damaged, or tells no orientation and none is stated, a folder holds no CT series,
+            several, or a broken one, or a slice cannot be decoded. It names no slice by its file: patients' names may
+            stand there.
     """
 
     def __init__(self, assumed_orientation: str | None = None) -> None:
         super().__init__()
-        self._dicom, self._nifti = ITKReader(), CheckedNibabelReader(assumed_orientation)
+        self._itk, self._nifti = ITKReader(), CheckedNibabelReader(assumed_orientation)
+        self.assumed_orientation = checked_axcodes(assumed_orientation)
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        return is_dicom(filename) or self._nifti.verify_suffix(filename)
+        return is_dicom(filename) or is_volume(ensure_tuple(filename)[0])
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
         """Open a file, a list of slices, or a folder with them; DICOM is not read before its data are asked for."""
-        return _DicomFiles(ensure_tuple(data)) if is_dicom(data) else self._nifti.read(data, **kwargs)
+        if is_dicom(data):
+            return _DicomFiles(ensure_tuple(data))
+        path = ensure_tuple(data)[0]
+        if is_nifti(path):
+            return self._nifti.read(path)
+        missing = header_by_itk(path).no_orientation
+        if missing and self.assumed_orientation is None:
+            raise ValueError(orientation_problem(path, missing))
+        return _Volume(read_by_itk(path), self.assumed_orientation if missing else None)
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
         """Return the volume in HU, shape ``(H, W, D)``, and its metadata, with the affine to RAS mm."""
-        if not isinstance(img, _DicomFiles):
+        if isinstance(img, nib.spatialimages.SpatialImage):
             return self._nifti.get_data(img)
-        volume, meta = self._dicom.get_data(img.decoded())
-        return _in_c_order(volume), {key: value for key, value in meta.items() if not _DICOM_TAG.fullmatch(key)}
+        volume, meta = self._itk.get_data(img.decoded())
+        kept = {key: value for key, value in meta.items() if key in _KEPT_META}
+        if isinstance(img, _Volume) and img.assumed_orientation:
+            kept["assumed_orientation"] = img.assumed_orientation
+        return _in_c_order(volume), kept
+
+
+class _Volume(NamedTuple):
+    """A volume that ITK has read, and the orientation that is assumed of it; None where its file tells it."""
+
+    image: itk.Image
+    assumed_orientation: str | None
+
+    def decoded(self) -> itk.Image:
+        """Return the volume, on the axes that are assumed."""
+        if self.assumed_orientation:
+            spacing_mm = np.array(self.image.GetSpacing())
+            affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ assumed_affine(spacing_mm, self.assumed_orientation)  # LPS
+            self.image.SetDirection(itk.matrix_from_array(affine[:3, :3] / spacing_mm))
+            self.image.SetOrigin([0.0, 0.0, 0.0])
+        return self.image
 
 
 class _DicomFiles:
@@ -137,7 +183,10 @@ class _DicomFiles:
 
     def decoded(self) -> itk.Image:
         """Return the volume; of float, since slope and intercept may differ from slice to slice."""
-        names = [str(file) for file in series_files(self.paths)]
+        with itk_names(series_files(self.paths)) as names:
+            return self._decoded(names)
+
+    def _decoded(self, names: Sequence[str]) -> itk.Image:
         try:
             return _decoded(names)
         except Exception:  # ITK raises several kinds; an UnboundLocalError where it knows no reader of a file

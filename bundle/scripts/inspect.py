@@ -27,6 +27,7 @@ from scripts.headers import checked_axcodes
 from scripts.review.html import render
 from scripts.review.views import Scan, projections
 from scripts.scan_facts import ScanFacts, doubled_images, scan_facts
+from scripts.scan_names import printable
 
 __all__ = ["inspect_dataset", "main", "summary_of"]
 
@@ -99,11 +100,12 @@ def inspect_dataset(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile("w+", dir=output.parent, encoding="utf-8") as parts:
         for item in tqdm(items, desc="inspect scans", unit="scan"):
-            headers = file_problems(item["image"], item.get("label"), axcodes)
+            headers = [printable(text) for text in file_problems(item["image"], item.get("label"), axcodes)]
             if labels and "label" not in item:
-                headers.append(f"{'its DICOM series' if is_dicom(item['image']) else item['image']}: has no label.")
+                named = "its DICOM series" if is_dicom(item["image"]) else item["image"]
+                headers.append(printable(f"{named}: has no label."))
             scans.append(ScanFacts(item["scan"], problems=headers) if headers else _add_scan(item, parts, axcodes))
-        problems += doubled_images(scans)
+        problems = [printable(text) for text in problems] + doubled_images(scans)
         page = render(
             "inspect.html", parting=_PARTING, summary=summary_of(scans), scans=scans, problems=problems, section=section
         )

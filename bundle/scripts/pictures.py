@@ -246,7 +246,7 @@ def scan_picture(
     low_hu, high_hu = (f"{value:.0f}".replace("-", "\N{MINUS SIGN}") for value in BONE_WINDOW_HU)
     between, size = (" ", 11) if columns > 1 else ("\n", 10)  # one column is too narrow for a line of all
     heading = f"coronal maximum projection;{between}axial slices, bone window ({low_hu} to {high_hu} HU)"
-    figure.suptitle(f"{title}\n{heading}" if title else heading, fontsize=size)
+    figure.suptitle(f"{title}\n{heading}" if title else heading, fontsize=size, parse_math=False)
     handles = [
         Line2D([], [], label=what, linewidth=2, color=color)
         for what, color in (("F: fracture (annotated)", FRACTURE_COLOR), ("C: candidate (predicted)", CANDIDATE_COLOR))

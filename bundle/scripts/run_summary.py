@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from scripts.atomic_write import write_json
 from scripts.dataloaders import SkippingDataLoader
 from scripts.file_digest import file_sha256
 from scripts.froc import KEY_FALSE_POSITIVES
+from scripts.ignored_files import IgnoredFiles
 from scripts.scan_records import ScanRecords
 
 __all__ = ["RunSummary", "bundle_facts"]
@@ -33,6 +34,7 @@ class RunSummary:
         checkpoint: the weights that ran; None where they are part of the network.
         settings: settings of the run that the summary tells.
         metrics: the ``metrics.json`` of this run; None without annotations.
+        ignored: files of the data set that were not taken for a scan, see ``scripts.ignored_files``.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class RunSummary:
         checkpoint: PathLike | None,
         settings: Mapping[str, Any],
         metrics: PathLike | None = None,
+        ignored: Sequence[IgnoredFiles] = (),
     ) -> None:
         self.path = Path(path)
         self.records = records
@@ -52,6 +55,7 @@ class RunSummary:
         self.checkpoint = checkpoint
         self.settings = settings
         self.metrics = None if metrics is None else Path(metrics)
+        self.ignored = ignored
 
     def remove(self) -> None:
         """Remove the summary of an earlier run: one that is killed has none."""
@@ -78,6 +82,7 @@ class RunSummary:
             },
             "scans_with_many_fractures": sum(row["many_fractures"] == "yes" for row in rows),
             "bad_scans": [scan._asdict() for scan in skipped],
+            "ignored": list(self.ignored),
             "froc": self._froc() if to_do else None,
         }
         write_json(self.path, summary)

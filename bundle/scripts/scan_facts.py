@@ -20,6 +20,7 @@ from scripts.headers import orientation_note
 from scripts.hounsfield import AIR_HU, BONE_HU, hu_problem
 from scripts.image_readers import CTReader
 from scripts.loading_faults import loading_fault
+from scripts.scan_names import printable
 
 __all__ = ["Fracture", "ScanFacts", "doubled_images", "scan_facts"]
 
@@ -97,7 +98,8 @@ def scan_facts(
     try:
         image = load(item["image"])
     except Exception as error:  # whatever a reader raises for a broken file: it is told, and the others are looked at
-        return ScanFacts(item["scan"], problems=[f"cannot be read: {loading_fault(error, item['image'])}"]), None, None
+        fault = printable(loading_fault(error, item["image"]))
+        return ScanFacts(item["scan"], problems=[f"cannot be read: {fault}"]), None, None
     values = image.numpy()[0]
     affine = image.affine.numpy()
     problems, notes = _of_values(values)
@@ -171,7 +173,7 @@ def _of_label(
     try:
         label = load(item["label"])
     except Exception as error:  # as above
-        return None, [], [f"cannot be read: {loading_fault(error, item['label'])}"]
+        return None, [], [f"cannot be read: {printable(loading_fault(error, item['label']))}"]
     marked = label.numpy()[0]
     ids = np.nan_to_num(marked).astype(np.int64)
     if not np.array_equal(ids, marked) or ids.min() < 0:

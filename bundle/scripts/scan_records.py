@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -57,7 +58,8 @@ class ScanRecords:
         whole: the run is of all scans, as an evaluation is, whose score is of what it predicts.
 
     Raises:
-        ValueError: when there is no such shard, or a run of all scans is to leave out what is done.
+        ValueError: when there is no such shard, a run of all scans is to leave out what is done, or a scan's own file
+            is among what the run would write.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class ScanRecords:
         self.mine = data[shard::shards]
         self.operating_score = operating_score
         self.many_fractures = many_fractures
+        self._check_sources()
 
     def to_do(self) -> list[Mapping[str, Any]]:
         """List the scans of this process that are not done."""
@@ -190,6 +193,27 @@ class ScanRecords:
                     f"{mask} is a prediction of another run, on a scan that this one does not have: give another "
                     "output_dir, or remove the predictions that are there."
                 )
+
+    def _check_sources(self) -> None:
+        """Raise ``ValueError`` when a mask or a map of probabilities would be written over a scan or its annotation."""
+        folders: dict[str, str] = {}  # links are followed once for each folder
+
+        def real(path: PathLike) -> str:
+            folder, name = os.path.split(path)
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            return os.path.join(folders[folder], name).casefold()  # some file systems do not tell A from a
+
+        sources = {
+            real(path) for item in self.data for path in (item["image"], item.get("label")) if isinstance(path, str)
+        }
+        for item in self.data:
+            for path in self._files(item["scan"]):
+                if real(path) in sources:
+                    raise ValueError(
+                        f"{path} is a scan or an annotation, and a prediction would be written over it: give another "
+                        "output_dir or predictions_dir."
+                    )
 
     @property
     def tables(self) -> tuple[Path, Path, Path]:

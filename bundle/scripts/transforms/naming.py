@@ -10,6 +10,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from scripts.datalist import scan_name
+from scripts.scan_names import safe_name
 
 __all__ = ["NameScand", "scan_name_formatter"]
 
@@ -24,7 +25,7 @@ class NameScand(MapTransform):
     Args:
         keys: keys of the images, with metadata as ``LoadImaged`` gives it; the name is put under ``"scan"``.
         scan_key: key of the scan's name, as ``load_datalist`` gives it. Where the data lack it (in MONAI Label, say)
-            the name is that of the file or folder without ``-image`` and the extension.
+            the name is that of the file or folder without ``-image`` and the extension, made safe.
         allow_missing_keys: skip keys that the data lacks.
     """
 
@@ -36,7 +37,7 @@ class NameScand(MapTransform):
         named = dict(data)
         for key in self.key_iterator(named):
             metadata = named[key].meta
-            of_file = scan_name(Path(str(metadata.get("filename_or_obj", key))))
+            of_file = safe_name(scan_name(Path(str(metadata.get("filename_or_obj", key)))))
             metadata["scan"] = str(named.get(self.scan_key, of_file))
         return named
 
