@@ -83,7 +83,7 @@ def test_wrong_scans_are_listed_and_the_others_looked_at(folder, tmp_path):
     assert len(scans["RibFrac1"].fractures) == 2
     page = Page((tmp_path / "inspect.html").read_text(encoding="utf-8"))
     assert len([e for e in page.all("img") if e.attributes["src"].startswith("data:")]) == 2
-    assert any("5.0 mm away" in e.text for e in page.all("li"))
+    assert any("5.0 mm apart" in e.text for e in page.all("li"))
 
 
 @pytest.mark.parametrize(
