@@ -99,7 +99,7 @@ class DicomResultHandler:
             try:
                 files, note = self._files(scan, ids, affine, rows)
             except Exception as error:  # of headers highdicom and pydicom raise nearly anything; the scan is done
-                files, note = {}, f"No DICOM is written: {header_fault(error)}."
+                files, note = {}, f"No DICOM is written: {header_fault(error).removesuffix('.')}."
                 engine.logger.debug("%s: no DICOM, %s", scan, where_raised(error))
             if note:
                 pred.meta["notes"] = " ".join(filter(None, [pred.meta.get("notes", ""), note]))
