@@ -19,6 +19,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
 
 from scripts.atomic_write import whole_file
+from scripts.dicom_files import read_dicom
 from scripts.file_digest import file_sha256
 
 __all__ = [
@@ -97,7 +98,7 @@ class Algorithm:
 
 def read_sources(files: Sequence[PathLike]) -> list[pydicom.Dataset]:
     """Read the headers of a series' slices, whole but for the pixels."""
-    return [pydicom.dcmread(path, stop_before_pixels=True) for path in files]
+    return [read_dicom(path, stop_before_pixels=True) for path in files]
 
 
 def missing_uids(source: pydicom.Dataset) -> list[str]:
