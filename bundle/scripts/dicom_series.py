@@ -76,7 +76,7 @@ _MAX_SIDE = 4096  # ultra-high-resolution CT has 2048; a damaged header has up t
 # 0.1 mm lie within
 _MAX_SHIFT_MM = 0.1
 _ROUNDING = 1e-6  # of numbers that were computed, not written
-# Slices this much thinner than their distance leave gaps. Sharp ones at every second place (1 mm each 1.5 mm) are usual.
+# Slices this much thinner than their distance leave gaps; 1 mm at each 1.5 mm is usual
 _MIN_THICKNESS_OF_STEP = 0.6
 _HASH_DIGITS = 10
 _SECONDS_WITHOUT_PROGRESS = 3.0

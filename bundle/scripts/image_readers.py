@@ -17,7 +17,8 @@ from monai.data import ITKReader, NibabelReader
 from monai.data.image_reader import ImageReader
 from monai.utils import ensure_tuple
 
-from scripts.dicom_series import is_dicom, series_files
+from scripts.dicom_pixels import decode_slices
+from scripts.dicom_series import is_dicom, read_series
 
 __all__ = ["CheckedNibabelReader", "CTReader"]
 
@@ -79,9 +80,9 @@ class CTReader(ImageReader):
 
     MONAI's ``ITKReader`` takes a list of files for channels, and of a folder with several series it reads the first, in
     an order and of a choice that no one is told. This takes the slices of one series in order, as ``load_datalist``
-    lists them, or a folder that holds one CT series. ITK decodes the pixels, compressed ones too (JPEG, JPEG-LS,
-    JPEG 2000, RLE), and applies each slice's rescale slope and intercept: values are HU. The headers' tags do not reach
-    the metadata, so no name or number of a patient does.
+    lists them, or a folder that holds one CT series; see :func:`scripts.dicom_pixels.decode_slices`. The headers' tags
+    do not reach the metadata, so no name or number of a patient does; what is doubtful about a series does, as
+    ``"file_notes"``.
 
     Raises:
         ValueError: when a NIfTI file is damaged, a folder holds no CT series, several, or a broken one, or a slice
@@ -96,7 +97,7 @@ class CTReader(ImageReader):
         return is_dicom(filename) or self._nifti.verify_suffix(filename)
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
-        """Open a file, a list of slices, or a folder with them; DICOM is not read before its data are asked for."""
+        """Open a file, a list of slices, or a folder with them; of DICOM the headers alone."""
         return _DicomFiles(ensure_tuple(data)) if is_dicom(data) else self._nifti.read(data, **kwargs)
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
@@ -104,32 +105,19 @@ class CTReader(ImageReader):
         if not isinstance(img, _DicomFiles):
             return self._nifti.get_data(img)
         volume, meta = self._dicom.get_data(img.decoded())
-        return _in_c_order(volume), {key: value for key, value in meta.items() if not _DICOM_TAG.fullmatch(key)}
+        meta = {key: value for key, value in meta.items() if not _DICOM_TAG.fullmatch(key)}
+        return _in_c_order(volume), {**meta, "file_notes": " ".join(img.series.notes)}
 
 
 class _DicomFiles:
-    """A DICOM series: its slices in order, or the folder that holds it alone."""
+    """A DICOM series: its slices, or the folder that holds it alone."""
 
     def __init__(self, paths: Sequence[PathLike]) -> None:
-        self.paths = paths
+        self.series = read_series(paths if len(paths) > 1 else paths[0])
 
     def decoded(self) -> itk.Image:
-        """Return the volume; of float, since slope and intercept may differ from slice to slice."""
-        names = [str(file) for file in series_files(self.paths)]
-        try:
-            return _decoded(names)
-        except Exception:  # ITK raises several kinds; an UnboundLocalError where it knows no reader of a file
-            for number, name in enumerate(names, start=1):
-                try:
-                    _decoded([name])
-                except Exception:
-                    broken = f"slice {number} of {len(names)}, by place, cannot be decoded: export the series again."
-                    raise ValueError(broken) from None
-            raise
-
-
-def _decoded(names: Sequence[str]) -> itk.Image:
-    return itk.imread(names, itk.F, imageio=itk.GDCMImageIO.New())
+        """Return the volume in HU."""
+        return decode_slices(self.series.files)
 
 
 def _in_c_order(volume: np.ndarray) -> np.ndarray:
