@@ -29,6 +29,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
 from scripts.atomic_write import write_json
+from scripts.dicom_files import looks_like_dicom
 from scripts.dicom_series import DicomSeries, find_series, is_dicom, read_series, scan_names
 from scripts.folder_files import FolderFiles, files_below
 from scripts.grids import corner_shift_mm, grid_difference
@@ -410,16 +411,7 @@ def _find_images(
         shown = "\n".join(passed[:_MAX_PROBLEMS_SHOWN])
         raise ValueError(f"{root} holds no scan, but DICOM that is none:\n{shown}")
     slices = {path for found in series for path in found.files}
-    return scans, [path for path in others if path not in slices and not _begins_as_dicom(path)], series
-
-
-def _begins_as_dicom(path: Path) -> bool:
-    """Tell whether a file begins as DICOM does; what becomes of it :func:`find_series` has told."""
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+    return scans, [path for path in others if path not in slices and not looks_like_dicom(path)], series
 
 
 def _choose(root: Path, scans: dict[str, _Scan], section: str, labels: bool) -> dict[str, _Scan]:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import highdicom as hd
 import numpy as np
-import pydicom
 from highdicom import sr
 from highdicom.sr.coding import CodedConcept
 from monai.config import PathLike
@@ -21,6 +20,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
 from pydicom.valuerep import DSfloat
 
+from scripts.dicom_files import read_dicom
 from scripts.dicom_header import clean_header, emptied_attributes
 from scripts.file_digest import file_sha256
 from scripts.header_privacy import quiet_headers
@@ -118,7 +118,7 @@ def read_sources(files: Sequence[PathLike]) -> tuple[list[Dataset], list[str]]:
     with quiet_headers():
         for number, file in enumerate(files):
             wanted = None if number == 0 else [*_NEEDED_UIDS, *_PLACE]
-            header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=wanted)
+            header = read_dicom(file, stop_before_pixels=True, specific_tags=wanted)
             clean = clean_header(header)
             if not clean.get("SOPClassUID"):  # some remove it, but not from the beginning of the file
                 clean.SOPClassUID = header.file_meta.get("MediaStorageSOPClassUID")

@@ -6,6 +6,7 @@ File names tell nothing here. Headers are read by pydicom; ITK decodes the pixel
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import logging
 import os
@@ -13,7 +14,7 @@ import re
 import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,7 @@ from pydicom.uid import (
 )
 from tqdm import tqdm
 
+from scripts.dicom_files import read_dicom
 from scripts.header_privacy import quiet_headers
 
 __all__ = ["DicomSeries", "DicomSlice", "find_series", "is_dicom", "read_series", "scan_names", "series_files"]
@@ -55,6 +57,7 @@ _TAGS = [
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
+    "SliceThickness",
     "Rows",
     "Columns",
     "BitsAllocated",
@@ -68,14 +71,23 @@ _PROJECTIONS = {"MIP", "MINIP", "PROJECTION IMAGE", "VRT", "VOLREN", "SSD"}
 # Shorter series watch a contrast medium arrive, or guide a needle: no rib is to be seen in full.
 _MIN_EXTENT_MM = 40.0
 _MAX_SIDE = 4096  # ultra-high-resolution CT has 2048; a damaged header has up to 65535, for which no memory is enough
-# How far a slice may lie from where it should: far under a voxel, far over the rounding of a header
+# How far a slice, or a pixel of it, may lie from where it should: far under a voxel; positions that were rounded to
+# 0.1 mm lie within
 _MAX_SHIFT_MM = 0.1
+_ROUNDING = 1e-6  # of numbers that were computed, not written
+# Slices this much thinner than their distance leave gaps; 1 mm at each 1.5 mm is usual
+_MIN_THICKNESS_OF_STEP = 0.6
 _HASH_DIGITS = 10
 _SECONDS_WITHOUT_PROGRESS = 3.0
 
 _DAMAGED = "it is DICOM that is damaged, or cannot be read; export it again"
+_NO_DICOM = "it is no DICOM"
+# A name with one of these says that its file is DICOM
+_DICOM_SUFFIXES = {".dcm", ".dicom", ".dic", ".ima"}
 
 logger = logging.getLogger(__name__)
+
+_Key = tuple[str, Path | None, str]  # series; folder, where it has no UID; why it is passed over
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +103,11 @@ class DicomSlice:
         uid: its SOP Instance UID; empty where it was removed.
         patient: the patient's number.
         examination: study and frame of reference.
-        size: rows, columns and pixel spacing.
+        claims_ct: whether it says that it is a slice of a CT, whatever it lacks.
+        shape: rows and columns.
+        spacing_mm: between rows, and between columns; none where it is no slice of a volume.
+        thickness_mm: its SliceThickness; none where it is no number.
+        number: its InstanceNumber; likewise.
         has_hu: whether it tells how to make HU of its values.
         is_whole: whether its file is as long as its pixels, where they are not compressed.
         orientation: directions of rows and columns (LPS), six numbers; none where it is no slice of a volume.
@@ -105,7 +121,11 @@ class DicomSlice:
     uid: str = ""
     patient: str = ""
     examination: str = ""
-    size: str = ""
+    claims_ct: bool = False
+    shape: tuple[int, int] = (0, 0)
+    spacing_mm: tuple[float, ...] = ()
+    thickness_mm: tuple[float, ...] = ()
+    number: tuple[float, ...] = ()
     has_hu: bool = False
     is_whole: bool = False
     orientation: tuple[float, ...] = ()
@@ -121,16 +141,24 @@ class DicomSeries:
         uid: its Series Instance UID; empty where it was removed from the headers.
         slices: its slices, in order.
         identity: names, numbers and dates in the headers that tell who the patient is, as they stand there.
+        unreadable: files among those of its slices that cannot be read, so that slices of it may be missing.
     """
 
     uid: str
     slices: tuple[DicomSlice, ...]
     identity: frozenset[str]
+    unreadable: tuple[str, ...] = ()
 
     @property
     def files(self) -> list[Path]:
-        """The slices' files, in order."""
-        return [Path(one.file) for one in self.slices]
+        """The slices' files, in order; and behind them the unreadable ones, so that whoever reads them meets these."""
+        return [Path(file) for file in (*(one.file for one in self.slices), *self.unreadable)]
+
+    @property
+    def has_unique_uids(self) -> bool:
+        """Whether each slice has a SOP Instance UID of its own, by which an object can refer to it."""
+        uids = {one.uid for one in self.slices}
+        return "" not in uids and len(uids) == len(self.slices)
 
     @property
     def folder(self) -> Path:
@@ -145,12 +173,17 @@ class DicomSeries:
     @property
     def description(self) -> str:
         """Its folder, hash and number of files, for a message."""
-        return f"{self.shown(self.folder)}: series {self.short_hash} of {len(self.slices)} files"
+        return f"{self.shown(self.folder)}: series {self.short_hash} of {len(self.files)} files"
 
     @cached_property
     def problem(self) -> str:
         """What makes it no volume and what to do, a sentence without its stop; empty where nothing does."""
-        return _problem_of_headers(self.slices) or _problem_of_positions(self)
+        return _problem_of_files(self) or _problem_of_headers(self.slices) or _problem_of_positions(self)
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What is doubtful about it and may be right, sentences that name nothing; of a series without a problem."""
+        return _notes(self.slices)
 
     @cached_property
     def _secrets(self) -> set[str]:
@@ -175,35 +208,106 @@ def find_series(files: Iterable[Path]) -> tuple[list[DicomSeries], list[str]]:
     Files belong together that share a Series Instance UID, in whichever folders they lie, or that lie in one folder and
     have none. What is no volume of a chest is passed over, with a line in the log that gives the reason: other
     modalities, localizers, secondary captures, dose reports, segmentations, projections, multi-frame objects, series
-    shorter than 40 mm, and files that are damaged.
+    shorter than 40 mm, and damaged files beside no series.
+
+    A file that cannot be read is the fault of the series among whose slices it lies, see `DicomSeries.unreadable`: one
+    whose header names the series; or damaged DICOM in the folder; or a file there that is no DICOM, such as an empty
+    one, and has a name like the slices' (``IM0045`` beside ``IM0044``) or a suffix of DICOM. Without a header, the
+    slices before and behind it by name tell which series that is.
 
     Args:
-        files: paths; those that are no DICOM are passed over without a word.
+        files: paths; others that are no DICOM are passed over without a word, see
+            :func:`scripts.dicom_files.looks_like_dicom`.
 
     Returns:
         the series by their folders, broken ones too; and why others were passed over, a sentence each, in which no name
         or number of a patient stands.
     """
-    groups: dict[tuple[str, Path | None, str], list[DicomSlice]] = defaultdict(list)
+    groups: dict[_Key, list[DicomSlice]] = defaultdict(list)
     everyone: set[str] = set()
     for path in tqdm(files, desc="look for DICOM", unit="file", leave=False, delay=_SECONDS_WITHOUT_PROGRESS):
         one = _read_slice(path)
         if one is not None:
             groups[one.series, None if one.series else path.parent, one.passed_over].append(one)
             everyone.update(one.identity)
+    unreadable = _unreadable_of(groups)
+    blamed = {file for files_ in unreadable.values() for file in files_}
     found, passed = [], []
-    for (uid, _, reason), slices in groups.items():
+    for key, slices in groups.items():
+        uid, _, reason = key
+        if reason:
+            slices = [one for one in slices if one.file not in blamed]
+        if reason == _NO_DICOM or not slices:
+            continue
         identity = {value for one in slices for value in one.identity}
         if reason and not identity:  # a damaged file does not tell whose it is, its folder may
             identity = everyone
-        series = DicomSeries(uid, tuple(slices if reason else _in_order(slices)), frozenset(identity))
-        reason = reason or ("" if _problem_of_headers(slices) else _why_too_short(series))
+        series = DicomSeries(
+            uid,
+            tuple(slices if reason else _in_order(slices)),
+            frozenset(identity),
+            tuple(sorted(unreadable.get(key, ()))),
+        )
+        if not reason and not series.unreadable and not _problem_of_headers(slices):
+            reason = _why_too_short(series)
         if reason:
             passed.append(f"{series.description} is passed over: {reason}.")
             logger.info(passed[-1])
         else:
             found.append(series)
     return sorted(found, key=lambda series: (series.folder, series.uid)), passed
+
+
+def _unreadable_of(groups: Mapping[_Key, Sequence[DicomSlice]]) -> dict[_Key, set[str]]:
+    """Tell which files that cannot be read, or lack what a slice has, are the fault of which series."""
+    blamed: dict[_Key, set[str]] = defaultdict(set)
+    beside: dict[Path, list[DicomSlice]] = defaultdict(list)
+    for (uid, _, reason), slices in groups.items():
+        series = groups.get((uid, None, ""), ()) if uid else ()
+        for one in slices if reason else ():
+            has_place = bool(one.position and one.orientation)  # a page of text has none, and another shape
+            if series and one.claims_ct and (has_place or one.shape in ((0, 0), series[0].shape)):
+                blamed[uid, None, ""].add(one.file)
+            elif reason in (_DAMAGED, _NO_DICOM):
+                beside[Path(one.file).parent].append(one)
+    if not beside:
+        return blamed
+    readable: dict[Path, list[tuple[list[str | int], str, _Key]]] = defaultdict(list)
+    for key, slices in groups.items():
+        for one in slices if key[2] not in (_DAMAGED, _NO_DICOM) else ():
+            path = Path(one.file)
+            if path.parent in beside:
+                readable[path.parent].append((_by_number(path.name), path.name, key))
+    for folder, files in beside.items():
+        neighbors = sorted(readable[folder], key=lambda neighbor: neighbor[0])
+        order, shapes = [name for name, _, _ in neighbors], {_shape_of_name(name) for _, name, _ in neighbors}
+        for one in files:
+            name = Path(one.file).name
+            if one.passed_over == _DAMAGED or _is_named_as_slice(name, shapes):
+                place = bisect.bisect(order, _by_number(name))
+                for _, _, key in neighbors[max(place - 1, 0) : place + 1]:
+                    if not key[2]:
+                        blamed[key].add(one.file)
+    return blamed
+
+
+def _by_number(name: str) -> list[str | int]:
+    """Give a key that sorts the numbers in names by value."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
+
+
+def _shape_of_name(name: str) -> str:
+    """What the names of a series' slices share: all but the digits, or that it is a number in hexadecimal digits."""
+    stem, suffix = os.path.splitext(name.casefold())
+    if re.fullmatch(r"[0-9a-f]{6,}", stem) and not suffix:
+        return f"{len(stem)} hexadecimal digits"
+    return re.sub(r"[0-9]+", "0", name.casefold())
+
+
+def _is_named_as_slice(name: str, shapes: set[str]) -> bool:
+    shape = _shape_of_name(name)
+    numbered = any(letter.isdecimal() for letter in shape)
+    return (numbered and shape in shapes) or os.path.splitext(name.casefold())[1] in _DICOM_SUFFIXES
 
 
 def read_series(image: PathLike | Sequence[PathLike]) -> DicomSeries:
@@ -242,13 +346,13 @@ def series_files(image: PathLike | Sequence[PathLike]) -> list[Path]:
     Return the slices of a series in order.
 
     Args:
-        image: the slices in order; or a folder, see `read_series`.
+        image: its slices; or a folder, see `read_series`.
 
     Raises:
-        ValueError: when the folder does not hold one CT series.
+        ValueError: when that is not one CT series.
     """
     paths = ensure_tuple(image)
-    return [Path(path) for path in paths] if len(paths) > 1 else read_series(paths[0]).files
+    return read_series(paths if len(paths) > 1 else paths[0]).files
 
 
 def scan_names(series: Sequence[DicomSeries], root: Path) -> list[str]:
@@ -287,13 +391,13 @@ def _words(text: str) -> list[str]:
 
 
 def _read_slice(path: Path) -> DicomSlice | None:
-    """Read what matters of a header; None for what is no DICOM object, or a list of others (DICOMDIR)."""
+    """Read what matters of a header; None for a list of other files (DICOMDIR)."""
     with quiet_headers():  # of a damaged header pydicom raises nearly anything
         try:
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+            header = read_dicom(path, stop_before_pixels=True, specific_tags=_TAGS)
             return None if _kind(header) == MediaStorageDirectoryStorage else _slice_of(header, path)
         except InvalidDicomError:
-            return None
+            return DicomSlice(str(path), passed_over=_NO_DICOM)
         except Exception:
             return DicomSlice(str(path), passed_over=_DAMAGED)
 
@@ -313,7 +417,11 @@ def _slice_of(header: pydicom.FileDataset, path: Path) -> DicomSlice:
         uid=str(header.get("SOPInstanceUID") or ""),
         patient=sys.intern(str(header.get("PatientID", ""))),
         examination=sys.intern(str([header.get(tag) for tag in ("FrameOfReferenceUID", "StudyInstanceUID")])),
-        size=sys.intern(str([header.get(tag) for tag in ("Rows", "Columns", "PixelSpacing")])),
+        claims_ct=_claims_ct(header),
+        shape=(int(header.get("Rows") or 0), int(header.get("Columns") or 0)),
+        spacing_mm=_numbers(header, "PixelSpacing", 2),
+        thickness_mm=_numbers(header, "SliceThickness", 1),
+        number=_numbers(header, "InstanceNumber", 1),
         has_hu=header.get("RescaleSlope") is not None and header.get("RescaleIntercept") is not None,
         is_whole=_is_whole(header, path),
         orientation=_numbers(header, "ImageOrientationPatient", 6),
@@ -330,7 +438,8 @@ def _identity_of(header: pydicom.FileDataset) -> tuple[str, ...]:
 
 def _is_whole(header: pydicom.FileDataset, path: Path) -> bool:
     """Tell whether a file is long enough for its pixels, before memory is taken for them."""
-    if UID(str(header.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian))).is_compressed:
+    syntax = UID(str(header.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)))
+    if syntax.is_compressed or syntax.is_deflated:  # what is cut off of a deflated file fails as its header is read
         return True
     bits = header.get("Rows", 0) * header.get("Columns", 0) * header.get("BitsAllocated", 16)
     return path.stat().st_size * 8 >= bits
@@ -339,7 +448,8 @@ def _is_whole(header: pydicom.FileDataset, path: Path) -> bool:
 def _numbers(header: pydicom.FileDataset, tag: str, count: int) -> tuple[float, ...]:
     """Read the numbers of a tag; none where they are not so many, or no numbers."""
     try:
-        values = tuple(float(value) for value in header.get(tag) or ())
+        value = header.get(tag)
+        values = tuple(float(one) for one in (() if value is None else ensure_tuple(value)))
     except (TypeError, ValueError):
         return ()
     return values if len(values) == count and np.isfinite(values).all() else ()
@@ -348,7 +458,9 @@ def _numbers(header: pydicom.FileDataset, tag: str, count: int) -> tuple[float, 
 def _why_passed_over(header: pydicom.FileDataset) -> str:
     """Tell why a file is no slice of a CT volume, or nothing."""
     kind, modality = _kind(header), header.get("Modality")
-    image_type = {str(value).upper() for value in header.get("ImageType") or []}
+    image_type = _image_type(header)
+    if _claims_ct(header) and not (header.get("Rows") and header.get("Columns")):
+        return _DAMAGED
     if modality != "CT":
         return f"its modality is {modality}, not CT"
     if kind == EnhancedCTImageStorage:
@@ -367,6 +479,43 @@ def _why_passed_over(header: pydicom.FileDataset) -> str:
     return ""
 
 
+def _claims_ct(header: pydicom.FileDataset) -> bool:
+    """Tell whether a header is that of a CT's slice, as far as it goes; one that says nothing is cut off."""
+    kind, modality = _kind(header), header.get("Modality")
+    is_slice = kind in ("", CTImageStorage) and modality in (None, "", "CT")
+    return is_slice and not _image_type(header) & (_LOCALIZERS | _PROJECTIONS)
+
+
+def _image_type(header: pydicom.FileDataset) -> set[str]:
+    return {str(value).upper() for value in ensure_tuple(header.get("ImageType") or ())}
+
+
+def _problem_of_files(series: DicomSeries) -> str:
+    """Tell how many files among the slices cannot be read, or nothing."""
+    count = len(series.unreadable)
+    if not count:
+        return ""
+    files = "a file" if count == 1 else f"{count} files"
+    return f"{files} among its slices cannot be read (empty, cut short or damaged); export the series again"
+
+
+def _notes(slices: Sequence[DicomSlice]) -> list[str]:
+    """Tell what speaks for slices that were left out evenly."""
+    notes = []
+    step = _usual_step(_along_normal(slices))
+    thickness = [one.thickness_mm[0] for one in slices if one.thickness_mm and one.thickness_mm[0] > 0]
+    if thickness and (usual := float(np.median(thickness))) < _MIN_THICKNESS_OF_STEP * step:
+        notes.append(
+            f"its slices are {usual:g} mm thick and {step:.2f} mm apart, so that a fracture may lie between them: "
+            "were some left out?"
+        )
+    numbers = np.array([one.number[0] for one in slices if one.number])
+    if len(numbers) == len(slices) and (steps := np.unique(np.abs(np.diff(numbers)))).min() > 1:
+        if len(steps) == 1:
+            notes.append(f"its InstanceNumbers run in steps of {steps[0]:g}: were slices left out?")
+    return notes
+
+
 def _problem_of_headers(slices: Sequence[DicomSlice]) -> str:
     """Tell what makes slices of one UID no series, or nothing."""
     if len({one.patient for one in slices}) > 1:
@@ -374,7 +523,7 @@ def _problem_of_headers(slices: Sequence[DicomSlice]) -> str:
             "slices of two patients are mixed under one Series Instance UID; separate them, and give each its own UID"
         )
     for kinds, what in (
-        ({one.size for one in slices}, "slices of different size are mixed"),
+        (_sizes(slices), "slices of different size are mixed"),
         ({one.examination for one in slices}, "slices of two examinations are mixed"),
     ):
         if len(kinds) > 1:
@@ -389,6 +538,13 @@ def _problem_of_headers(slices: Sequence[DicomSlice]) -> str:
     if np.abs(orientations - orientations[0]).max() > 1e-3:
         return "slices of different orientation are mixed under one Series Instance UID; give each its own UID"
     return ""
+
+
+def _sizes(slices: Sequence[DicomSlice]) -> set[tuple[int, ...]]:
+    """The slices' shapes, and whether the far corners of their pixels lie apart for unequal spacing."""
+    spacings = np.array([one.spacing_mm for one in slices])
+    apart_mm = np.abs(spacings - spacings[0]).max(axis=1) * max(slices[0].shape)
+    return {(*one.shape, int(shift > _MAX_SHIFT_MM)) for one, shift in zip(slices, apart_mm)}
 
 
 def _normal(one: DicomSlice) -> NDArray[np.float64]:
@@ -424,6 +580,7 @@ def _problem_of_positions(series: DicomSeries) -> str:
     positions = np.array([one.position for one in slices])
     along = _along_normal(slices)
     steps, step = np.diff(along), _usual_step(along)
+    max_shift_mm = _max_shift_mm(positions, _normal(slices[0]))
     if (steps <= _MAX_SHIFT_MM).any():
         i = int(np.argmin(steps))
         if slices[i].uid and slices[i].uid == slices[i + 1].uid:
@@ -432,18 +589,25 @@ def _problem_of_positions(series: DicomSeries) -> str:
             f"two slices lie at {along[i]:.1f} mm along the normal: two phases or reconstructions are mixed; give each "
             "its own Series Instance UID, or remove one"
         )
-    uneven = np.abs(steps - step) > _MAX_SHIFT_MM
+    # rounded positions are apart by one of two steps: the mean lies between them
+    uneven = np.minimum(np.abs(steps - step), np.abs(steps - steps.mean())) > max_shift_mm
     if uneven.any():
-        i = int(np.argmax(uneven))
+        i = int(np.argmax(np.where(uneven, np.abs(steps - step), 0)))
         place = f"between {along[i]:.1f} and {along[i + 1]:.1f} mm along the normal, where {step:.2f} mm are usual"
         if steps[i] > 1.5 * step:
             return f"slices are missing {place}; export the series again, or as NIfTI resampled to even slices"
         return f"slices are unevenly spaced {place}; resample them to even ones, as NIfTI"
     shift = positions[-1] - positions[0] - (along[-1] - along[0]) * _normal(slices[0])
-    if np.linalg.norm(shift) > _MAX_SHIFT_MM * max(1.0, 0.01 * len(slices)):
+    if np.linalg.norm(shift) > max_shift_mm * max(1.0, 0.01 * len(slices)):
         degrees = np.degrees(np.arctan2(np.linalg.norm(shift), along[-1] - along[0]))
         return f"the gantry was tilted by {degrees:.1f} degrees; resample the series to an upright grid, as NIfTI"
     even = positions[0] + np.outer(np.arange(len(slices)), positions[-1] - positions[0]) / (len(slices) - 1)
     if np.abs(positions - even).max() > 10 * _MAX_SHIFT_MM:
         return "the slices do not lie on one straight line; resample them to an even grid, as NIfTI"
     return ""
+
+
+def _max_shift_mm(positions: NDArray[np.float64], normal: NDArray[np.float64]) -> float:
+    """How far a slice may lie from its place, mm; more for an oblique stack whose coordinates are rounded to 0.1 mm."""
+    is_rounded = np.abs(positions - np.round(positions, 1)).max() < _ROUNDING
+    return _MAX_SHIFT_MM * (float(np.abs(normal).sum()) if is_rounded else 1.0) + _ROUNDING

@@ -6,6 +6,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,15 +19,10 @@ from monai.data.image_reader import ImageReader
 from monai.data.utils import correct_nifti_header_if_necessary
 from monai.utils import ensure_tuple
 
-from scripts.dicom_series import is_dicom, series_files
-from scripts.headers import (
-    assumed_affine,
-    checked_axcodes,
-    nifti_affine,
-    orientation_problem,
-    tells_orientation,
-)
-from scripts.volume_files import header_by_itk, is_nifti, is_volume, itk_names, load_nifti, read_by_itk
+from scripts.dicom_pixels import decode_slices
+from scripts.dicom_series import DicomSeries, is_dicom, read_series
+from scripts.headers import assumed_affine, checked_axcodes, nifti_affine, orientation_problem, tells_orientation
+from scripts.volume_files import header_by_itk, is_nifti, is_volume, load_nifti, read_by_itk
 
 __all__ = ["CheckedNibabelReader", "CTReader"]
 
@@ -114,10 +110,9 @@ class CTReader(ImageReader):
 
     MONAI's ``ITKReader`` takes a list of files for channels, and of a folder with several series it reads the first, in
     an order and of a choice that no one is told. This takes the slices of one series in order, as ``load_datalist``
-    lists them, or a folder that holds one CT series. ITK decodes the pixels, compressed ones too (JPEG, JPEG-LS,
-    JPEG 2000, RLE), and applies each slice's rescale slope and intercept: values are HU. The headers' tags do not reach
-    the metadata, so no name or number of a patient does; nor do the fields of a NRRD or a MetaImage file, which may
-    come from DICOM.
+    lists them, or a folder that holds one CT series; see :func:`scripts.dicom_pixels.decode_slices`. The headers' tags
+    do not reach the metadata, so no name or number of a patient does; what is doubtful about a series does, as
+    ``"file_notes"``. Nor do the fields of a NRRD or a MetaImage file, which may come from DICOM.
 
     Args:
         assumed_orientation: of a file that tells none, see `CheckedNibabelReader`.
@@ -154,7 +149,9 @@ class CTReader(ImageReader):
             return self._nifti.get_data(img)
         volume, meta = self._itk.get_data(img.decoded())
         kept = {key: value for key, value in meta.items() if key in _KEPT_META}
-        if isinstance(img, _Volume) and img.assumed_orientation:
+        if isinstance(img, _DicomFiles):
+            kept["file_notes"] = " ".join(img.series.notes)
+        elif img.assumed_orientation:
             kept["assumed_orientation"] = img.assumed_orientation
         return _in_c_order(volume), kept
 
@@ -176,31 +173,19 @@ class _Volume(NamedTuple):
 
 
 class _DicomFiles:
-    """A DICOM series: its slices in order, or the folder that holds it alone."""
+    """A DICOM series: its slices, or the folder that holds it alone."""
 
     def __init__(self, paths: Sequence[PathLike]) -> None:
         self.paths = paths
 
+    @cached_property
+    def series(self) -> DicomSeries:
+        """Its headers; read when the data are asked for, since ``LoadImage`` logs the files' names where that fails."""
+        return read_series(self.paths if len(self.paths) > 1 else self.paths[0])
+
     def decoded(self) -> itk.Image:
-        """Return the volume; of float, since slope and intercept may differ from slice to slice."""
-        with itk_names(series_files(self.paths)) as names:
-            return self._decoded(names)
-
-    def _decoded(self, names: Sequence[str]) -> itk.Image:
-        try:
-            return _decoded(names)
-        except Exception:  # ITK raises several kinds; an UnboundLocalError where it knows no reader of a file
-            for number, name in enumerate(names, start=1):
-                try:
-                    _decoded([name])
-                except Exception:
-                    broken = f"slice {number} of {len(names)}, by place, cannot be decoded: export the series again."
-                    raise ValueError(broken) from None
-            raise
-
-
-def _decoded(names: Sequence[str]) -> itk.Image:
-    return itk.imread(names, itk.F, imageio=itk.GDCMImageIO.New())
+        """Return the volume in HU."""
+        return decode_slices(self.series.files)
 
 
 def _in_c_order(volume: np.ndarray) -> np.ndarray:

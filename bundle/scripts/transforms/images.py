@@ -155,8 +155,8 @@ class NoteDoubtsd(MapTransform):
     Write what is doubtful about a scan into its metadata, from where it reaches the prediction.
 
     Such a scan is predicted, since it may be right: its header says two things about where it lies, or nothing about
-    where its axes run to, it shows no bone, or no lungs. MONAI has no place for what a user should know of one scan and
-    need not stop for.
+    where its axes run to, it shows no bone, no lungs, or slices seem to be left out. MONAI has no place for what a user
+    should know of one scan and need not stop for.
 
     Args:
         keys: keys of the scans in HU, shape ``(1, H, W, D)``, with metadata as ``LoadImaged`` gives it; the text is put
@@ -174,7 +174,8 @@ class NoteDoubtsd(MapTransform):
         for key in self.key_iterator(noted):
             image = noted[key]
             path = Path(str(image.meta.get("filename_or_obj", "")))
-            notes = file_notes(path) if path.is_file() else []
+            notes = [image.meta["file_notes"]] if image.meta.get("file_notes") else []  # of a DICOM series
+            notes += file_notes(path) if path.is_file() else []
             if axcodes := image.meta.get("assumed_orientation"):
                 notes.append(orientation_note(axcodes))
             if image.max() < BONE_HU:
