@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import multiprocessing
 import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +18,17 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import lps_affine
-from monai.data import Dataset
+import torch
+from conftest import BUNDLE_ROOT, lps_affine
+from monai.data import Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd
 from torch import nn
 
+from scripts import dataloaders
+from scripts.by_value import pack, unpack
 from scripts.datalist import load_datalist
-from scripts.dataloaders import SkippingDataLoader
+from scripts.dataloaders import PipeFallbackDataLoader, SkippingDataLoader
 from scripts.image_readers import CTReader
 from scripts.transforms import CheckFilesd, CheckImaged
 
@@ -162,3 +171,194 @@ def test_what_a_process_has_loaded_can_be_inverted(tmp_path: Path) -> None:
     (batch,) = SkippingDataLoader(Dataset(data, steps), num_workers=1)
     assert batch["image"].shape == (1, 1, 8, 7, 9)
     assert Invertd("image", steps)({"image": batch["image"][0]})["image"].shape == (1, 9, 8, 7)
+
+
+# ---- processes that are ended ----
+
+
+class Deadly:
+    """A data set whose loading ends its own process, by a signal or an exit status; an item of None is whole."""
+
+    def __init__(self, folder: Path, ends: list[int | None], times: int = 9) -> None:
+        self.data = [{"scan": f"scan{n}", "image": str(folder / f"{n}.nii.gz")} for n in range(len(ends))]
+        self.folder, self.ends, self.times = folder, ends, times
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        end = self.ends[index]
+        tries = self.folder / f"tries{index}"
+        if end is not None and len(tries.read_bytes() if tries.exists() else b"") < self.times:
+            with tries.open("ab") as file:
+                file.write(b".")
+            if end < 0:
+                os.kill(os.getpid(), -end)
+            os._exit(end)
+        return {"scan": self.data[index]["scan"], "image": MetaTensor(torch.full((1, 4, 3, 2), float(index)))}
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 9])
+def test_a_scan_whose_process_is_ended_is_passed_over_and_the_others_are_loaded(
+    num_workers: int, tmp_path: Path
+) -> None:
+    ends = [None, -signal.SIGKILL, None, -signal.SIGSEGV, 3, None]
+    scans = SkippingDataLoader(Deadly(tmp_path, ends), num_workers)  # type: ignore[arg-type]
+    assert [int(batch["image"].max()) for batch in scans] == [0, 2, 5]
+    assert [(skipped.scan, skipped.reason.removeprefix(str(tmp_path))) for skipped in scans.skipped] == [
+        (
+            "scan1",
+            "/1.nii.gz: the process that loads it was ended by signal 9 (Killed), perhaps for want of memory: free "
+            "some, or lower num_workers; it was tried twice.",
+        ),
+        (
+            "scan3",
+            "/3.nii.gz: the process that loads it was ended by signal 11 (Segmentation fault): perhaps a library "
+            "cannot read the file, or memory ran out; it was tried twice.",
+        ),
+        ("scan4", "/4.nii.gz: the process that loads it ended with exit status 3; it was tried twice."),
+    ]
+    assert [len((tmp_path / f"tries{index}").read_bytes()) for index in (1, 3, 4)] == [2, 2, 2]
+    with pytest.raises(ValueError, match="3 of 6 scans could not be loaded, the others are done:"):
+        scans.raise_skipped()
+
+
+def test_a_scan_whose_process_is_ended_once_is_loaded_by_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scans = SkippingDataLoader(Deadly(tmp_path, [None, -signal.SIGKILL, None], times=1), 1)  # type: ignore[arg-type]
+    assert [int(batch["image"].max()) for batch in scans] == [0, 1, 2] and not scans.skipped
+    (message,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert message.startswith("scan1: the process that loads it was ended by signal 9 (Killed)")
+    assert message.endswith("It is loaded once more.")
+
+
+def test_a_process_that_is_ended_between_two_scans_costs_none(tmp_path: Path) -> None:
+    scans = iter(SkippingDataLoader(Deadly(tmp_path, [None] * 4), 1))  # type: ignore[arg-type]
+    next(scans)
+    (child,) = multiprocessing.active_children()
+    time.sleep(0.2)  # it waits to hand over the next one
+    os.kill(child.pid or 0, signal.SIGKILL)
+    assert [int(batch["image"].max()) for batch in scans] == [1, 2, 3]
+
+
+def test_the_slices_of_a_series_whose_process_is_ended_are_not_named(tmp_path: Path) -> None:
+    dataset = Deadly(tmp_path, [-signal.SIGKILL])
+    dataset.data[0]["image"] = [str(tmp_path / "Doe^Jane" / "1.dcm")]  # type: ignore[assignment]
+    scans = SkippingDataLoader(dataset, 1)  # type: ignore[arg-type]
+    assert list(scans) == []
+    assert scans.skipped[0].reason.startswith("the process that loads it was ended by signal 9")
+
+
+def test_no_process_stays_where_a_run_stops_in_the_middle(tmp_path: Path) -> None:
+    scans = iter(SkippingDataLoader(Deadly(tmp_path, [None] * 6), 2))  # type: ignore[arg-type]
+    next(scans)
+    assert len(multiprocessing.active_children()) == 2
+    scans.close()  # type: ignore[attr-defined]  # of a generator
+    assert multiprocessing.active_children() == []
+
+
+def test_no_process_stays_where_its_parent_is_killed(tmp_path: Path) -> None:
+    def run(pids: Any) -> None:
+        scans = iter(SkippingDataLoader(Deadly(tmp_path, [None] * 6), 2))  # type: ignore[arg-type]
+        next(scans)
+        pids.put([child.pid for child in multiprocessing.active_children()])
+        time.sleep(60)
+
+    context = multiprocessing.get_context("fork")
+    pids = context.SimpleQueue()
+    parent = context.Process(target=run, args=(pids,))
+    parent.start()
+    children = pids.get()
+    parent.kill()
+    parent.join()
+    until = time.monotonic() + 20
+    while any(is_running(pid) for pid in children) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert [pid for pid in children if is_running(pid)] == []
+
+
+def is_running(pid: int) -> bool:
+    """Tell whether there is such a process that is no zombie."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+# ---- shared memory ----
+
+
+def test_what_goes_by_value_is_what_comes() -> None:
+    volume = MetaTensor(torch.arange(24, dtype=torch.int16).reshape(1, 2, 3, 4), affine=torch.tensor(lps_affine()))
+    item = {"image": volume, "part": volume[..., ::2], "plane": np.arange(4.0), "none": torch.empty(0, 3), "scan": "a"}
+    content, buffers = pack(item)
+    assert [buffer.nbytes for buffer in buffers if buffer.nbytes in (48, 24)] == [48, 24]  # a view of half
+    again = unpack(content, [bytearray(buffer) for buffer in buffers])
+    assert again.keys() == item.keys() and again["scan"] == "a" and again["none"].shape == (0, 3)
+    for key in ("image", "part"):
+        assert isinstance(again[key], MetaTensor) and again[key].dtype == torch.int16
+        assert torch.equal(again[key].as_tensor(), item[key].as_tensor())
+        assert torch.equal(again[key].affine, volume.affine)
+    again["image"] += 1  # what comes may be changed
+    again["plane"] += 1
+    assert int(volume[0, 0, 0, 0]) == 0
+
+
+def refused(*args: Any, **kwargs: Any) -> Any:
+    os._exit(1)  # shared memory is asked for; an error would be lost in a thread of the queue
+
+
+def test_scans_need_no_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_share_filename_cpu_", "_share_fd_cpu_", "_new_using_filename_cpu", "_new_using_fd_cpu"):
+        monkeypatch.setattr(torch.UntypedStorage, name, refused)
+    scans = SkippingDataLoader(Deadly(tmp_path, [None] * 3), 2)  # type: ignore[arg-type]
+    assert [int(batch["image"].max()) for batch in scans] == [0, 1, 2]
+
+
+class ROIs(torch.utils.data.Dataset):
+    """Items of two ROIs, as a sampler of a training gives them; 2 x 1000 float32 voxels each."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> list[dict[str, torch.Tensor]]:
+        return [{key: torch.full((1, 10, 10, 10), float(index)) for key in ("image", "label")} for _ in range(2)]
+
+
+# a batch holds 2 items of 2 ROIs of 2 x 4000 bytes; 2 processes may have 2 of them each in shared memory
+@pytest.mark.parametrize("free, is_piped", [(2 * 2 * 32_000, False), (2 * 2 * 32_000 - 1, True), (0, True)])
+def test_batches_go_through_pipes_where_shared_memory_might_not_hold_them(
+    free: int, is_piped: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    usage = shutil.disk_usage("/")._replace(free=free)
+    monkeypatch.setattr(dataloaders.shutil, "disk_usage", lambda path: usage)
+    if is_piped:
+        for name in ("_share_filename_cpu_", "_share_fd_cpu_"):
+            monkeypatch.setattr(torch.UntypedStorage, name, refused)
+    loader = PipeFallbackDataLoader(ROIs(), num_workers=2, batch_size=2, shuffle=False)
+    for _ in range(2):
+        assert [batch["image"][:, 0, 0, 0, 0].tolist() for batch in loader] == [[0, 0, 1, 1], [2, 2, 3, 3]]
+    told = [record.message for record in caplog.records if "through pipes" in record.message]
+    assert len(told) == is_piped
+
+
+@pytest.mark.slow
+def test_scans_and_batches_are_loaded_with_a_mebibyte_of_shared_memory(tmp_path: Path) -> None:
+    """In a mount namespace of its own, where /dev/shm is as small; PyTorch's own way ends there by a bus error."""
+    code = (
+        "import torch\n"
+        "from scripts.dataloaders import PipeFallbackDataLoader, SkippingDataLoader\n"
+        "class Scans(torch.utils.data.Dataset):\n"
+        "    data = [{'scan': 'a', 'image': 'a.nii'}] * 3\n"
+        "    def __len__(self): return 3\n"
+        "    def __getitem__(self, n): return {'image': torch.full((1, 100, 100, 100), float(n))}\n"
+        "print([int(b['image'].max()) for b in SkippingDataLoader(Scans(), 2)])\n"
+        "print([int(b['image'].max()) for b in PipeFallbackDataLoader(Scans(), num_workers=2, batch_size=2)])\n"
+    )
+    (tmp_path / "program.py").write_text(code)
+    mount = "mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "
+    if subprocess.run(["unshare", "-m", "sh", "-c", f"{mount} true"], capture_output=True).returncode:
+        pytest.skip("this user may not mount a small /dev/shm")
+    command = f"{mount} {sys.executable} {tmp_path / 'program.py'}"
+    environment = {**os.environ, "PYTHONPATH": str(BUNDLE_ROOT)}
+    done = subprocess.run(["unshare", "-m", "sh", "-c", command], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["[0, 1, 2]", "[1, 2]"], done.stderr

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -172,6 +174,123 @@ def test_loading_does_not_change_the_hash_of_a_data_set_that_shares_transforms(
     assert MappedDataset(items[2:], shared, tmp_path / "cache", 0).transform_hash == first.transform_hash
 
 
+# ---- damaged files ----
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def zeroed(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def flipped(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def voxel_flipped(path: Path) -> None:
+    content = path.read_bytes()
+    image = torch.load(path, weights_only=True)["tensors"]["image"].numpy().tobytes()
+    flipped(path, content.index(image) + len(image) // 2)
+
+
+def hole(path: Path) -> None:
+    """Zeros in the middle, as a disk leaves them after a power failure, with the size and time of change as before."""
+    stat = path.stat()
+    content = bytearray(path.read_bytes())
+    start = content.index(torch.load(path, weights_only=True)["tensors"]["image"].numpy().tobytes())
+    content[start : start + 512] = bytes(512)
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def of_another(path: Path) -> None:
+    other = next(file for file in sorted(path.parent.glob("*.pt")) if file != path)
+    shutil.copy(other, path)
+
+
+def of_before(path: Path) -> None:
+    """As versions before this one wrote it: without its name."""
+    kept = torch.load(path, weights_only=True)
+    del kept["name"]
+    torch.save(kept, path)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "cut": (cut, "it is damaged"),
+    "emptied": (emptied, "it is damaged"),
+    "zeroed": (zeroed, "it is damaged"),
+    "a byte of the header": (lambda path: flipped(path, 0), "it is damaged"),
+    "a byte of a voxel": (voxel_flipped, "it is damaged"),
+    "a byte of the end": (lambda path: flipped(path, -22), "it is damaged"),
+    "a hole": (hole, "it is damaged"),
+    "another scan's": (of_another, "it is of another scan"),
+    "an earlier version's": (of_before, "it is of an earlier version of this bundle"),
+}
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.levelno == logging.WARNING]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("when", ["before a training", "during one"])
+def test_a_damaged_file_is_prepared_anew(
+    damage: str, when: str, items: list[dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = mapped(items, tmp_path)
+    path = dataset._file_of(items[1])
+    image = datasets._read_mapped(path)["image"].clone()
+    time.sleep(0.01)  # a change within the same tick of the file system's clock has the same time
+    DAMAGES[damage][0](path)
+    if when == "before a training":
+        dataset = mapped(items, tmp_path)
+    elif damage == "a hole":
+        pytest.skip("what has the size and time of a file that was found whole is not compared again in a run")
+    assert dataset[1]["scan"] == "RibFrac2"
+    assert torch.equal(datasets._read_mapped(path)["image"], image)
+    assert told(caplog) == [f"{path}: {DAMAGES[damage][1]}; RibFrac2 is prepared anew."]
+    assert loads(tmp_path / "log") == ["RibFrac1", "RibFrac2", "RibFrac2", "RibFrac3"]
+
+
+def test_every_byte_that_is_flipped_is_seen_or_does_no_harm(items: list[dict[str, Any]], tmp_path: Path) -> None:
+    path = mapped(items[:1], tmp_path)._file_of(items[0])
+    whole = path.read_bytes()
+    first = datasets._read_mapped(path)["image"].clone()
+    for place in range(0, len(whole), max(len(whole) // 200, 1)):
+        flipped(path, place)
+        if datasets._damage(path) is None:
+            assert torch.equal(datasets._read_mapped(path)["image"], first), place
+        path.write_bytes(whole)
+
+
+def test_a_file_is_compared_once(items: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped(items, tmp_path)
+    dataset = mapped(items, tmp_path)
+    monkeypatch.setattr(datasets, "_damage", lambda path: pytest.fail("is compared again"))
+    assert len(list(dataset)) == 3
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_files_are_compared_where_a_data_set_is_not_prepared(
+    num_workers: int, items: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    dataset = mapped(items, tmp_path)
+    path = dataset._file_of(items[2])
+    image = datasets._read_mapped(path)["image"].clone()
+    zeroed(path)
+    unprepared = MappedDataset(items, transforms(tmp_path / "log"), tmp_path / "cache")
+    assert len(list(DataLoader(unprepared, batch_size=1, num_workers=num_workers))) == 3
+    assert torch.equal(datasets._read_mapped(path)["image"], image)
+
+
 def prepare_at_once(
     items: list[dict[str, Any]], folder: Path, start: Any, results: Any, loading: Callable[[Path], Compose]
 ) -> None:
@@ -185,7 +304,15 @@ def without_its_log(log: Path) -> Compose:
     return Compose(transforms(log).transforms[:-2])  # Noted would tell the two processes' files apart
 
 
-def test_two_trainings_may_prepare_one_folder_at_once(items: list[dict[str, Any]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_two_trainings_may_prepare_one_folder_at_once(
+    is_damaged: bool, items: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    if is_damaged:
+        first = MappedDataset(items, without_its_log(tmp_path / "log"), tmp_path / "cache", 0)
+        first.prepare()
+        for item, damage in zip(items, (cut, zeroed, emptied)):
+            damage(first._file_of(item))
     context = multiprocessing.get_context("fork")
     start, results = context.Barrier(2), context.Queue()
     arguments = items, tmp_path, start, results, without_its_log

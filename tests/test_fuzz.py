@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from monai.data import Dataset
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
 
-from scripts.command_line import refuse_unknown_settings
+from scripts.command_line import settings_given
 from scripts.datalist import load_datalist
 from scripts.dataloaders import SkippingDataLoader
 from scripts.image_readers import CTReader
@@ -210,6 +210,6 @@ def test_command_lines(words: list[str], tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("a: 1\na_1: {a: [1, 2]}\n")
     try:
-        refuse_unknown_settings(["x/monai/bundle/__main__.py", "run", "a", "--config_file", str(config), *words])
+        settings_given(["x/monai/bundle/__main__.py", "run", "a", "--config_file", str(config), *words])
     except SystemExit as error:
-        assert str(error).startswith("error: --")
+        assert str(error).startswith("error: ")

@@ -10,6 +10,8 @@ from .training import (
     CurveHistory,
     CurvesHandler,
     EarlyStopOnBestEpochHandler,
+    LostProcessHandler,
+    NoFractureHandler,
     ResumableCheckpointHandler,
     SyncBuffersHandler,
 )
@@ -22,7 +24,9 @@ __all__ = [
     "DicomResultHandler",
     "EarlyStopOnBestEpochHandler",
     "FROCReportHandler",
+    "LostProcessHandler",
     "MLFlowRunHandler",
+    "NoFractureHandler",
     "ResumableCheckpointHandler",
     "ReviewPageHandler",
     "ScanPictureHandler",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ignite.distributed as idist
+import nibabel as nib
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -29,9 +31,94 @@ __all__ = [
     "CurveHistory",
     "CurvesHandler",
     "EarlyStopOnBestEpochHandler",
+    "LostProcessHandler",
+    "NoFractureHandler",
     "ResumableCheckpointHandler",
     "SyncBuffersHandler",
 ]
+
+
+class NoFractureHandler:
+    """
+    Warn before the first epoch where the scans to train on, or those to validate on, hold no fracture at all.
+
+    Nothing else would tell: a network that finds nothing fits such scans best. The scans' tables tell, or where there
+    is none the labels, which are read until one holds a fracture.
+
+    Attach to:
+        the trainer, before all others.
+
+    Runs at:
+        ``Events.STARTED``, in the first of several processes.
+
+    Args:
+        training: the scans to train on, as ``load_datalist`` gives them.
+        validation: those to validate on.
+        implant_prob: probability that a scan to train on gets fractures of another kind.
+    """
+
+    def __init__(
+        self, training: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]], implant_prob: float = 0.0
+    ) -> None:
+        self.training = training
+        self.validation = validation
+        self.implant_prob = implant_prob
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if idist.get_rank() > 0:
+            return
+        if self.implant_prob == 0 and not any(map(_holds_fracture, self.training)):
+            engine.logger.warning(
+                "None of the %d training scans holds a fracture: the network will learn to find nothing. Is the right "
+                "folder, with its labels, in dataset_dir?",
+                len(self.training),
+            )
+        if not any(map(_holds_fracture, self.validation)):
+            engine.logger.warning(
+                "None of the %d validation scans holds a fracture: the score tells nothing, and model.pt will be of "
+                "the epoch that found least; take final.pt, or move scans with fractures into the validation set.",
+                len(self.validation),
+            )
+
+
+def _holds_fracture(item: Mapping[str, Any]) -> bool:
+    """Tell whether a scan has a fracture in its table, or without a table in its label."""
+    if "label_codes" in item:
+        return len(item["label_codes"]) > 0
+    return bool(np.asanyarray(nib.load(item["label"]).dataobj).any())  # type: ignore[attr-defined]
+
+
+class LostProcessHandler:
+    """
+    End a training in which a loading process was killed with a sentence that says what to do.
+
+    PyTorch raises its own error wherever the main process is at that moment, with a process's number in it.
+
+    Attach to:
+        the trainer, before all others that handle exceptions, such as ``StatsHandler``.
+
+    Runs at:
+        ``Events.EXCEPTION_RAISED``.
+
+    Raises:
+        RuntimeError: in place of PyTorch's.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self)
+
+    def __call__(self, engine: Engine, error: BaseException) -> None:
+        if match := re.search(r"DataLoader worker \(pid.*?\) (?:is killed by (signal: [\w ]+)|exited)", str(error)):
+            reason = f" ({match[1]})" if match[1] else ""
+            raise RuntimeError(
+                f"A process that loads scans was ended{reason}, perhaps for want of memory: free some, or lower "
+                "num_workers. The training goes on from its last whole epoch by the same command with --resume true."
+            ) from error
+        engine.logger.error("Exception: %s", error)  # as StatsHandler, which is not reached
+        raise error
 
 
 class AverageWeightsHandler:

@@ -1,0 +1,120 @@
+"""What a training says at its start, and where one of its loading processes is killed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import lps_affine
+from ignite.engine import Engine, Events
+
+from scripts.dataloaders import PipeFallbackDataLoader
+from scripts.handlers import LostProcessHandler, NoFractureHandler
+
+SOME: dict[str, Any] = {"scan": "a", "label_codes": {1: 2}}
+UNKNOWN: dict[str, Any] = {"scan": "b", "label_codes": {3: -1}}  # a fracture of unknown type is one
+NONE: dict[str, Any] = {"scan": "c", "label_codes": {}}
+
+
+def labeled(folder: Path, value: int) -> dict[str, Any]:
+    """A scan without a table, with one voxel of a value in its label."""
+    label = np.zeros((6, 5, 4), np.uint8)
+    label[2, 3, 1] = value
+    path = folder / f"label{value}.nii.gz"
+    nib.save(nib.Nifti1Image(label, lps_affine()), path)
+    return {"scan": str(value), "label": str(path)}
+
+
+def told(training: list[Any], validation: list[Any], caplog: pytest.LogCaptureFixture, **arguments: Any) -> list[str]:
+    """The first words of each warning that stands before the first step."""
+    before: list[int] = []
+    engine = Engine(lambda engine, batch: before.append(len(caplog.records)))
+    engine.logger = logging.getLogger("training")
+    NoFractureHandler(training, validation, **arguments).attach(engine)
+    engine.run([0], max_epochs=1)
+    warnings = [record for record in caplog.records[: before[0]] if record.levelno == logging.WARNING]
+    return [record.getMessage().split(" holds")[0] for record in warnings]
+
+
+NO_TRAINING, NO_VALIDATION = "None of the 2 training scans", "None of the 1 validation scans"
+
+
+@pytest.mark.parametrize(
+    "training, validation, expected",
+    [
+        pytest.param([NONE, SOME], [SOME], [], id="all fractures in one scan"),
+        pytest.param([NONE, UNKNOWN], [UNKNOWN], [], id="of unknown type"),
+        pytest.param([NONE, NONE], [SOME], [NO_TRAINING], id="none to train on"),
+        pytest.param([SOME, NONE], [NONE], [NO_VALIDATION], id="none to validate on"),
+        pytest.param([NONE, NONE], [NONE], [NO_TRAINING, NO_VALIDATION], id="none at all"),
+    ],
+)
+def test_a_training_without_fractures_warns_before_its_first_step(
+    training: list[Any], validation: list[Any], expected: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert told(training, validation, caplog) == expected
+
+
+@pytest.mark.parametrize("value, expected", [(7, []), (0, [NO_TRAINING, NO_VALIDATION])])
+def test_labels_tell_where_there_is_no_table(
+    value: int, expected: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert told([labeled(tmp_path, 0), labeled(tmp_path, value)], [labeled(tmp_path, value)], caplog) == expected
+
+
+def test_implanted_fractures_are_fractures_to_train_on(caplog: pytest.LogCaptureFixture) -> None:
+    assert told([NONE, NONE], [NONE], caplog, implant_prob=0.5) == [NO_VALIDATION]
+
+
+class Killed(torch.utils.data.Dataset):
+    """A data set whose second item kills the process that loads it."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(1)
+
+
+SENTENCE = (
+    r"A process that loads scans was ended( \(signal: Killed\))?, perhaps for want of memory: free some, or lower"
+)
+
+
+def test_a_training_whose_loading_process_is_killed_says_what_to_do() -> None:
+    engine = Engine(lambda engine, batch: None)
+    LostProcessHandler().attach(engine)
+    with pytest.raises(RuntimeError, match=SENTENCE):
+        engine.run(PipeFallbackDataLoader(Killed(), num_workers=1, batch_size=1), max_epochs=1)
+
+
+@pytest.mark.parametrize(
+    "message, expected",
+    [
+        ("DataLoader worker (pid 12) is killed by signal: Killed. ", SENTENCE),
+        ("DataLoader worker (pid(s) 12, 13) exited unexpectedly", SENTENCE),
+        ("mat1 and mat2 shapes cannot be multiplied", "mat1 and mat2"),
+    ],
+)
+@pytest.mark.parametrize("has_next", [True, False])
+def test_other_errors_stay_as_they_are(message: str, expected: str, has_next: bool) -> None:
+    """Ignite loses an error that no handler raises again."""
+
+    def fail(engine: Engine, batch: Any) -> None:
+        raise RuntimeError(message)
+
+    engine = Engine(fail)
+    LostProcessHandler().attach(engine)
+    if has_next:
+        engine.add_event_handler(Events.EXCEPTION_RAISED, lambda error: pytest.fail("is reached"))
+    with pytest.raises(RuntimeError, match=expected):
+        engine.run([0], max_epochs=1)
