@@ -5,8 +5,8 @@ Measure whether the sides are told right, or not at all, in scans cut to a narro
 
 Each whole chest is cut to windows of several widths and places across the body, some without its back or front, or to a
 slab of 50 mm. Truth is the side that the ribs have in the whole scan: by the segmentation of the sample CT; in other
-scans that of rib pieces (``scripts.ribs``), by the plane of the whole scan. A row is a width, or another cut: the number
-of windows, those with a plane through them, those known to show one side alone, those that are doubted, and of those
+scans that of rib pieces (``scripts.ribs``), by the plane of the whole scan. A row is a width or another cut: its
+windows, those with a plane through them, those known to show one side alone, those that are doubted, and of those
 that are not the ones in which more than 2 % of the rib voxels lie on the wrong side, with the highest such share. Last,
 the highest share of a window's rib voxels that is marked as spine.
 """

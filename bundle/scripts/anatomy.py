@@ -18,8 +18,9 @@ __all__ = ["MidsagittalPlane", "cut_shares", "known_plane", "midsagittal_plane",
 
 # Fat is about -100 HU, lung below -500: everything above this is the patient, the table, or clothes.
 BODY_HU = -150.0
-# Air outside the body is below this, lung but for emphysema above.
+# Lung, but for emphysema, is between these; air outside the body is below.
 OUTSIDE_HU = -950.0
+LUNG_HU = -500.0
 
 # The vertebral canal as a template in the axial plane, mm: soft tissue with bone at each of these (right, anterior)
 # offsets from its center, which are the pedicles, the vertebral body and the spinous process's root.
@@ -37,10 +38,12 @@ SPINOUS_POSTERIOR_MM = 65.0
 MIN_BODY_MM = 100.0
 # When a path is surely the canal where the body is cut: slices that score above SURE_SCORE make up SURE_SHARE of the
 # body's slices, or SURE_MM, the length of most thoracic columns, where a scan also shows head or legs. In six chests
-# cut in 40 ways each, canals well in view had a share of 0.78 to 1, other paths (a humerus, a scapula) one of 0 to 0.54.
+# cut in 40 ways each, canals well in view had a share of 0.78 to 1, other paths (along a shoulder) one of 0 to 0.54.
 SURE_SCORE = 0.1
 SURE_SHARE = 0.7
 SURE_MM = 250.0
+# The canal lies behind the middle of the body; so far ahead of it where the front is cut off.
+MAX_AHEAD_MM = 15.0
 # A border cuts the body where the body's extent there has so large a share of its greatest one.
 CUT_SHARE = 0.3
 # The width of a chest is 1.3 to 1.6 times its depth. One narrower than this is cut, if by a round field of view; one
@@ -50,7 +53,7 @@ MAX_HALF_BY_DEPTH = 0.75
 # Where so much of both halves is in view beside the canal, mm, they mirror well about the right plane alone.
 MIN_HALF_MM = 90.0
 # So far may that plane pass beside the canal, mm.
-MAX_BESIDE_CANAL_MM = 25.0
+MAX_BESIDE_CANAL_MM = 15.0
 
 
 def spine_mask(image_hu: NDArray, spacing_mm: ArrayLike) -> NDArray[np.bool_]:
@@ -286,8 +289,11 @@ def _find_canal(image_hu: NDArray, body: NDArray[np.bool_], spacing: NDArray[np.
     score = _canal_score(image_hu, body, spacing)
     path = _best_path(score + _place_prior(body, spacing), spacing)
     along = score[path[:, 0], path[:, 1], np.arange(len(path))]
-    slices = np.count_nonzero(body.any(axis=(0, 1)))
-    is_sure = np.count_nonzero(along > SURE_SCORE) >= min(SURE_SHARE * slices, SURE_MM / spacing[2])
+    slices = np.flatnonzero(body.any(axis=(0, 1)))
+    is_sure = np.count_nonzero(along > SURE_SCORE) >= min(SURE_SHARE * len(slices), SURE_MM / spacing[2])
+    # a heart with contrast medium beside calcified cartilage can score as high, in a slab that the spine is not in
+    ahead_mm = (path[:, 1] * spacing[1] - _front_mm(body, spacing))[slices]
+    is_sure &= np.median(ahead_mm) <= MAX_AHEAD_MM
     return _Canal(path, along, bool(is_sure))
 
 
@@ -311,7 +317,12 @@ def _is_whole(image_hu: NDArray, spacing: NDArray[np.float64]) -> bool:
     if not body.any():
         return False
     width_mm, depth_mm = _width_and_depth_mm(body, spacing)
-    return not (cut_shares(body)[0] > CUT_SHARE).any() and width_mm >= MIN_WIDTH_BY_DEPTH * depth_mm
+    if (cut_shares(body)[0] > CUT_SHARE).any() or width_mm < MIN_WIDTH_BY_DEPTH * depth_mm:
+        return False
+    # where front or back is cut off as well, nothing closes the lung that a border cuts
+    borders = image_hu[[0, -1]]
+    lung = np.count_nonzero((borders > OUTSIDE_HU) & (borders < LUNG_HU), axis=(1, 2))
+    return bool((lung <= CUT_SHARE * depth_mm / spacing[1] * image_hu.shape[2]).all())
 
 
 def _width_and_depth_mm(body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -342,10 +353,19 @@ def _place_prior(body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArr
     anterior = np.arange(body.shape[1])[None, :, None] * spacing[1]
     area = body.sum(axis=(0, 1))
     filled = area > 0
+    front = _front_mm(body, spacing)
     middle = np.median((body.sum(axis=1) * right[:, :, 0]).sum(axis=0)[filled] / area[filled])
+    return -0.05 * (((right - middle) / 60.0) ** 2 + (np.maximum(0.0, anterior - front) / 15.0) ** 2)
+
+
+def _front_mm(body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far ahead the body's middle lies in each slice, shape ``(D,)``, infinite without a body."""
+    anterior = np.arange(body.shape[1])[None, :, None] * spacing[1]
+    area = body.sum(axis=(0, 1))
+    filled = area > 0
     front = np.full(body.shape[2], np.inf)
     front[filled] = (body.sum(axis=0) * anterior[0]).sum(axis=0)[filled] / area[filled]
-    return -0.05 * (((right - middle) / 60.0) ** 2 + (np.maximum(0.0, anterior - front) / 15.0) ** 2)
+    return front
 
 
 def _best_path(score: NDArray, spacing: NDArray[np.float64]) -> NDArray[np.int_]:

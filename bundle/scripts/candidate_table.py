@@ -142,7 +142,8 @@ def scan_row(candidates: Sequence[Mapping[str, Any]], operating_score: float, ma
 
     Returns:
         ``candidates``, all of them; ``at_operating_point``, those that count, of them ``right`` and ``left``, where
-        those of unknown side are in neither; ``highest_score``, empty without any; ``many_fractures``, ``yes`` or ``no``.
+        those of unknown side are in neither; ``highest_score``, empty without any; ``many_fractures``, ``yes`` or
+        ``no``.
     """
     counted = [row for row in candidates if float(row["score"]) >= operating_score]
     return {
