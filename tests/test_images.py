@@ -83,9 +83,7 @@ LUNGS, NO_LUNGS = np.zeros((34, 3)), np.full((34, 3), np.nan)
 BONE = "no voxel above 300 HU, so no bone: is it in HU?"
 CHEST = "no lungs found: is it a chest CT?"
 CUT = "the field of view cuts the lungs, so levels and parts are left empty."
-MIDLINE = (
-    "the midline is not surely in view, so sides, levels and parts are left empty: is the field of view narrow?"
-)
+MIDLINE = "the midline is not surely in view, so sides, levels and parts are left empty: is the field of view narrow?"
 PLANE, NO_PLANE = np.array([1.0, 0.0, 0.0, 2.0]), np.full(4, np.nan)
 # the heights of the centers alone, as of lungs that are cut
 CUT_LUNGS = NO_LUNGS.copy()
