@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from scripts.anatomy import midsagittal_plane, spine_mask
+from scripts.anatomy import cut_shares, known_plane, midsagittal_plane, spine_mask
 from scripts.sample_ct import SampleCT
 from scripts.transforms.anatomy import MidsagittalPlaned, RemoveSpined
 
@@ -182,7 +182,7 @@ def test_wrong_input_is_named(function: Callable[..., object], shape: tuple, spa
 def test_plane_follows_the_body(turn: np.ndarray, normal: tuple) -> None:
     # the body turns about its frame's origin, 170 mm right of, 140 in front of and 60 above voxel (0, 0, 0)
     plane = midsagittal_plane(make_body("aorta arm table", turn=turn).image_hu, SPACING_MM)
-    assert plane.estimated
+    assert plane is not None
     assert np.linalg.norm(plane.normal) == pytest.approx(1.0)
     assert np.degrees(np.arccos(min(1.0, plane.normal @ np.array(normal)))) < 1.5
     assert plane.normal @ (170.0, 140.0, 60.0) == pytest.approx(plane.offset_mm, abs=0.8)
@@ -192,23 +192,21 @@ def test_plane_is_the_bodys_not_the_arrays_middle() -> None:
     image = make_body().image_hu
     padded = np.pad(image, [(31, 0), (5, 0), (0, 7)], constant_values=-1000)
     plane = midsagittal_plane(padded, SPACING_MM)
+    assert plane is not None
     # 31 voxels of 2 mm before the 170 mm; the padded array's middle is at 210 mm
     assert plane.normal @ (170.0 + 62.0, 140.0 + 12.5, 60.0) == pytest.approx(plane.offset_mm, abs=0.6)
 
 
 @pytest.mark.parametrize(
-    "shape, value, offset_mm",
+    "shape, value",
     [
-        pytest.param((41, 30, 20), -1000, 40.0, id="air: 40 steps of 2 mm, halved"),
-        pytest.param((41, 30, 20), 20, 40.0, id="a piece of 82 mm"),
-        pytest.param((1, 1, 1), 20, 0.0, id="one voxel"),
+        pytest.param((41, 30, 20), -1000, id="air"),
+        pytest.param((41, 30, 20), 20, id="a piece of 82 mm"),
+        pytest.param((1, 1, 1), 20, id="one voxel"),
     ],
 )
-def test_plane_without_body_is_the_arrays_middle(shape: tuple, value: int, offset_mm: float) -> None:
-    plane = midsagittal_plane(np.full(shape, value), SPACING_MM)
-    assert not plane.estimated
-    assert plane.normal.tolist() == [1.0, 0.0, 0.0]
-    assert plane.offset_mm == offset_mm
+def test_there_is_no_plane_without_a_body(shape: tuple, value: int) -> None:
+    assert midsagittal_plane(np.full(shape, value), SPACING_MM) is None
 
 
 def as_scan(image: np.ndarray, axcodes: str = "RAS", origin_mm: tuple = CORNER_MM) -> MetaTensor:
@@ -362,3 +360,91 @@ def test_real_left_ribs_mirror_to_the_right_ones(real_ct: SampleCT, degrees: flo
     plane = midsagittal_plane(image_hu, spacing_mm)
     mirrored = left - 2 * np.outer(left @ plane.normal - plane.offset_mm, plane.normal)
     assert np.median(np.linalg.norm(mirrored - right, axis=1)) <= 10.0
+
+
+# of the voxels along the first axis the midline is number 85, and the body reaches from 10 to 160
+HALVES = [
+    pytest.param(slice(105, 180), True, id="a right lung"),
+    pytest.param(slice(100, 180), True, id="a right lung and a little more"),
+    pytest.param(slice(0, 65), False, id="a left lung"),
+    pytest.param(slice(0, 72), False, id="a left lung and a little more"),
+]
+
+
+@pytest.mark.parametrize(
+    "part, middle_mm",
+    [
+        pytest.param(slice(45, 125), 80.0, id="the middle, 160 mm wide"),
+        pytest.param(slice(60, 180), 50.0, id="more of the right"),
+        pytest.param(slice(0, 110), 170.0, id="more of the left"),
+    ],
+)
+def test_a_narrow_window_with_the_canal_has_its_plane_there(chest: Body, part: slice, middle_mm: float) -> None:
+    plane = midsagittal_plane(chest.image_hu[part], SPACING_MM)
+    assert plane is not None
+    # at the canal, 80 mm in front of voxel 0 and 60 mm above it
+    assert plane.normal @ (middle_mm, 80.0, 60.0) == pytest.approx(plane.offset_mm, abs=5.0)
+    assert spine_mask(chest.image_hu[part], SPACING_MM)[chest.spine[part]].mean() >= 0.8
+
+
+@pytest.mark.parametrize("part, is_right", HALVES)
+def test_one_half_of_a_body_lies_on_one_side_of_its_plane(chest: Body, part: slice, is_right: bool) -> None:
+    image = chest.image_hu[part]
+    plane = midsagittal_plane(image, SPACING_MM)
+    assert plane is not None
+    corners_mm = np.argwhere(np.ones((2, 2, 2))) * (np.array(image.shape) - 1) * SPACING_MM
+    assert ((corners_mm @ plane.normal > plane.offset_mm) == is_right).all()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(np.s_[105:155], id="cut on both sides, no canal"),
+        pytest.param(np.s_[100:180, 50:], id="one flank, no back"),
+        pytest.param(np.s_[45:125, 50:], id="the middle, no back"),
+    ],
+)
+def test_a_window_that_does_not_show_the_midline_has_no_plane(chest: Body, part: tuple) -> None:
+    assert midsagittal_plane(chest.image_hu[part], SPACING_MM) is None
+
+
+@pytest.mark.parametrize("part", [*(p.values[0] for p in HALVES), slice(105, 155)])
+def test_no_rib_beside_the_spine_is_taken_for_it(chest: Body, part: slice) -> None:
+    assert chest.ribs[part].any()
+    assert not spine_mask(chest.image_hu[part], SPACING_MM).any()
+
+
+def test_a_round_field_of_view_in_one_lung_has_no_plane(chest: Body) -> None:
+    x, y, _ = (np.arange(n) * s + c for n, s, c in zip(SHAPE, SPACING_MM, CORNER_MM))
+    inside = (x[:, None] - 75.0) ** 2 + y**2 <= 75.0**2
+    image = np.where(inside[:, :, None], chest.image_hu, -1000)
+    assert midsagittal_plane(image[80:165], SPACING_MM) is None
+    assert not spine_mask(image[80:165], SPACING_MM).any()
+
+
+def test_a_doubtful_plane_is_nan_in_the_data(chest: Body) -> None:
+    data = MidsagittalPlaned("image")({"image": as_scan(chest.image_hu[105:155])})
+    assert data["midsagittal_plane"].shape == (4,) and np.isnan(data["midsagittal_plane"]).all()
+
+
+@pytest.mark.parametrize(
+    "plane, known",
+    [
+        pytest.param(None, None, id="none"),
+        pytest.param(np.full(4, np.nan), None, id="NaN"),
+        pytest.param(torch.full((4,), torch.nan), None, id="a tensor of NaN"),
+        pytest.param(torch.tensor([1.0, 0.0, 0.0, 5.0]), [1.0, 0.0, 0.0, 5.0], id="a plane"),
+    ],
+)
+def test_a_plane_is_known_or_not(plane: np.ndarray | torch.Tensor | None, known: list[float] | None) -> None:
+    found = known_plane(plane)
+    assert (None if found is None else found.tolist()) == known
+
+
+def test_cut_shares_are_counted() -> None:
+    mask = np.zeros((3, 4, 2), dtype=bool)
+    mask[0, 1:3, 0] = True  # 2 of 4 across, in one of two slices
+    mask[1, [0, 3]] = True  # 4 of 4 with the gap between them, in both
+    # the first and last row hold 1 voxel each in both slices, those between 1 in one slice
+    np.testing.assert_allclose(cut_shares(mask), [[2 / 8, 0], [1, 1]])
+    assert not cut_shares(np.zeros((3, 4, 2), dtype=bool)).any()

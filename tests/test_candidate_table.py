@@ -69,6 +69,12 @@ def test_side(x_mm, sides):
     assert [row["side"] for row in rows] == sides
 
 
+def test_an_unknown_plane_leaves_side_and_place_empty():
+    axis = torch.tensor([[0.0, -7.0, z] for z in np.linspace(60, 0, 34)], dtype=torch.float64)
+    for row in candidate_rows(prediction(), [0.5, 0.4], torch.full((4,), torch.nan), axis):
+        assert [row[column] for column in ("side", "from_apex_mm", "level", "angle_degrees", "part")] == [""] * 5
+
+
 def test_place_in_the_chest():
     # the chest's middle at x = 0, y = -7, the apex at z = 60, the base at z = 0
     axis = torch.tensor([[0.0, -7.0, z] for z in np.linspace(60, 0, 34)], dtype=torch.float64)
@@ -92,6 +98,7 @@ FAINT = [{"score": "0.549000", "side": "left"}]
     [
         pytest.param([], [0, 0, 0, 0, "", "no"], id="none"),
         pytest.param(COUNTED + FAINT, [3, 2, 1, 1, "0.900000", "no"], id="one below the operating point"),
+        pytest.param([*COUNTED, COUNTED[0] | {"side": ""}], [3, 3, 1, 1, "0.900000", "yes"], id="one of unknown side"),
         pytest.param(COUNTED + FAINT + COUNTED[1:], [4, 3, 1, 2, "0.900000", "yes"], id="three at it or above"),
     ],
 )

@@ -41,11 +41,11 @@ def chest():
     return torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.as_tensor(axis)
 
 
-def objects(folder, directions=OBLIQUE, pred=None, scores=SCORES):
+def objects(folder, directions=OBLIQUE, pred=None, scores=SCORES, place=None):
     """The segmentation and the report of these candidates, in a series that is written to the folder."""
     pred = candidates(directions) if pred is None else pred
     sources, _ = read_sources(write_series(folder, np.zeros(SHAPE), directions))
-    rows = candidate_rows(pred, scores, *chest())
+    rows = candidate_rows(pred, scores, *(chest() if place is None else place))
     seg = candidate_segmentation(sources, pred[0].numpy(), pred.affine.numpy(), rows, ALGORITHM) if rows else None
     return seg, candidate_report(sources, seg, rows, scan_row(rows, 0.5, 1), ALGORITHM), rows
 
@@ -133,6 +133,15 @@ def test_the_report_says_what_the_table_says(tmp_path):
     # by hand: 6 · 0.7 · 0.8 · 5 mm³, and √((2 · 0.7)² + 0.8²); 4 voxels, and 3 · 5 mm
     assert [row["volume_mm3"] for row in rows] == ["16.8", "11.2"]
     assert [row["length_mm"] for row in rows] == ["1.6", "15.0"]
+
+
+def test_the_report_tells_no_side_where_the_plane_is_unknown(tmp_path):
+    plane, axis = chest()
+    _, report, _ = objects(tmp_path / "ct", place=(torch.full_like(torch.as_tensor(plane), torch.nan), axis))
+    for group in groups_of(report, tmp_path / "sr.dcm")[1]:
+        (site,) = group.finding_sites
+        assert (site.laterality, site.topographical_modifier) == (None, None)
+        assert len(group.get_qualitative_evaluations(codes.SCT.TopographicalModifier)) == 0
 
 
 @pytest.mark.parametrize("is_empty, count, many", [(False, 1, "Present"), (True, 0, "Absent")], ids=["some", "none"])

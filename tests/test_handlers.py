@@ -211,7 +211,7 @@ def test_curves(tmp_path):
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
-SCANS = [{"scan": "RibFrac501"}, {"scan": "RibFrac502"}]
+SCANS = [{"scan": name, "image": f"{name}-image.nii.gz"} for name in ("RibFrac501", "RibFrac502")]
 
 
 def predicted(name="RibFrac501", fracture=True):

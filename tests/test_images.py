@@ -82,19 +82,32 @@ def test_a_scan_whose_offset_is_missing_is_refused():
 LUNGS, NO_LUNGS = np.zeros((34, 3)), np.full((34, 3), np.nan)
 BONE = "no voxel above 300 HU, so no bone: is it in HU?"
 CHEST = "no lungs found: is it a chest CT?"
+CUT = "the field of view cuts the lungs, so levels and parts are left empty."
+MIDLINE = "the midline is not surely in view, so sides, levels and parts are left empty: is the field of view narrow?"
+PLANE, NO_PLANE = np.array([1.0, 0.0, 0.0, 2.0]), np.full(4, np.nan)
+# the heights of the centers alone, as of lungs that are cut
+CUT_LUNGS = NO_LUNGS.copy()
+CUT_LUNGS[1:-1, 2] = 0.0
+# neither apex nor base
+SLAB = LUNGS.copy()
+SLAB[[0, -1]] = np.nan
 
 
 @pytest.mark.parametrize(
-    "highest, axis, notes",
+    "highest, axis, plane, notes",
     [
-        pytest.param(300, LUNGS, "", id="nothing"),
-        pytest.param(299, LUNGS, BONE, id="no bone"),
-        pytest.param(300, NO_LUNGS, CHEST, id="no lungs"),
-        pytest.param(299, NO_LUNGS, f"{BONE} {CHEST}", id="neither"),
+        pytest.param(300, LUNGS, PLANE, "", id="nothing"),
+        pytest.param(299, LUNGS, PLANE, BONE, id="no bone"),
+        pytest.param(300, NO_LUNGS, PLANE, CHEST, id="no lungs"),
+        pytest.param(299, NO_LUNGS, PLANE, f"{BONE} {CHEST}", id="neither"),
+        pytest.param(300, SLAB, PLANE, "", id="a slab"),
+        pytest.param(300, CUT_LUNGS, PLANE, CUT, id="a part of the lungs"),
+        pytest.param(300, CUT_LUNGS, NO_PLANE, MIDLINE, id="no midline"),
+        pytest.param(300, NO_LUNGS, NO_PLANE, f"{CHEST} {MIDLINE}", id="no midline and no lungs"),
     ],
 )
-def test_what_is_doubtful_is_noted(highest, axis, notes):
-    data = image(torch.zeros(1, 4, 4, 4)) | {"thorax_axis": axis}
+def test_what_is_doubtful_is_noted(highest, axis, plane, notes):
+    data = image(torch.zeros(1, 4, 4, 4)) | {"thorax_axis": axis, "midsagittal_plane": plane}
     data["image"][0, 1, 1, 1] = highest
     assert NoteDoubtsd("image")(data)["image"].meta["notes"] == notes
 
@@ -104,5 +117,5 @@ def test_what_is_doubtful_in_the_header_is_noted_too(tmp_path):
     scan.set_qform(np.diag([1, 1, 2, 1]), 1)  # 3 steps of 1 and of 2 mm
     nib.save(scan, tmp_path / "a.nii.gz")
     data = {"image": MetaTensor(torch.full((1, 4, 4, 4), 400.0), meta={"filename_or_obj": str(tmp_path / "a.nii.gz")})}
-    notes = NoteDoubtsd("image")(data | {"thorax_axis": LUNGS})["image"].meta["notes"]
+    notes = NoteDoubtsd("image")(data | {"thorax_axis": LUNGS, "midsagittal_plane": PLANE})["image"].meta["notes"]
     assert notes == "its sform and its qform lie up to 3 mm apart; the sform is used."

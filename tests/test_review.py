@@ -159,8 +159,9 @@ def test_each_half_of_the_rib_cage_is_seen_from_its_side():
     assert columns[: len(columns) // 2].max() < 50
 
 
-def test_without_a_plane_one_picture_shows_both_sides():
-    assert [view.name for view in projections(made_up_scan(), None)] == ["from the front", "from the side"]
+@pytest.mark.parametrize("plane", [None, np.full(4, np.nan), torch.full((4,), torch.nan)])
+def test_without_a_known_plane_one_picture_shows_both_sides(plane):
+    assert [view.name for view in projections(made_up_scan(), plane)] == ["from the front", "from the side"]
 
 
 @pytest.mark.parametrize(

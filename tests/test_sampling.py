@@ -155,6 +155,11 @@ def test_a_mirror_outside_the_scan_is_left_out():
     assert "mirrored" not in kinds(sampler(plane_key="midsagittal_plane")(data))
 
 
+def test_no_mirrored_roi_where_the_plane_is_unknown():
+    data = scan((10, 20, 25), midsagittal_plane=np.full(4, np.nan))
+    assert set(kinds(sampler(plane_key="midsagittal_plane")(data))) == {"positive", "random"}
+
+
 def test_no_mirrored_rois_when_switched_off():
     assert set(kinds(sampler(mirrored=False)(scan((10, 20, 25))))) == {"positive", "random"}
 

@@ -109,6 +109,33 @@ def test_what_the_scan_cuts_off_is_not_told(lungs, is_known, level):
     assert (found.level, found.part) == (level, "lateral")
 
 
+# the lungs lie in columns 12 to 35 and 44 to 67, rows 9 to 40
+@pytest.mark.parametrize(
+    "part, middle_mm",
+    [
+        pytest.param(np.s_[24:], MIDDLE_MM[0], id="half of the left lung is cut off"),
+        pytest.param(np.s_[:60], MIDDLE_MM[0], id="a third of the right lung is cut off"),
+        pytest.param(np.s_[:, 20:], MIDDLE_MM[0], id="the back is cut off"),
+        pytest.param(np.s_[40:], 40 * 4.0 - 2.0, id="the plane is the border of the right half"),
+    ],
+)
+def test_of_lungs_in_part_no_place_is_told(part, middle_mm):
+    image = chest()[part]
+    start = [(axis.start or 0) for axis in (part if isinstance(part, tuple) else (part,))]
+    moved = affine()
+    moved[:3, 3] += moved[:3, : len(start)] @ start
+    border = np.array([*TURN[:, 0], TURN[:, 0] @ to_world(middle_mm, 0, 0)])
+    axis = thorax_axis(image, SPACING_MM, moved, border)
+    found = chest_position(to_world(MIDDLE_MM[0] + 60.0, MIDDLE_MM[1], 130.0), border, axis)
+    assert (found.level, found.part) == ("", "") and np.isnan([found.from_apex_mm, found.angle_degrees]).all()
+
+
+def test_lungs_in_part_are_not_taken_for_none():
+    axis = thorax_axis(chest()[:60], SPACING_MM, affine(), plane())
+    assert np.isnan(axis[:, :2]).all()
+    np.testing.assert_allclose(axis[[1, -2], 2], ORIGIN_MM[2] + np.array([39, 10]) * 6.0)
+
+
 def test_without_lungs_nothing_is_told():
     axis = thorax_axis(np.full(SHAPE, 40.0), SPACING_MM, affine(), plane())
     found = chest_position(to_world(60.0, 0.0, 130.0), plane(), axis)

@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage, optimize
 
-__all__ = ["MidsagittalPlane", "midsagittal_plane", "spine_mask"]
+__all__ = ["MidsagittalPlane", "cut_shares", "known_plane", "midsagittal_plane", "spine_mask"]
 
 # Fat is about -100 HU, lung below -500: everything above this is the patient, the table, or clothes.
 BODY_HU = -150.0
+# Lung, but for emphysema, is between these; air outside the body is below.
+OUTSIDE_HU = -950.0
+LUNG_HU = -500.0
 
 # The vertebral canal as a template in the axial plane, mm: soft tissue with bone at each of these (right, anterior)
 # offsets from its center, which are the pedicles, the vertebral body and the spinous process's root.
@@ -31,6 +34,26 @@ COLUMN_ANTERIOR_MM = 58.0
 COLUMN_POSTERIOR_MM = 32.0
 SPINOUS_HALF_WIDTH_MM = 13.0
 SPINOUS_POSTERIOR_MM = 65.0
+# A narrower piece of tissue is no body.
+MIN_BODY_MM = 100.0
+# When a path is surely the canal where the body is cut: slices that score above SURE_SCORE make up SURE_SHARE of the
+# body's slices, or SURE_MM, the length of most thoracic columns, where a scan also shows head or legs. In six chests
+# cut in 40 ways each, canals well in view had a share of 0.78 to 1, other paths (along a shoulder) one of 0 to 0.54.
+SURE_SCORE = 0.1
+SURE_SHARE = 0.7
+SURE_MM = 250.0
+# The canal lies behind the middle of the body; so far ahead of it where the front is cut off.
+MAX_AHEAD_MM = 15.0
+# A border cuts the body where the body's extent there has so large a share of its greatest one.
+CUT_SHARE = 0.3
+# The width of a chest is 1.3 to 1.6 times its depth. One narrower than this is cut, if by a round field of view; one
+# half is at most so wide.
+MIN_WIDTH_BY_DEPTH = 1.15
+MAX_HALF_BY_DEPTH = 0.75
+# Where so much of both halves is in view beside the canal, mm, they mirror well about the right plane alone.
+MIN_HALF_MM = 90.0
+# So far may that plane pass beside the canal, mm.
+MAX_BESIDE_CANAL_MM = 15.0
 
 
 def spine_mask(image_hu: NDArray, spacing_mm: ArrayLike) -> NDArray[np.bool_]:
@@ -47,7 +70,8 @@ def spine_mask(image_hu: NDArray, spacing_mm: ArrayLike) -> NDArray[np.bool_]:
         spacing_mm: voxel size along each axis in mm.
 
     Returns:
-        ``True`` on the column, shape ``(H, W, D)``; all ``False`` when there is no patient or no spine.
+        ``True`` on the column, shape ``(H, W, D)``; all ``False`` when there is no patient or no spine, and when the
+        body is cut and no path surely follows a canal: the one of highest score may run along ribs.
 
     Raises:
         ValueError: when the image has not three axes or the spacing is not three positive numbers.
@@ -58,9 +82,9 @@ def spine_mask(image_hu: NDArray, spacing_mm: ArrayLike) -> NDArray[np.bool_]:
     body = _body_mask(coarse, spacing)
     mask = np.zeros(coarse.shape, dtype=bool)
     if body.any():
-        score = _canal_score(coarse, body, spacing)
-        path = _best_path(score + _place_prior(body, spacing), spacing)
-        mask = _column_around(path, score, coarse, body, spacing)
+        canal = _find_canal(coarse, body, spacing)
+        if canal.is_sure or _is_whole(coarse, spacing):
+            mask = _column_around(canal, coarse, body, spacing)
     for axis, factor in enumerate(factors):
         mask = mask.repeat(factor, axis=axis)
     return np.ascontiguousarray(mask[tuple(slice(size) for size in image_hu.shape)])
@@ -76,28 +100,66 @@ class MidsagittalPlane:
     Args:
         normal: unit vector toward the patient's right, shape ``(3,)``.
         offset_mm: signed distance of the plane from voxel ``(0, 0, 0)`` along the normal.
-        estimated: ``False`` when the scan shows no body to estimate it from, and the plane is the array's middle.
     """
 
     normal: NDArray[np.float64]
     offset_mm: float
-    estimated: bool
 
 
-def midsagittal_plane(image_hu: NDArray, spacing_mm: ArrayLike) -> MidsagittalPlane:
+def known_plane(plane: ArrayLike | None) -> NDArray[np.float64] | None:
     """
-    Estimate the mid-sagittal plane as the one across which the patient's bones and outline mirror best.
+    Take a plane as ``MidsagittalPlaned`` stores it.
 
-    The agreement of the scan with its mirror image is maximized over the plane's offset and its rotations about the
+    Args:
+        plane: ``(nx, ny, nz, d)``, NaN where the scan does not show surely where it lies; or None.
+
+    Returns:
+        the plane, float64, shape ``(4,)``; None where it is not known.
+    """
+    known = None if plane is None else np.asarray(plane, dtype=float)
+    return None if known is None or np.isnan(known).any() else known
+
+
+def cut_shares(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """
+    Tell how much of a thing the borders across, before and behind cut.
+
+    Args:
+        mask: marks the thing, shape ``(H, W, D)``; gaps do not matter, as lungs leave them that a border opens.
+
+    Returns:
+        of the first and last slice along the first two axes, the thing's extent there as a share of its greatest one,
+        summed over the axial slices, in [0, 1], shape ``(2, 2)``; 0 where there is nothing.
+    """
+    shares = np.zeros((2, 2))
+    for axis in range(2):
+        across = 1 - axis
+        last = mask.shape[across] - np.flip(mask, across).argmax(axis=across)
+        extents = np.where(mask.any(axis=across), last - mask.argmax(axis=across), 0).sum(axis=1)
+        shares[axis] = extents[[0, -1]] / max(1, extents.max())
+    return shares
+
+
+def midsagittal_plane(image_hu: NDArray, spacing_mm: ArrayLike) -> MidsagittalPlane | None:
+    """
+    Find the mid-sagittal plane, where the scan surely shows on which side of it each part of the body lies.
+
+    Where both flanks are in view, it is the plane across which the patient's bones and outline mirror best. The
+    agreement of the scan with its mirror image is maximized over the plane's offset and its rotations about the
     patient's superior and anterior axes, each up to about 25 degrees. Large bright things that have no partner (heart
     and aorta with contrast medium) are left out by a top-hat filter. The scan must not be scaled.
+
+    A narrower field of view can mirror well about a wrong plane. It is believed where it passes the vertebral canal and
+    much of both halves is in view. Else the plane is sagittal, through the canal, leaning with it. Where no canal is in
+    view, but front, back and one flank, one half of the body is in view alone: the plane is the border that cuts it.
 
     Args:
         image_hu: the scan in HU, shape ``(H, W, D)``, RAS axes, any numeric dtype.
         spacing_mm: voxel size along each axis in mm.
 
     Returns:
-        the plane; the array's middle, with ``estimated=False``, when there is no body, or one under 100 mm across.
+        the plane; a border of the array where one half of the body is in view alone; None where it is doubtful, or
+        when there is no body, or one under 100 mm across.
 
     Raises:
         ValueError: when the image has not three axes or the spacing is not three positive numbers.
@@ -105,12 +167,31 @@ def midsagittal_plane(image_hu: NDArray, spacing_mm: ArrayLike) -> MidsagittalPl
     spacing = _checked_spacing(image_hu, spacing_mm)
     coarse, factors = _block_mean(image_hu, spacing, 4.0)
     first_center = (factors - 1) * spacing / 2  # of the first block, which lies not at voxel (0, 0, 0)
-    middle = MidsagittalPlane(np.array([1.0, 0.0, 0.0]), (image_hu.shape[0] - 1) * spacing[0] / 2, False)
-    spacing = spacing * factors
-    body = _body_mask(coarse, spacing)
+    step = spacing * factors
+    body = _body_mask(coarse, step)
     columns = np.flatnonzero(body.any(axis=(1, 2)))
-    if len(columns) == 0 or np.ptp(columns) * spacing[0] < 100.0:
-        return middle
+    if len(columns) == 0 or np.ptp(columns) * step[0] < MIN_BODY_MM:
+        return None
+    if _is_whole(coarse, step):
+        return _mirror_plane(coarse, body, step, first_center)
+    canal = _canal_points(image_hu, spacing)
+    if canal is not None:
+        borders = first_center[0] + columns[[0, -1]] * step[0]
+        return _plane_at_canal(canal, borders, _mirror_plane(coarse, body, step, first_center))
+    cut_body = _cut_body(coarse, step)
+    width_mm, depth_mm = _width_and_depth_mm(cut_body, step)
+    is_cut = cut_shares(cut_body) > CUT_SHARE
+    if is_cut[0].sum() == 1 and not is_cut[1].any() and width_mm <= MAX_HALF_BY_DEPTH * depth_mm:
+        # half a voxel outside, so that no voxel lies on it
+        offset = -0.5 if is_cut[0, 0] else image_hu.shape[0] - 0.5
+        return MidsagittalPlane(np.array([1.0, 0.0, 0.0]), float(offset * spacing[0]))
+    return None
+
+
+def _mirror_plane(
+    coarse: NDArray, body: NDArray[np.bool_], spacing: NDArray[np.float64], first_center: NDArray[np.float64]
+) -> MidsagittalPlane:
+    """Find the plane across which a coarse copy mirrors best, in the frame of the array it was made from."""
     center = np.array(ndimage.center_of_mass(body)) * spacing
     thin = _thin_bone(coarse, body, spacing)
     # blurred first, so that a rib meets its partner from afar, and not its partner's neighbor
@@ -119,7 +200,34 @@ def midsagittal_plane(image_hu: NDArray, spacing_mm: ArrayLike) -> MidsagittalPl
     starts = product(np.arange(-40.0, 41.0, 10.0), np.radians([-16, -8, 0, 8, 16]), np.radians([-8, 0, 8]))
     plane = _refine(fine, _refine(broad, np.array(min(starts, key=broad))))
     normal = _normal(plane[1], plane[2])
-    return MidsagittalPlane(normal, float(plane[0] + normal @ (center + first_center)), True)
+    return MidsagittalPlane(normal, float(plane[0] + normal @ (center + first_center)))
+
+
+def _canal_points(image_hu: NDArray, spacing: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Return the canal's centers in mm where a path surely follows one, shape ``(n, 3)``, or None."""
+    coarse, factors = _block_mean(image_hu, spacing, 3.0)
+    step = spacing * factors
+    body = _body_mask(coarse, step)
+    if not body.any():
+        return None
+    canal = _find_canal(coarse, body, step)
+    if not canal.is_sure:
+        return None
+    levels = np.flatnonzero(canal.along > SURE_SCORE)
+    return np.column_stack([canal.path[levels], levels]) * step + (factors - 1) * spacing / 2
+
+
+def _plane_at_canal(
+    canal_mm: NDArray[np.float64], borders_mm: NDArray[np.float64], mirror: MidsagittalPlane
+) -> MidsagittalPlane:
+    """Take the mirror plane where it passes the canal and both halves are in view, else a sagittal one at the canal."""
+    right_mm = np.median(canal_mm[:, 0])
+    beside_mm = np.median(np.abs(canal_mm @ mirror.normal - mirror.offset_mm))
+    if np.abs(borders_mm - right_mm).min() >= MIN_HALF_MM and beside_mm <= MAX_BESIDE_CANAL_MM:
+        return mirror
+    slope = np.polyfit(canal_mm[:, 2], canal_mm[:, 0], 1)[0] if len(canal_mm) > 1 else 0.0
+    normal = np.array([1.0, 0.0, -slope]) / np.hypot(1.0, slope)
+    return MidsagittalPlane(normal, float(np.median(canal_mm @ normal)))
 
 
 def _checked_spacing(image: NDArray, spacing_mm: ArrayLike) -> NDArray[np.float64]:
@@ -160,6 +268,68 @@ def _body_mask(image_hu: NDArray, spacing: NDArray[np.float64]) -> NDArray[np.bo
     return pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
 
 
+@dataclass(frozen=True)
+class _Canal:
+    """
+    The path that looks most like the vertebral canal.
+
+    Args:
+        path: its voxel in each slice of a coarse copy, shape ``(D, 2)``.
+        along: its score in each slice, shape ``(D,)``.
+        is_sure: whether it surely follows a canal.
+    """
+
+    path: NDArray[np.int_]
+    along: NDArray[np.float64]
+    is_sure: bool
+
+
+def _find_canal(image_hu: NDArray, body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> _Canal:
+    """Find the path through all slices that looks most like the vertebral canal; needs a body."""
+    score = _canal_score(image_hu, body, spacing)
+    path = _best_path(score + _place_prior(body, spacing), spacing)
+    along = score[path[:, 0], path[:, 1], np.arange(len(path))]
+    slices = np.flatnonzero(body.any(axis=(0, 1)))
+    is_sure = np.count_nonzero(along > SURE_SCORE) >= min(SURE_SHARE * len(slices), SURE_MM / spacing[2])
+    # a heart with contrast medium beside calcified cartilage can score as high, in a slab that the spine is not in
+    ahead_mm = (path[:, 1] * spacing[1] - _front_mm(body, spacing))[slices]
+    is_sure &= np.median(ahead_mm) <= MAX_AHEAD_MM
+    return _Canal(path, along, bool(is_sure))
+
+
+def _cut_body(image_hu: NDArray, spacing: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mark the patient, lungs filled, also those that a border across, before or behind cuts open."""
+    closed = image_hu
+    for axis in range(2):
+        ends = np.moveaxis(closed, axis, 0)[[0, -1]]
+        tissue = ends > BODY_HU
+        before, behind = (np.logical_or.accumulate(side, axis=1) for side in (tissue, tissue[:, ::-1]))
+        is_lid = before & behind[:, ::-1] & (ends > OUTSIDE_HU)
+        lids = np.moveaxis(np.where(is_lid, 0.0, -1000.0).astype(image_hu.dtype), 0, axis)
+        first, last = np.split(lids, 2, axis=axis)
+        closed = np.concatenate([first, closed, last], axis=axis)
+    return _body_mask(closed, spacing)[1:-1, 1:-1]
+
+
+def _is_whole(image_hu: NDArray, spacing: NDArray[np.float64]) -> bool:
+    """Whether both flanks of a body are in view, and not just where a round field of view ends."""
+    body = _cut_body(image_hu, spacing)
+    if not body.any():
+        return False
+    width_mm, depth_mm = _width_and_depth_mm(body, spacing)
+    if (cut_shares(body)[0] > CUT_SHARE).any() or width_mm < MIN_WIDTH_BY_DEPTH * depth_mm:
+        return False
+    # where front or back is cut off as well, nothing closes the lung that a border cuts
+    borders = image_hu[[0, -1]]
+    lung = np.count_nonzero((borders > OUTSIDE_HU) & (borders < LUNG_HU), axis=(1, 2))
+    return bool((lung <= CUT_SHARE * depth_mm / spacing[1] * image_hu.shape[2]).all())
+
+
+def _width_and_depth_mm(body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the extent of the body along the first and the second axis; needs a body."""
+    return np.array([np.ptp(np.flatnonzero(body.any(axis=axes))) for axes in ((1, 2), (0, 2))]) * spacing[:2]
+
+
 def _canal_score(image_hu: NDArray, body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray:
     """Score every voxel as the canal's center, about 0.2 in a canal, below 0.05 elsewhere; -1 outside the body."""
     # from 80 HU, the marrow of an old patient, to 330 HU, dense bone
@@ -183,10 +353,19 @@ def _place_prior(body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArr
     anterior = np.arange(body.shape[1])[None, :, None] * spacing[1]
     area = body.sum(axis=(0, 1))
     filled = area > 0
+    front = _front_mm(body, spacing)
     middle = np.median((body.sum(axis=1) * right[:, :, 0]).sum(axis=0)[filled] / area[filled])
+    return -0.05 * (((right - middle) / 60.0) ** 2 + (np.maximum(0.0, anterior - front) / 15.0) ** 2)
+
+
+def _front_mm(body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far ahead the body's middle lies in each slice, shape ``(D,)``, infinite without a body."""
+    anterior = np.arange(body.shape[1])[None, :, None] * spacing[1]
+    area = body.sum(axis=(0, 1))
+    filled = area > 0
     front = np.full(body.shape[2], np.inf)
     front[filled] = (body.sum(axis=0) * anterior[0]).sum(axis=0)[filled] / area[filled]
-    return -0.05 * (((right - middle) / 60.0) ** 2 + (np.maximum(0.0, anterior - front) / 15.0) ** 2)
+    return front
 
 
 def _best_path(score: NDArray, spacing: NDArray[np.float64]) -> NDArray[np.int_]:
@@ -218,12 +397,12 @@ def _best_path(score: NDArray, spacing: NDArray[np.float64]) -> NDArray[np.int_]
 
 
 def _column_around(
-    path: NDArray, score: NDArray, image_hu: NDArray, body: NDArray[np.bool_], spacing: NDArray[np.float64]
+    canal: _Canal, image_hu: NDArray, body: NDArray[np.bool_], spacing: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
     """Mark the bone within a vertebra's reach of the path, with what it encloses, where the path follows a canal."""
-    height, width, depth = score.shape
-    along = score[path[:, 0], path[:, 1], np.arange(depth)]
-    followed = ndimage.gaussian_filter1d(along, 10.0 / spacing[2], mode="nearest") > 0.02
+    height, width, _ = image_hu.shape
+    path = canal.path
+    followed = ndimage.gaussian_filter1d(canal.along, 10.0 / spacing[2], mode="nearest") > 0.02
     lateral = np.abs(np.arange(height)[:, None, None] - path[:, 0]) * spacing[0]
     anterior = (np.arange(width)[None, :, None] - path[:, 1]) * spacing[1]
     # in front of the pedicles an ellipse, which leaves most of the aorta out

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from monai.config import PathLike
 from monai.data import MetaTensor
+from numpy.typing import NDArray
 
+from scripts.anatomy import known_plane
 from scripts.atomic_write import whole_file
 from scripts.thorax import chest_position, largest_extent_mm
 
@@ -68,8 +70,8 @@ def candidate_rows(
     Args:
         pred: ids 1..n on the scan's own grid, integers, shape ``(1, H, W, D)``, with the scan's affine (RAS mm).
         label_scores: scores in [0, 1] of the candidates 1..n.
-        midsagittal_plane: the plane n·x = d in RAS mm as ``(nx, ny, nz, d)``, n to the patient's right; without
-            it the side stays empty, and the place in the chest.
+        midsagittal_plane: the plane n·x = d in RAS mm as ``(nx, ny, nz, d)``, n to the patient's right; without it, or
+            where it is NaN since the scan does not show it, the side stays empty, and the place in the chest.
         thorax_axis: points of the chest as :func:`scripts.thorax.thorax_axis` gives them; without it the place in the
             chest stays empty.
 
@@ -85,13 +87,14 @@ def candidate_rows(
     ids = pred[0].cpu().numpy()
     ids = ids.view(np.uint32) if ids.dtype == np.int32 else ids.astype(np.uint32)  # a view takes no time
     statistics = cc3d.statistics(ids)
+    plane = known_plane(midsagittal_plane)
     rows = []
     for candidate, score in enumerate(label_scores, start=1):
         center = statistics["centroids"][candidate]
         x_ras, y_ras, z_ras = affine[:3, :3] @ center + affine[:3, 3]
         side = ""
-        if midsagittal_plane is not None:
-            *normal, offset = np.asarray(midsagittal_plane, dtype=float)
+        if plane is not None:
+            *normal, offset = plane
             side = "right" if np.dot(normal, (x_ras, y_ras, z_ras)) > offset else "left"
         row = {
             "id": candidate,
@@ -108,18 +111,18 @@ def candidate_rows(
             row[f"last_{axis}"] = box.stop - 1
         inside = ids[statistics["bounding_boxes"][candidate]] == candidate
         row["length_mm"] = f"{largest_extent_mm(inside, affine):.1f}"
-        row |= _place((x_ras, y_ras, z_ras), midsagittal_plane, thorax_axis)
+        row |= _place((x_ras, y_ras, z_ras), plane, thorax_axis)
         rows.append(row)
     return rows
 
 
 def _place(
-    center_mm: Sequence[float], midsagittal_plane: torch.Tensor | None, thorax_axis: torch.Tensor | None
+    center_mm: Sequence[float], plane: NDArray[np.float64] | None, thorax_axis: torch.Tensor | None
 ) -> dict[str, str]:
     """Describe where in the chest a point in RAS mm lies; what is not known stays empty."""
-    if midsagittal_plane is None or thorax_axis is None:
+    if plane is None or thorax_axis is None:
         return {"from_apex_mm": "", "level": "", "angle_degrees": "", "part": ""}
-    place = chest_position(center_mm, np.asarray(midsagittal_plane), np.asarray(thorax_axis))
+    place = chest_position(center_mm, plane, np.asarray(thorax_axis))
     return {
         "from_apex_mm": "" if np.isnan(place.from_apex_mm) else f"{place.from_apex_mm:.0f}",
         "level": place.level,
@@ -138,8 +141,9 @@ def scan_row(candidates: Sequence[Mapping[str, Any]], operating_score: float, ma
         many_fractures: so many that count, or more, raise the flag.
 
     Returns:
-        ``candidates``, all of them; ``at_operating_point``, those that count, of them ``right`` and ``left``;
-        ``highest_score``, empty without any; ``many_fractures``, ``yes`` or ``no``.
+        ``candidates``, all of them; ``at_operating_point``, those that count, of them ``right`` and ``left``, where
+        those of unknown side are in neither; ``highest_score``, empty without any; ``many_fractures``, ``yes`` or
+        ``no``.
     """
     counted = [row for row in candidates if float(row["score"]) >= operating_score]
     return {

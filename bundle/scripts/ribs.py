@@ -16,7 +16,14 @@ from scipy import ndimage
 from skimage.graph import MCP_Geometric
 from skimage.morphology import convex_hull_image
 
-from scripts.anatomy import _block_mean, _body_mask, _checked_spacing, midsagittal_plane, spine_mask
+from scripts.anatomy import (
+    MidsagittalPlane,
+    _block_mean,
+    _body_mask,
+    _checked_spacing,
+    midsagittal_plane,
+    spine_mask,
+)
 from scripts.components import connected_components
 
 __all__ = ["find_ribs"]
@@ -71,8 +78,8 @@ def find_ribs(image_hu: NDArray, spacing_mm: ArrayLike, spine: NDArray[np.bool_]
         spine: what :func:`scripts.anatomy.spine_mask` marks in this scan; found here where it is not given.
 
     Returns:
-        1 to n in the n pieces, 0 elsewhere, shape ``(H, W, D)``; all 0 where there are no lungs or no such bone. A rib
-        may give several pieces or none.
+        1 to n in the n pieces, 0 elsewhere, shape ``(H, W, D)``; all 0 where there are no lungs or no such bone, or
+        where the scan does not show surely where the mid-sagittal plane lies. A rib may give several pieces or none.
 
     Raises:
         ValueError: when the image has not three axes, the spacing is not three positive numbers, or the spine has
@@ -89,7 +96,10 @@ def find_ribs(image_hu: NDArray, spacing_mm: ArrayLike, spine: NDArray[np.bool_]
     outside_mm = ndimage.distance_transform_edt(~hull, sampling=step)
     candidates = _with_marrow(coarse > BONE_HU, step) & (outside_mm <= OUTSIDE_HULL_MM)
     candidates &= ndimage.distance_transform_edt(hull, sampling=step) <= INSIDE_HULL_MM
-    candidates &= ~_front(hull, image_hu, spacing, step)
+    plane = midsagittal_plane(image_hu, spacing)
+    if plane is None:
+        return np.zeros(image_hu.shape, dtype=np.int16)
+    candidates &= ~_front(hull, plane, step)
     candidates &= ~_within(coarse > METAL_HU, METAL_MARGIN_MM, step)
     column = _block_mean(spine_mask(image_hu, spacing) if spine is None else spine, spacing, COARSE_MM)[0] >= 0.5
     candidates &= ~_within(column, SPINE_MARGIN_MM, step)
@@ -135,11 +145,8 @@ def _closed(mask: NDArray[np.bool_], radius_mm: float, step: NDArray[np.float64]
     return closed[tuple(slice(low, -high) for low, high in margins)]
 
 
-def _front(
-    hull: NDArray[np.bool_], image_hu: NDArray, spacing: NDArray[np.float64], step: NDArray[np.float64]
-) -> NDArray[np.bool_]:
+def _front(hull: NDArray[np.bool_], plane: MidsagittalPlane, step: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Mark the sector in front of the hull's middle, wider near the lungs' tips."""
-    plane = midsagittal_plane(image_hu, spacing)
     i, j, k = (np.arange(size) * length for size, length in zip(hull.shape, step))
     x, y, _ = plane.normal
     lateral = np.abs(x * i[:, None, None] + y * j[:, None] + plane.normal[2] * k - plane.offset_mm)

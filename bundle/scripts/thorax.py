@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
-from scripts.anatomy import _block_mean, _body_mask, _checked_spacing
+from scripts.anatomy import _block_mean, _body_mask, _checked_spacing, _cut_body, cut_shares
 from scripts.components import connected_components
 
 __all__ = ["LEVELS", "PARTS", "ChestPosition", "chest_position", "largest_extent_mm", "thorax_axis"]
@@ -35,6 +35,8 @@ MIDLINE_MM = 20.0
 MIN_SECTION_MM2 = 100.0
 # Near the apex, and in the recesses below the domes, the lungs fill a part of the chest alone: their middle is not its.
 MIN_HULL_SHARE = 0.5
+# Lungs are in view in part where their extent at a border across, before or behind is such a share of the greatest one.
+CUT_LUNG_SHARE = 0.1
 CENTERS = 32
 # Directions in which an extent is looked for; between two neighbors lie 4 degrees, which costs 0.1 % at most.
 DIRECTIONS = 2048
@@ -54,11 +56,14 @@ def thorax_axis(
         image_hu: the scan in HU, shape ``(H, W, D)``, RAS axes, any numeric dtype.
         spacing_mm: voxel size along each axis in mm.
         affine: voxels to RAS mm, shape ``(4, 4)``.
-        midsagittal_plane: the plane n·x = d in RAS mm as ``(nx, ny, nz, d)``, n to the patient's right.
+        midsagittal_plane: the plane n·x = d in RAS mm as ``(nx, ny, nz, d)``, n to the patient's right; NaN where it is
+            doubtful.
 
     Returns:
         points in RAS mm, float64, shape ``(34, 3)``: the apex, 32 centers from above to below, the base. The apex is
-        NaN where the lungs reach the first slice, the base where they reach the last; all is NaN without lungs.
+        NaN where the lungs reach the first slice, the base where they reach the last; all is NaN without lungs. Where
+        the lungs are in view in part, since a border of the first two axes cuts them or the plane does not pass through
+        the scan, the centers have their heights alone, and all else is NaN.
 
     Raises:
         ValueError: when the image has not three axes or the spacing is not three positive numbers.
@@ -70,9 +75,21 @@ def thorax_axis(
     lungs = _lungs(coarse, step)
     axis = np.full((CENTERS + 2, 3), np.nan)
     if lungs.any():
+        plane = np.asarray(midsagittal_plane, dtype=float)
         axis[1:-1] = _centers(lungs, to_world)
-        axis[0], axis[-1] = _ends(lungs, step, to_world, np.asarray(midsagittal_plane, dtype=float))
+        air = _cut_body(coarse, step) & (coarse < LUNG_HU)
+        if (cut_shares(air) > CUT_LUNG_SHARE).any() or not _passes(plane, image_hu.shape, affine):
+            axis[:, :2] = np.nan
+        else:
+            axis[0], axis[-1] = _ends(lungs, step, to_world, plane)
     return axis
+
+
+def _passes(plane: NDArray[np.float64], shape: tuple[int, ...], affine: NDArray) -> bool:
+    """Whether voxels of an array lie on both sides of a plane."""
+    corners = np.argwhere(np.ones((2, 2, 2))) * (np.array(shape) - 1)
+    beside_mm = (corners @ affine[:3, :3].T + affine[:3, 3]) @ plane[:3] - plane[3]
+    return bool(beside_mm.min() < 0 < beside_mm.max())
 
 
 def _lungs(coarse: NDArray, step: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -121,10 +138,11 @@ class ChestPosition:
 
     Args:
         from_apex_mm: how far below the lungs' apex, along the body; negative above it, NaN where the scan lacks it.
-        level: third of the way from the lungs' apex to their base, of ``LEVELS``; empty where the scan lacks either.
+        level: third of the way from the lungs' apex to their base, of ``LEVELS``; empty where the scan lacks either, or
+            shows the lungs in part.
         angle_degrees: about the chest's middle at that level, from straight ahead (0) to straight behind (180), either
-            side; NaN where the scan shows no lungs.
-        part: 60 degrees each, of ``PARTS``; empty where the scan shows no lungs.
+            side; NaN where the scan shows no lungs, or a part of them.
+        part: 60 degrees each, of ``PARTS``; empty where the angle is NaN.
     """
 
     from_apex_mm: float

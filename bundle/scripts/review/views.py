@@ -16,6 +16,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from scripts.anatomy import known_plane
 from scripts.review.pictures import cut_square, encode, gray_values, outline, shrink
 
 __all__ = ["PLANES", "Outline", "Scan", "View", "centered_views", "places_mm", "projections"]
@@ -217,15 +218,16 @@ def projections(scan: Scan, midsagittal_plane: torch.Tensor | NDArray | None) ->
     Args:
         scan: the scan.
         midsagittal_plane: the plane n·x = d in RAS mm as ``(nx, ny, nz, d)``, n to the patient's right, that parts
-            the halves; without it one picture from the side shows both.
+            the halves; without it, or where it is NaN, one picture from the side shows both.
 
     Returns:
         The views named ``from the front``, and ``from the right`` and ``from the left``, or ``from the side``.
     """
     views = [_projection(scan, "from the front", scan.turned.max(axis=1), (0, 2), ("R", "L", "H", "F"))]
-    if midsagittal_plane is None:
+    plane = known_plane(midsagittal_plane)
+    if plane is None:
         return [*views, _projection(scan, "from the side", scan.turned.max(axis=0), (1, 2), ("A", "P", "H", "F"))]
-    *normal, offset = np.asarray(midsagittal_plane, dtype=float)
+    *normal, offset = plane
     slope = np.asarray(normal) @ scan.turned_affine[:3, :3]  # of the distance from the plane, per voxel of each axis
     start = np.asarray(normal) @ scan.turned_affine[:3, 3] - offset
     columns, rows = (np.arange(n) * s for n, s in zip(scan.turned.shape[1:], slope[1:]))

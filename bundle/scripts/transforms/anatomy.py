@@ -27,8 +27,10 @@ class MidsagittalPlaned(MapTransform):
     ``n @ x == d``, in the world frame of the scan's affine (x to the patient's right, y anterior, z superior). ``n``
     has length 1 and points to the right, so a point is on the patient's right where ``n @ x > d``, and
     ``x - 2 * (n @ x - d) * n`` is its mirror image. It stays true when the scan is cropped, resampled or reoriented.
-    A scan without a body gets the middle of its array. It is no tensor, since MONAI Deploy hands the network every
-    tensor of the data.
+    Where the field of view is so narrow that the plane is doubtful, and where there is no body, it is NaN. Where one
+    half of the body is in view alone, it is the border that cuts the body, see
+    :func:`scripts.anatomy.midsagittal_plane`. It is no tensor, since MONAI Deploy hands the network every tensor of the
+    data.
 
     Args:
         keys: key of the scan in HU, a ``MetaTensor`` with any affine, shape ``(1, H, W, D)``; one key.
@@ -188,9 +190,11 @@ def _in_ras(image: NDArray, affine: NDArray) -> tuple[NDArray, NDArray[np.float6
 
 
 def _world_plane(image_hu: NDArray, affine: NDArray) -> NDArray[np.float64]:
-    """Estimate the plane of an array of any orientation; return ``(nx, ny, nz, d)`` in the affine's world, mm."""
+    """Find the plane of an array of any orientation; return ``(nx, ny, nz, d)`` in the affine's world, mm, or NaN."""
     turned, to_world, spacing_mm = _in_ras(image_hu, affine)
     plane = midsagittal_plane(turned, spacing_mm)
+    if plane is None:
+        return np.full(4, np.nan)
     # with p = spacing * index and x = rotation @ p + origin, n @ p == d is (rotation^-T n) @ x == d + ...
     normal = np.linalg.solve((to_world[:3, :3] / spacing_mm).T, plane.normal)
     length = np.linalg.norm(normal)

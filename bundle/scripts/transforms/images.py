@@ -13,6 +13,7 @@ from monai.config import KeysCollection
 from monai.transforms import CropForegroundd, MapTransform, Spacingd
 from monai.utils import convert_to_numpy
 
+from scripts.anatomy import known_plane
 from scripts.datalist import file_notes, file_problems
 from scripts.headers import checked_axcodes, orientation_note
 from scripts.hounsfield import BONE_HU, hu_problem
@@ -155,18 +156,27 @@ class NoteDoubtsd(MapTransform):
     Write what is doubtful about a scan into its metadata, from where it reaches the prediction.
 
     Such a scan is predicted, since it may be right: its header says two things about where it lies, or nothing about
-    where its axes run to, it shows no bone, no lungs, or slices seem to be left out. MONAI has no place for what a user
-    should know of one scan and need not stop for.
+    where its axes run to, it shows no bone, no lungs, or so little of the chest that sides, levels or parts are not
+    known, or slices seem to be left out. MONAI has no place for what a user should know of one scan and need not stop
+    for.
 
     Args:
         keys: keys of the scans in HU, shape ``(1, H, W, D)``, with metadata as ``LoadImaged`` gives it; the text is put
             under ``"notes"``, empty where nothing is doubtful.
+        plane_key: key of the mid-sagittal plane, as ``MidsagittalPlaned`` stores it.
         axis_key: key of the lungs' points, as ``ThoraxAxisd`` stores them.
         allow_missing_keys: skip keys that the data lacks.
     """
 
-    def __init__(self, keys: KeysCollection, axis_key: str = "thorax_axis", allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        plane_key: str = "midsagittal_plane",
+        axis_key: str = "thorax_axis",
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
+        self.plane_key = plane_key
         self.axis_key = axis_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -180,8 +190,16 @@ class NoteDoubtsd(MapTransform):
                 notes.append(orientation_note(axcodes))
             if image.max() < BONE_HU:
                 notes.append(f"no voxel above {BONE_HU:g} HU, so no bone: is it in HU?")
-            if np.isnan(noted[self.axis_key]).all():
+            is_unknown = np.isnan(noted[self.axis_key])
+            if is_unknown.all():
                 notes.append("no lungs found: is it a chest CT?")
+            if known_plane(noted[self.plane_key]) is None:
+                notes.append(
+                    "the midline is not surely in view, so sides, levels and parts are left empty: "
+                    "is the field of view narrow?"
+                )
+            elif is_unknown.any(axis=1).all() and not is_unknown.all():
+                notes.append("the field of view cuts the lungs, so levels and parts are left empty.")
             image.meta["notes"] = " ".join(notes)
         return noted
 

@@ -13,6 +13,7 @@ from monai.transforms import BorderPad, MapTransform, Randomizable, SpatialCrop
 from monai.utils import ensure_tuple_rep
 from scipy import ndimage
 
+from scripts.anatomy import known_plane
 from scripts.mine import HARD_KEY
 
 __all__ = ["BOXES_KEY", "FindFracturesd", "SymmetricROISamplerd"]
@@ -79,7 +80,8 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
 
     - a *positive* ROI for each fracture: each instance id, even where two fractures touch or one has several
       pieces, at the middle of its bounding box, moved by up to ``max_shift_voxels`` along each axis;
-    - its *mirrored* ROI, at the place mirrored about the mid-sagittal plane; left out where any fracture lies in it;
+    - its *mirrored* ROI, at the place mirrored about the mid-sagittal plane; left out where any fracture lies in it,
+      and where the scan does not show surely where the plane lies;
     - as many *random* ROIs as positive ones, at least ``border_voxels`` from the border (at the middle of an axis
       that is too short for that); a share of them lies on *bone* instead, wherever it is: vertebrae, scapulae,
       sternum and calcified cartilage are what a network takes for a fracture, and few places at random show them.
@@ -267,7 +269,10 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
             mirrors[:, 0] = shape[0] - 1 - fractures[:, 0]
         else:
             affine = np.asarray(data[self.label_key].affine, dtype=float)
-            *normal, offset = np.asarray(data[self.plane_key], dtype=float)
+            plane = known_plane(data[self.plane_key])
+            if plane is None:
+                return fractures[:0]
+            *normal, offset = plane
             world = fractures @ affine[:3, :3].T + affine[:3, 3]
             world -= 2 * (world @ normal - offset)[:, None] * np.array(normal)
             mirrors = self._to_voxels(world, data)
