@@ -37,6 +37,7 @@ SMALL_PREDICTION = {
     "probability_threshold": 0.1,
     "min_mean_probability": 0.0,
     "postprocess": False,
+    "amp": False,  # as on every processor
     "network_def::channels": CHANNELS,
 }
 
