@@ -78,7 +78,7 @@ def test_other_programs_are_let_alone(config: str) -> None:
 
 @pytest.mark.parametrize(
     "run_id, config_file",
-    [("training", "configs/train.yaml"), ("inference", "configs/inference.yaml")],
+    [pytest.param("training", "configs/train.yaml", marks=pytest.mark.slow), ("inference", "configs/inference.yaml")],
 )
 def test_a_run_ends_with_one_line_at_a_misspelled_setting(run_id: str, config_file: str) -> None:
     command = ["-m", "monai.bundle", "run", run_id, "--config_file", config_file, "--datset_dir", "/data/scans"]

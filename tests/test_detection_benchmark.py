@@ -162,8 +162,9 @@ def test_a_base_trains_the_network_that_it_predicts_with(name: str) -> None:
         )
         if configs is recipe.train_configs:
             logits = torch.zeros(1, 1, 16, 16, 16)
-            assert parser.get_parsed_content("lr_scheduler").optimizer.param_groups[0]["lr"] > 0
-            assert parser.get_parsed_content("loss")(logits, torch.ones_like(logits)) > 0
+            assert parser.get_parsed_content("lr_scheduler").optimizer is parser.get_parsed_content("optimizer")
+            loss, label = parser.get_parsed_content("loss"), torch.ones_like(logits)
+            assert loss(logits + 5, label) < loss(logits, label) < loss(logits - 5, label)
     assert shapes[0] == shapes[1]
 
 

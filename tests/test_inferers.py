@@ -22,6 +22,8 @@ from scripts.inferers import (
 )
 from scripts.networks import ResUNet
 
+pytestmark = pytest.mark.processor
+
 
 class PlaceNet(nn.Module):
     """Logits that depend on the voxel's place in the window as well as on its value."""
@@ -381,7 +383,7 @@ def test_engines_agree(network, image, engine, amp, tolerance):
     assert amp != torch.allclose(found, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("amp", ["auto", True, False])
+@pytest.mark.parametrize("amp", ["auto", True])
 def test_openvino_computes_in_float32_where_bfloat16_is_not_fast(network, image, monkeypatch, caplog, amp):
     processor_of(monkeypatch, {"avx2": True, "avx512_bf16": False})
     with torch.no_grad(), caplog.at_level("INFO", logger="scripts.inferers"):
@@ -390,6 +392,7 @@ def test_openvino_computes_in_float32_where_bfloat16_is_not_fast(network, image,
     assert caplog.messages == ["The network is computed by openvino on cpu in float32."]
 
 
+@pytest.mark.slow
 def test_openvino_compiles_once_and_anew_for_other_weights(network, image, monkeypatch):
     compiled = []
     compile_ = engines.OpenVINONetwork._compile

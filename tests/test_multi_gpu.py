@@ -17,6 +17,8 @@ from bright_network import BrightNetwork
 from conftest import BUNDLE_ROOT, write_scan
 from test_configs import SMALL_PREDICTION, SMALL_TRAINING, files, rows, workflow
 
+pytestmark = [pytest.mark.slow, pytest.mark.processor]
+
 TESTS = Path(__file__).parent
 
 

@@ -17,6 +17,8 @@ sys.path.insert(0, str(BUNDLE_ROOT.parent))
 
 from benchmarks import evaluation, training  # noqa: E402
 
+pytestmark = pytest.mark.processor
+
 
 def test_both_ways_of_the_overlap_rule_agree_and_are_written_down(tmp_path: Path) -> None:
     page = tmp_path / "speed.md"
