@@ -20,6 +20,10 @@ find_python() {
   return 1
 }
 
+# How pytest runs tests side by side: a file's tests in one process, so that what they share is made once, and as many
+# processes as cores, but no more than memory has room for.
+parallel=(-n auto --maxprocesses 8 --dist loadfile)
+
 # use_environment EXTRA: EXTRA is empty to run the bundle, "[dev]" to test it as well.
 use_environment() {
   local wanted=$1 stamp state python

@@ -39,8 +39,9 @@ BUNDLE_DIR = ROOT / "bundle"
 sys.path[:0] = [str(ROOT), str(BUNDLE_DIR)]
 
 from benchmarks.markdown import show, table  # noqa: E402
-from benchmarks.timing import least_seconds  # noqa: E402
+from benchmarks.timing import computing_threads, least_seconds  # noqa: E402
 from scripts.atomic_write import whole_file, write_json  # noqa: E402
+from scripts.engines import has_fast_bfloat16  # noqa: E402
 from scripts.phantom import generate_phantoms  # noqa: E402
 
 __all__ = ["ROWS", "Row", "main", "stock_settings"]
@@ -133,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, mask in masks.items():
             both = 2 * np.count_nonzero(mask & masks["float32"])
             figures["rows"][name]["dice"] = both / max(mask.sum() + masks["float32"].sum(), 1)
-    figures["floor"] = _floor(scan, options.threads)
+    with computing_threads(options.threads):
+        figures["floor"] = _floor(scan)
     if options.picture:
         figures["growth"] = growth = []
         for slices in (options.slices * part // 4 for part in (1, 2, 3, 4)):
@@ -197,9 +199,22 @@ def _memory_gb(pid: int) -> float:
     return total * 1024 / 1e9
 
 
-def _floor(scan: Path, threads: int) -> dict[str, float]:
-    """Count what the default's network must compute for the scan, and how long that takes at the processor's best."""
-    torch.set_num_threads(threads)
+def _floor(scan: Path) -> dict[str, Any]:
+    """Tell how long what the default's network must compute for the scan takes at the processor's best."""
+    windows, gflop = _work(scan)
+    precision = torch.bfloat16 if has_fast_bfloat16(torch.device("cpu")) else torch.float32
+    best = _matrix_product(precision)
+    return {
+        "windows": windows,
+        "gflop": gflop,
+        "precision": str(precision).removeprefix("torch."),
+        "gflop_a_second_of_a_matrix_product": best,
+        "seconds": gflop / best,
+    }
+
+
+def _work(scan: Path) -> tuple[int, float]:
+    """Count the windows of a scan that the default shows to its network, and the GFLOP that the network takes."""
     parser = ConfigParser()
     parser.read_config(str(INFERENCE))
     parser.update({"bundle_root": str(BUNDLE_DIR), "dataset_dir": str(scan), "device": "cpu", "engine": "torch"})
@@ -219,15 +234,13 @@ def _floor(scan: Path, threads: int) -> dict[str, float]:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(torch.zeros(1, 1, *size))
         gflop += number * counter.get_total_flops() / 1e9
-    matrix = torch.randn(4096, 4096, dtype=torch.bfloat16)
-    seconds = least_seconds(lambda: matrix @ matrix, 5)
-    best = 2 * 4096**3 / 1e9 / seconds
-    return {
-        "windows": sum(windows.values()),
-        "gflop": gflop,
-        "gflop_a_second_of_a_matrix_product": best,
-        "seconds": gflop / best,
-    }
+    return sum(windows.values()), gflop
+
+
+def _matrix_product(precision: torch.dtype, size: int = 4096) -> float:
+    """Return the GFLOP a second at which the processor multiplies square matrices of this size."""
+    matrix = torch.randn(size, size).to(precision)
+    return 2 * size**3 / 1e9 / least_seconds(lambda: matrix @ matrix, 5)
 
 
 def _mask(folder: Path) -> np.ndarray:
@@ -278,7 +291,7 @@ def _table(figures: Mapping[str, Any]) -> str:
     ends = (
         f"The floor: the default shows the network {floor['windows']:,} windows, {floor['gflop']:,.0f} GFLOP in all, "
         f"which take {floor['seconds']:.0f} s at the {floor['gflop_a_second_of_a_matrix_product']:.0f} GFLOP a "
-        "second at which this processor multiplies large matrices in bfloat16."
+        f"second at which this processor multiplies large matrices in {floor['precision']}."
     )
     says, ends = (textwrap.fill(part, 120, break_on_hyphens=False) for part in (says, ends))
     return "\n".join([says, "", *table(header, rows), "", ends]) + "\n"

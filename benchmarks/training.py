@@ -26,7 +26,7 @@ BUNDLE_DIR = ROOT / "bundle"
 sys.path[:0] = [str(ROOT), str(BUNDLE_DIR)]
 
 from benchmarks.markdown import show  # noqa: E402
-from benchmarks.timing import least_seconds  # noqa: E402
+from benchmarks.timing import computing_threads, least_seconds  # noqa: E402
 from scripts.atomic_write import write_json  # noqa: E402
 from scripts.phantom import generate_phantoms  # noqa: E402
 
@@ -96,14 +96,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--markdown", type=Path, help="file with the markers that the text goes between")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
     scans = options.output_dir / f"scans_{options.slices}"
     generate_phantoms(
         scans, options.scans, 0, 0, seed=9, shape=(512, 512, options.slices), spacing=SPACING_MM, workers=2
     )
-    _, plain = rois_a_second(scans, None, options.threads, epochs=1)
-    prepared, ours = rois_a_second(scans, options.output_dir / "cache", options.threads, epochs=20)
-    float32, bfloat16 = seconds_a_step(False), seconds_a_step(True)
+    with computing_threads(options.threads):
+        _, plain = rois_a_second(scans, None, options.threads, epochs=1)
+        prepared, ours = rois_a_second(scans, options.output_dir / "cache", options.threads, epochs=20)
+        float32, bfloat16 = seconds_a_step(False), seconds_a_step(True)
     figures = {
         "scans": options.scans,
         "slices": options.slices,

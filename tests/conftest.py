@@ -8,13 +8,20 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
-import pytest
-import torch
+# Before numpy and torch are loaded: tests run side by side, and results must not depend on the number of cores. What
+# tests start in processes of their own inherits it.
+for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_variable] = "1"
 
-from scripts.networks import ResUNet
-from scripts.sample_ct import SampleCT, load_sample_ct
+import nibabel as nib  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from scripts.networks import ResUNet  # noqa: E402
+from scripts.sample_ct import SampleCT, load_sample_ct  # noqa: E402
+
+torch.set_num_threads(1)  # also where a plugin of pytest had loaded it before
 
 BUNDLE_ROOT = Path(__file__).resolve().parents[1] / "bundle"
 SPACING_MM = (0.75, 0.75, 1.25)

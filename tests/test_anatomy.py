@@ -324,7 +324,9 @@ def test_spine_removal_names_wrong_input(image: torch.Tensor, message: str) -> N
 
 
 @pytest.mark.real_ct
-@pytest.mark.parametrize("step", [pytest.param(1, id="2.5 mm slices"), pytest.param(2, id="5 mm slices")])
+@pytest.mark.parametrize(
+    "step", [pytest.param(1, id="2.5 mm slices", marks=pytest.mark.slow), pytest.param(2, id="5 mm slices")]
+)
 def test_real_spine_is_covered_and_no_far_rib(real_ct: SampleCT, step: int) -> None:
     organs = real_ct.structures[:, :, ::step]
     spacing_mm = real_ct.spacing_mm * (1, 1, step)

@@ -333,7 +333,7 @@ def test_every_setting_that_the_reference_lets_be_null_takes_it(name: str) -> No
 
 @pytest.mark.parametrize(
     "run_id, config_file",
-    [("training", "configs/train.yaml"), ("inference", "configs/inference.yaml")],
+    [pytest.param("training", "configs/train.yaml", marks=pytest.mark.slow), ("inference", "configs/inference.yaml")],
 )
 def test_a_run_ends_with_one_line_at_a_misspelled_setting(run_id: str, config_file: str) -> None:
     words = ["-m", "monai.bundle", "run", run_id, "--config_file", config_file, "--datset_dir", "/data/scans"]

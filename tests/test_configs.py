@@ -37,6 +37,7 @@ SMALL_PREDICTION = {
     "probability_threshold": 0.1,
     "min_mean_probability": 0.0,
     "postprocess": False,
+    "amp": False,  # as on every processor
     "network_def::channels": CHANNELS,
 }
 
@@ -91,7 +92,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("config", ["train.yaml", "report.yaml"])
+@pytest.mark.parametrize("config", ["train.yaml", pytest.param("report.yaml", marks=pytest.mark.slow)])
 def test_training_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
     done = run(config, dataset_dir=ribfrac_dir, output_dir=tmp_path, **SMALL_TRAINING)
     assert done.returncode == 0, done.stdout
@@ -101,7 +102,7 @@ def test_training_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
     network_of(config).load_state_dict(torch.load(tmp_path / "models" / "model.pt", weights_only=True))
 
 
-@pytest.mark.parametrize("config", ["inference.yaml", "report_inference.yaml"])
+@pytest.mark.parametrize("config", ["inference.yaml", pytest.param("report_inference.yaml", marks=pytest.mark.slow)])
 def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
     weights, written = tmp_path / "model.pt", tmp_path / "out"
     torch.manual_seed(0)
@@ -125,6 +126,7 @@ def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
     assert "100%" in done.stdout  # progress of the windows
 
 
+@pytest.mark.slow
 def test_a_dicom_study_is_predicted_and_only_dicom_names_the_patient(tmp_path, model):
     """The patient's name and number stand in the headers and in the folders' names. NIfTI gives the same candidates."""
     volume = np.random.default_rng(0).normal(0, 300, (32, 28, 12)).astype(int).clip(-1000, 3000)
@@ -168,6 +170,7 @@ def test_a_dicom_study_is_predicted_and_only_dicom_names_the_patient(tmp_path, m
             assert bool(told) == (path.suffix == ".dcm"), path
 
 
+@pytest.mark.slow
 def test_evaluation_by_the_command_of_its_header(ribfrac_dir, tmp_path, model):
     done = run("evaluate.yaml", dataset_dir=ribfrac_dir, output_dir=tmp_path, checkpoint=model, **SMALL_PREDICTION)
     assert done.returncode == 0, done.stdout
@@ -191,6 +194,7 @@ def test_properties(configs, kind, run_id, ribfrac_dir, tmp_path):
     assert ready.check_properties() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config, settings, written",
     [
@@ -224,6 +228,7 @@ def test_a_missing_data_set_is_an_error_and_nothing_is_generated(section, config
     assert not missing.exists()
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(ribfrac_dir, tmp_path):
     """A training that is killed after its first epoch and started again ends with the curve of an undisturbed one."""
     settings = SMALL_TRAINING | {"max_epochs": 3, "dataset_dir": ribfrac_dir}
@@ -258,7 +263,12 @@ def stored(path):
 
 
 @pytest.mark.parametrize(
-    "axes, codes", [((1, 1, 1), "LPS"), ((-1, 1, 1), "RPS"), ((1, -1, -1), "LAI")], ids=["as it is", "LR", "AP and SI"]
+    "axes, codes",
+    [
+        pytest.param((1, 1, 1), "LPS", id="as it is", marks=pytest.mark.slow),
+        pytest.param((-1, 1, 1), "RPS", id="LR", marks=pytest.mark.slow),
+        pytest.param((1, -1, -1), "LAI", id="AP and SI"),
+    ],
 )
 def test_a_scan_stored_otherwise_gives_the_same_fractures(axes, codes, ribfrac_dir, tmp_path, model):
     """Flipping the stored axes, with the affine that says so, changes nothing in patient coordinates."""

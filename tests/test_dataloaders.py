@@ -148,7 +148,7 @@ def test_a_second_pass_forgets_the_first(folder: Path) -> None:
     assert "does not exist" in next(skipped.reason for skipped in scans.skipped if skipped.scan == "nan")
 
 
-@pytest.fixture(params=["fork", "spawn", "forkserver"])
+@pytest.fixture(params=["fork", pytest.param("spawn", marks=pytest.mark.slow), "forkserver"])
 def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each way to start a process; the last is Linux's default from Python 3.14 on."""
     before = multiprocessing.get_context().get_start_method()

@@ -340,6 +340,7 @@ def test_hash_tells_files_and_plain_values_apart(tmp_path: Path) -> None:
     shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_training_transforms_hash_alike_in_every_process() -> None:
     """Or each training would prepare all scans anew."""
     code = (

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from monai.bundle import ConfigParser
 
 sys.path.insert(0, str(BUNDLE_ROOT.parent))
 
+from benchmarks.detection import __main__ as command_line  # noqa: E402
 from benchmarks.detection import data, pictures, recipes, report, run  # noqa: E402
 from benchmarks.detection.__main__ import main  # noqa: E402
 from benchmarks.detection.measure import measure_scan, measure_set  # noqa: E402
@@ -159,8 +162,9 @@ def test_a_base_trains_the_network_that_it_predicts_with(name: str) -> None:
         )
         if configs is recipe.train_configs:
             logits = torch.zeros(1, 1, 16, 16, 16)
-            assert parser.get_parsed_content("lr_scheduler").optimizer.param_groups[0]["lr"] > 0
-            assert parser.get_parsed_content("loss")(logits, torch.ones_like(logits)) > 0
+            assert parser.get_parsed_content("lr_scheduler").optimizer is parser.get_parsed_content("optimizer")
+            loss, label = parser.get_parsed_content("loss"), torch.ones_like(logits)
+            assert loss(logits + 5, label) < loss(logits, label) < loss(logits - 5, label)
     assert shapes[0] == shapes[1]
 
 
@@ -813,6 +817,26 @@ def test_commands_report_and_draw(bench: tuple[Path, list[dict[str, Any]]], caps
 def test_the_command_line_tells_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="error: there is no recipe 'none'"):
         main(["train", "--data", str(tmp_path), "--output_dir", str(tmp_path), "--recipe", "none"])
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["a step that is done", "a step that fails"])
+def test_a_sigterm_stops_a_step_and_does_afterwards_what_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    seen = []
+
+    def make(*_: Any) -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        if fails:
+            raise ValueError("no scan")
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(command_line, "make_data", make)
+    with pytest.raises(SystemExit) if fails else nullcontext():
+        main(["data", "--output_dir", str(tmp_path)])
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(SystemExit, match="stopped"):
+        seen[0](signal.SIGTERM, None)
 
 
 def test_nothing_to_show_is_told(bench: tuple[Path, list[dict[str, Any]]]) -> None:

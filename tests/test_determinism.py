@@ -11,6 +11,8 @@ import pytest
 import torch
 from test_configs import SMALL_TRAINING, predict, rows, stored, workflow
 
+pytestmark = pytest.mark.processor
+
 
 @pytest.fixture(scope="module")
 def prediction(ribfrac_dir: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -34,7 +36,7 @@ def test_a_prediction_once_more_gives_the_same_bytes(
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({"windows_per_batch": 1}, id="one window at a time"),
+        pytest.param({"windows_per_batch": 1}, id="one window at a time", marks=pytest.mark.slow),
         pytest.param({"windows_per_batch": 7}, id="seven windows at a time"),
         pytest.param({"num_workers": 2}, id="two processes that load"),
     ],
@@ -94,6 +96,7 @@ def train(dataset_dir: Path, output_dir: Path, **settings: Any) -> dict[str, tor
     return torch.load(output_dir / "models" / "final.pt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_a_training_once_more_gives_the_same_weights(ribfrac_dir: Path, tmp_path: Path) -> None:
     first, again, other = (
         train(ribfrac_dir, tmp_path / name, seed=seed) for name, seed in (("first", 5), ("again", 5), ("other", 6))

@@ -20,6 +20,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from scripts.networks import ResUNet
 
+pytestmark = pytest.mark.processor
+
 WEIGHTS = BUNDLE_ROOT / "models" / "model.pt"
 SOURCE = {
     "net_id": "network_def",
@@ -96,6 +98,7 @@ def test_torchscript(shape: tuple[int, ...], network: ResUNet, torchscript: Path
 
 
 @every_size
+@pytest.mark.slow
 def test_onnx(shape: tuple[int, ...], network: ResUNet, onnx: Path) -> None:
     inputs = windows(shape)
     assert np.allclose(computed_by_openvino(onnx, inputs), expected(network, inputs), rtol=0, atol=1e-4)

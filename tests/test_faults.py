@@ -102,7 +102,14 @@ def test_a_prediction_on_a_full_disk_stops_and_goes_on_when_there_is_room(data, 
 
 
 @pytest.mark.parametrize(
-    "name", ["config.yaml", "RibFrac502.nii.gz", "RibFrac502.json", "fractures.csv", "report.html", "summary.json"]
+    "name",
+    [
+        *("config.yaml", "fractures.csv"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("RibFrac502.nii.gz", "RibFrac502.json", "report.html", "summary.json")
+        ),
+    ],
 )
 def test_whatever_file_the_disk_has_no_room_for(name, data, tmp_path, model, monkeypatch):
     run, replace = prediction(data, tmp_path / "out", model, save_pictures=False), Path.replace

@@ -137,6 +137,7 @@ def test_a_file_in_the_place_of_the_folder(name, tmp_path):
         FolderLock(tmp_path / "out" / name).acquire()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "configs, kind, run_id, settings",
     [

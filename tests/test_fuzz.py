@@ -31,6 +31,8 @@ from scripts.image_readers import CTReader
 from scripts.prediction_folder import score_folders
 from scripts.transforms import CheckFilesd, CheckImaged
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 0))
 fuzz = settings(
     max_examples=EXAMPLES or 40,

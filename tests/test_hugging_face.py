@@ -80,6 +80,7 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_the_command_downloads_the_bundle(hub: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "monai.bundle", "download", "--name", NAME, "--source", "huggingface_hub"]
     settings = {"HF_ENDPOINT": hub, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home"), "no_proxy": "*"}

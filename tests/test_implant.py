@@ -317,7 +317,7 @@ def test_fractures_that_are_there_are_avoided() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({"cortex_hu": 150}, id="cartilage has no cortex"),
+        pytest.param({"cortex_hu": 150}, id="cartilage has no cortex", marks=pytest.mark.slow),
         pytest.param({"length_mm": 45}, id="a piece of 45 mm is all end"),
         pytest.param({"thickness_mm": 24, "height_mm": 28}, id="a section of 528 mm2 is no rib"),
         pytest.param({"thickness_mm": 4, "height_mm": 6}, id="a section of 19 mm2 is no rib"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,12 @@ from monai.bundle import ConfigParser
 sys.path.insert(0, str(BUNDLE_ROOT.parent))
 
 from benchmarks import inference  # noqa: E402
+from benchmarks.timing import computing_threads  # noqa: E402
 
-FLOOR = {"windows": 1200, "gflop": 5400.0, "gflop_a_second_of_a_matrix_product": 300.0, "seconds": 18.0}
+pytestmark = pytest.mark.processor
+
+FLOOR = {"windows": 1200, "gflop": 5400.0, "precision": "float32", "seconds": 18.0}
+FLOOR["gflop_a_second_of_a_matrix_product"] = 300.0
 
 
 @pytest.mark.parametrize("row", inference.ROWS.values(), ids=inference.ROWS)
@@ -63,7 +69,7 @@ def test_figures_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
     monkeypatch.setattr(inference, "generate_phantoms", generate)
     monkeypatch.setattr(inference, "_run", run)
-    monkeypatch.setattr(inference, "_floor", lambda scan, threads: FLOOR)
+    monkeypatch.setattr(inference, "_floor", lambda scan: FLOOR)
     arguments = ["--output_dir", str(tmp_path), "--slices", "40", "--json", str(tmp_path / "speed.json")]
     inference.main([*arguments, "--rows", "float32", "default", "fracnet", "--picture", str(tmp_path / "speed.png")])
     assert asked[0] == (512, 512, 40)
@@ -72,28 +78,72 @@ def test_figures_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     assert imread(tmp_path / "speed.png").shape == (330, 880, 4)
     rows = json.loads((tmp_path / "speed.json").read_text())["rows"]
     assert rows["float32"] == {"says": inference.ROWS["float32"].says, "seconds": [20.0], "peak_gb": 1.5, "dice": 1.0}
-    assert 0 < rows["default"]["dice"] < 1 and "dice" not in rows["fracnet"]
+    # one cube beside two of the same size
+    assert rows["default"]["dice"] == pytest.approx(2 * 1 / (1 + 2)) and "dice" not in rows["fracnet"]
     table = capsys.readouterr().out
     assert "| `default` | the default of `inference.yaml` | 10 | 2.0 | 1.5 |" in table
-    assert "1,200 windows, 5,400 GFLOP in all, which take 18 s" in table
+    assert "1,200 windows, 5,400 GFLOP in all, which take 18 s" in table and "in float32." in table
 
 
-@pytest.mark.parametrize("look_again_above, windows", [(1.0, 1), (0.0, 2)])
+@pytest.mark.parametrize(
+    "look_again_above, windows, voxels",
+    [
+        pytest.param(1.0, 1, 96 * 96 * 64, id="the larger windows alone"),
+        pytest.param(0.0, 2, 96 * 96 * 64 + 48 * 48 * 32, id="and a second look"),
+    ],
+)
 def test_the_floor_counts_the_windows_that_the_network_is_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look_again_above: float, windows: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look_again_above: float, windows: int, voxels: int
 ) -> None:
-    """The scan is smaller than a window of either look."""
+    """The scan is smaller than a window of either look; the network multiplies and adds once for each voxel."""
     write_scan(tmp_path, "test", 501, fractures=2)
     config = tmp_path / "inference.yaml"
     settings = yaml.safe_load(inference.INFERENCE.read_text(encoding="utf-8"))
-    config.write_text(yaml.safe_dump({**settings, "look_again_above": look_again_above}, sort_keys=False))
+    settings |= {"look_again_above": look_again_above, "checkpoint": str(tmp_path / "model.pt")}
+    settings |= {"roi_size": [48, 48, 32], "wide_roi_size": [96, 96, 64], "min_bone_voxels": 0}
+    settings["network_def"] = {"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": 1, "kernel_size": 1}
+    torch.save(torch.nn.Conv3d(1, 1, 1).state_dict(), tmp_path / "model.pt")
+    config.write_text(yaml.safe_dump(settings, sort_keys=False))
     monkeypatch.setattr(inference, "INFERENCE", config)
-    floor = inference._floor(tmp_path, 1)
-    assert floor["windows"] == windows and floor["gflop"] > 1
-    assert floor["gflop_a_second_of_a_matrix_product"] > 0
+    assert inference._work(tmp_path) == (windows, pytest.approx(2 * voxels / 1e9))
 
 
+def test_a_product_of_matrices_takes_two_operations_a_term(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "least_seconds", lambda step, repeats: 0.5 if step().shape == (10, 10) else 0.0)
+    # 10 x 10 sums of 10 products, in half a second
+    assert inference._matrix_product(torch.float32, size=10) == pytest.approx(2 * 10**3 / 1e9 / 0.5)
+
+
+@pytest.mark.parametrize("is_fast, precision", [(True, "bfloat16"), (False, "float32")])
+def test_the_floor_is_of_the_precision_that_the_default_computes_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_fast: bool, precision: str
+) -> None:
+    """Where bfloat16 is emulated, the product of large matrices in it would take minutes."""
+    asked = []
+    monkeypatch.setattr(inference, "has_fast_bfloat16", lambda device: is_fast)
+    monkeypatch.setattr(inference, "_work", lambda scan: (3, 60.0))
+    monkeypatch.setattr(inference, "_matrix_product", lambda dtype: asked.append(dtype) or 20.0)
+    floor = inference._floor(tmp_path)
+    assert asked == [getattr(torch, precision)] and floor["precision"] == precision
+    assert (floor["windows"], floor["gflop"], floor["seconds"]) == (3, 60.0, 3.0)  # 60 / 20
+
+
+def test_torch_computes_with_as_many_threads_as_before() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), computing_threads(before + 3):
+        assert torch.get_num_threads() == before + 3
+        raise KeyError
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells what a process holds")
 def test_memory_is_that_of_the_process_and_its_children() -> None:
-    held = inference._memory_gb(inference.os.getpid())
-    assert 0.05 < held < 20 or not Path("/proc/self/smaps_rollup").exists()
-    assert inference._memory_gb(2**22 + 1) == 0  # no such process
+    code = "import sys; block = b'1' * 300_000_000; print(flush=True); sys.stdin.read()"
+    before = inference._memory_gb(os.getpid())
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline()
+        alone, both = inference._memory_gb(child.pid), inference._memory_gb(os.getpid())
+        child.communicate()
+    assert alone == pytest.approx(0.31, abs=0.02)  # the block, and a Python
+    assert both - before == pytest.approx(alone, abs=0.05)
+    assert inference._memory_gb(child.pid) == 0  # it has ended

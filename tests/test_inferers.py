@@ -22,6 +22,8 @@ from scripts.inferers import (
 )
 from scripts.networks import ResUNet
 
+pytestmark = pytest.mark.processor
+
 
 class PlaceNet(nn.Module):
     """Logits that depend on the voxel's place in the window as well as on its value."""
@@ -357,6 +359,13 @@ def image():
     return torch.randn(1, 1, 20, 16, 18, generator=torch.Generator().manual_seed(0))
 
 
+def processor_of(monkeypatch, instructions):
+    """What torch tells of the CPU; nothing is switched off."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    for variable in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(variable, raising=False)
+
+
 def windows_of_16():
     return SlidingWindowProbabilityInferer(16, sw_batch_size=3, overlap=0.5)
 
@@ -364,6 +373,8 @@ def windows_of_16():
 @pytest.mark.parametrize("amp, tolerance", [(False, 1e-5), (True, 0.02)], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_engines_agree(network, image, engine, amp, tolerance):
+    if amp and engine == "openvino" and not engines.has_fast_bfloat16(torch.device("cpu")):
+        pytest.skip("this processor has no bfloat16 (AVX-512 BF16 or AMX), and OpenVINO does not emulate it")
     with torch.no_grad():
         expected = windows_of_16()(image, network)
         found = EngineInferer(windows_of_16(), engine, amp)(image, network)
@@ -372,6 +383,16 @@ def test_engines_agree(network, image, engine, amp, tolerance):
     assert amp != torch.allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("amp", ["auto", True])
+def test_openvino_computes_in_float32_where_bfloat16_is_not_fast(network, image, monkeypatch, caplog, amp):
+    processor_of(monkeypatch, {"avx2": True, "avx512_bf16": False})
+    with torch.no_grad(), caplog.at_level("INFO", logger="scripts.inferers"):
+        found = EngineInferer(windows_of_16(), "openvino", amp)(image, network)
+        assert torch.allclose(found, windows_of_16()(image, network), atol=1e-5)
+    assert caplog.messages == ["The network is computed by openvino on cpu in float32."]
+
+
+@pytest.mark.slow
 def test_openvino_compiles_once_and_anew_for_other_weights(network, image, monkeypatch):
     compiled = []
     compile_ = engines.OpenVINONetwork._compile
@@ -400,7 +421,7 @@ def test_openvino_compiles_once_and_anew_for_other_weights(network, image, monke
     ],
 )
 def test_the_automatic_engine(monkeypatch, device, instructions, installed, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    processor_of(monkeypatch, instructions)
     monkeypatch.setattr(engines, "has_openvino", installed)
     assert engines.choose_engine("auto", torch.device(device)) == expected
 
@@ -415,8 +436,40 @@ def test_the_automatic_engine(monkeypatch, device, instructions, installed, expe
     ],
 )
 def test_fast_bfloat16(monkeypatch, device, instructions, expected):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    processor_of(monkeypatch, instructions)
     assert engines.has_fast_bfloat16(torch.device(device)) == expected
+
+
+@pytest.mark.parametrize(
+    "variable, most, bfloat16, amx",
+    [
+        pytest.param("ONEDNN_MAX_CPU_ISA", "AVX2", False, False, id="an AVX2 processor's"),
+        pytest.param("ONEDNN_MAX_CPU_ISA", "avx2", False, False, id="in lower case"),
+        pytest.param("DNNL_MAX_CPU_ISA", "AVX2", False, False, id="by the older name"),
+        pytest.param("ONEDNN_MAX_CPU_ISA", "AVX2_VNNI_2", False, False, id="AVX2 that converts bfloat16"),
+        pytest.param("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI", False, False, id="AVX-512 without bfloat16"),
+        pytest.param("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16", True, False, id="AVX-512 BF16 without AMX"),
+        pytest.param("ONEDNN_MAX_CPU_ISA", "AVX10_1_512", True, False, id="AVX10.1 without AMX"),
+        pytest.param("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_AMX", True, True, id="AMX"),
+        pytest.param("ONEDNN_MAX_CPU_ISA", "DEFAULT", True, True, id="no limit"),
+        pytest.param("ONEDNN_MAX_CPU_ISA", "AVX3", True, True, id="a value that oneDNN passes over"),
+        pytest.param("ONEDNN_MAX_CPU_ISA", "", True, True, id="empty"),
+    ],
+)
+def test_instructions_that_onednn_may_not_use_do_not_count(monkeypatch, variable, most, bfloat16, amx):
+    processor_of(monkeypatch, {"avx512_bf16": True, "amx_bf16": True})
+    monkeypatch.setattr(engines, "has_openvino", True)
+    monkeypatch.setenv(variable, most)
+    cpu = torch.device("cpu")
+    assert engines.has_fast_bfloat16(cpu) == bfloat16
+    assert engines.choose_engine("auto", cpu) == ("openvino" if amx else "torch")
+
+
+def test_onednns_own_name_counts_before_the_older_one(monkeypatch):
+    processor_of(monkeypatch, {"avx512_bf16": True})
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "DEFAULT")
+    monkeypatch.setenv("DNNL_MAX_CPU_ISA", "AVX2")
+    assert engines.has_fast_bfloat16(torch.device("cpu"))
 
 
 def test_an_older_torch_tells_no_instructions(monkeypatch):

@@ -29,6 +29,8 @@ from test_ribfrac_download import FakeZenodo, FakeZenodoHandler, zipped
 
 from scripts.atomic_write import unfinished_files
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("KILLS", "2"))
 SCANS = 4
 

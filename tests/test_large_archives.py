@@ -18,6 +18,8 @@ from test_configs import SMALL_PREDICTION, command, files, workflow
 
 from scripts.handlers import ScanRecordsHandler
 
+pytestmark = pytest.mark.slow
+
 # a review page tells when it was made
 SETTINGS = SMALL_PREDICTION | {"num_workers": 0, "resume": True, "save_review_page": False}
 

@@ -14,6 +14,8 @@ from monai.losses import DeepSupervisionLoss, TverskyLoss
 
 from scripts.losses import DeepSupervisionWeight, TverskyCELoss
 
+pytestmark = pytest.mark.processor
+
 HALF = torch.zeros(1, 1, 2, 2, 2)  # logit 0: probability 1/2 everywhere
 
 

@@ -7,6 +7,8 @@ import torch
 
 from scripts.networks import ResUNet
 
+pytestmark = pytest.mark.processor
+
 SMALL = (2, 3, 4, 5, 6)
 
 

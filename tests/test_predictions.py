@@ -21,6 +21,8 @@ sys.path.insert(0, str(BUNDLE_ROOT.parent))
 from benchmarks.invariance import MOVED, WAYS, compare  # noqa: E402
 from scripts.datalist import load_datalist  # noqa: E402
 
+pytestmark = pytest.mark.processor
+
 SHAPE = (32, 28, 24)
 
 

@@ -12,7 +12,7 @@ from test_view import BODY_HU, CANDIDATES, FRACTURES, ORIGIN_MM, SPACING_MM, mad
 
 from scripts.view import write_views
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

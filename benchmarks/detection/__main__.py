@@ -6,7 +6,8 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / folder) for folder in ("", "bundle")]
@@ -25,11 +26,21 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one step; ends with a message where something is missing or wrong."""
     options = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the run of the bundle is stopped too
     try:
-        options.run(options)
+        with _stopped_by_sigterm():
+            options.run(options)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Exit at a SIGTERM, so that the run of the bundle is stopped too; afterwards it does what it did before."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,14 @@ from torch import nn
 __all__ = ["Engine", "OpenVINONetwork", "check_device", "choose_engine", "has_fast_bfloat16"]
 
 openvino, has_openvino = optional_import("openvino")
+
+# What oneDNN's dispatcher control may be set to without it using these instructions; any other value allows them.
+# The names and their order are of https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html
+_BELOW_AVX512_BF16 = frozenset({"sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_core", "avx512_core_vnni"})
+_BELOW = {
+    "avx512_bf16": _BELOW_AVX512_BF16,
+    "amx_bf16": _BELOW_AVX512_BF16 | {"avx512_core_bf16", "avx512_core_fp16", "avx10_1_512", "avx10_2", "avx10_2_512"},
+}
 
 
 def check_device(device: torch.device | str) -> None:
@@ -81,6 +90,9 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     """
     Tell whether a device computes in bfloat16 faster than in float32.
 
+    Instructions that the environment variable ``ONEDNN_MAX_CPU_ISA`` keeps oneDNN from using do not count: torch and
+    OpenVINO compute by oneDNN, which would emulate bfloat16 without them.
+
     Args:
         device: a GPU; or a CPU, which does with AVX-512 BF16, AMX, or ARM's bf16 instructions.
     """
@@ -92,9 +104,15 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def _has(*instructions: str) -> bool:
-    """Tell whether the CPU has any of these instructions, by torch's names; an older torch knows of none."""
+    """
+    Tell whether oneDNN may use any of these instructions, by torch's names; an older torch knows of none.
+
+    oneDNN reads ``ONEDNN_MAX_CPU_ISA``, and its older name ``DNNL_MAX_CPU_ISA``, once, in either case, and passes over
+    a value that it does not know.
+    """
     known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(known.get(name, False) for name in instructions)
+    most = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").lower()
+    return any(known.get(name, False) and most not in _BELOW.get(name, ()) for name in instructions)
 
 
 class OpenVINONetwork:
@@ -106,7 +124,8 @@ class OpenVINONetwork:
 
     Args:
         network: takes and returns one tensor, on the CPU.
-        bfloat16: compute in bfloat16; otherwise in float32, whatever OpenVINO would choose.
+        bfloat16: compute in bfloat16, which the CPU must do fast, see :func:`has_fast_bfloat16`; otherwise in float32,
+            whatever OpenVINO would choose.
 
     Inputs are ``(B, C, H, W, D)``, float32, of any number of windows; the result is what the network returns in
     evaluation, float32.

@@ -321,6 +321,7 @@ class EngineInferer(Inferer):
         inferer: the inferer that does the work; it must call the network with one tensor.
         engine: ``auto``, ``torch`` or ``openvino``, see :class:`scripts.engines.Engine`.
         amp: ``True`` computes in bfloat16, ``False`` in float32, ``auto`` in bfloat16 where the device does so fast.
+            OpenVINO computes in bfloat16 only where the CPU does so fast, and otherwise in float32.
 
     Raises:
         ValueError: when there is no such engine, or it cannot compute on the device of the input.
@@ -361,7 +362,10 @@ class EngineInferer(Inferer):
 
     def _predict(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
         engine = choose_engine(self.engine, inputs.device)
-        bfloat16 = has_fast_bfloat16(inputs.device) if self.amp is None else self.amp
+        is_fast = has_fast_bfloat16(inputs.device)
+        bfloat16 = is_fast if self.amp is None else self.amp
+        if engine == Engine.OPENVINO:
+            bfloat16 = bfloat16 and is_fast  # OpenVINO does not emulate it
         self._log(f"The network is computed by {engine} on {inputs.device} in {'bfloat16' if bfloat16 else 'float32'}.")
         if engine == Engine.OPENVINO:
             if self._network is None or self._network.network is not network:
