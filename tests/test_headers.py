@@ -150,8 +150,10 @@ def test_a_mask_has_the_stated_axes_in_its_header(tmp_path: Path) -> None:
 
 def test_a_note_says_that_the_axes_are_assumed(tmp_path: Path) -> None:
     read = LoadImage(CTReader("LPS"), image_only=True)(write_bare(tmp_path / "bare.nii"))
-    notes = NoteDoubtsd("image")({"image": read, "thorax_axis": np.zeros((2, 3))})["image"].meta["notes"]
-    assert notes.startswith("its header tells no orientation; LPS is assumed")
+    data = {"image": read, "thorax_axis": np.zeros((2, 3)), "midsagittal_plane": np.array([1.0, 0, 0, 0])}
+    assert (
+        NoteDoubtsd("image")(data)["image"].meta["notes"].startswith("its header tells no orientation; LPS is assumed")
+    )
 
 
 def test_an_inspection_tells_the_assumed_axes(tmp_path: Path) -> None:

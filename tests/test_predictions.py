@@ -120,7 +120,10 @@ def test_what_is_doubtful_is_logged_and_written(model: Path, tmp_path: Path, cap
     write(tmp_path / "scans" / "flat.nii.gz", flat)
     with caplog.at_level(logging.WARNING):
         out = predict(tmp_path / "scans", tmp_path / "out", model)
-    chest = "no lungs found: is it a chest CT?"
+    chest = (
+        "no lungs found: is it a chest CT? the midline is not surely in view, so sides, levels and parts are left "
+        "empty: is the field of view narrow?"
+    )
     notes = {row["scan"]: row["notes"] for row in rows(out / "scans.csv")}
     assert notes["abdomen"] == chest
     assert notes["flat"].startswith("its sform and its qform lie up to ") and "which side is left" in notes["flat"]

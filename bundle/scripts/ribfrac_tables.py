@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -90,7 +91,7 @@ def read_ribfrac_table(path: Path, wanted: Sequence[str]) -> RibFracTable:
         ValueError: when it is no such table; the message names the file, and the line.
     """
     text, encoding = _decoded(path)
-    first_line = text.split("\n", 1)[0].rstrip("\r")
+    first_line = re.split(r"\r\n?|\n", text, maxsplit=1)[0]
     names = {delimiter: _split(first_line, delimiter) for delimiter in _DELIMITERS}
     delimiter = next((d for d in _DELIMITERS if set(wanted) <= set(names[d])), None)
     if delimiter is None:
