@@ -104,6 +104,7 @@ def test_onnx(shape: tuple[int, ...], network: ResUNet, onnx: Path) -> None:
     assert np.allclose(computed_by_openvino(onnx, inputs), expected(network, inputs), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @every_size
 def test_openvino(shape: tuple[int, ...], network: ResUNet, openvino_ir: Path) -> None:
     inputs = windows(shape)

@@ -135,6 +135,7 @@ def test_what_is_doubtful_is_logged_and_written(model: Path, tmp_path: Path, cap
         assert f'<p class="warning">{text}</p>' in page
 
 
+@pytest.mark.slow
 def test_a_thousand_and_more_slices(model: Path, tmp_path: Path) -> None:
     write(tmp_path / "scans" / "long.nii.gz", image_of(patient((16, 16, 2000))))
     out = predict(tmp_path / "scans", tmp_path / "out", model, save_review_page=False, save_pictures=False)
@@ -158,6 +159,7 @@ NAMES += ["semi;colon,comma", "back\\slash", "dots.1.2", r"a $\frac$ b", "x" * 2
 CHANGED = [os.fsdecode(b"\xd6\xd0\xce\xc4"), "line\nbreak", "=SUM(1)", "-dash", "y" * 240, "Twin", "twin"]
 
 
+@pytest.mark.slow
 def test_names(model: Path, tmp_path: Path) -> None:
     """Each name of a file names the mask, the picture, the record and the row, and nothing else is written."""
     small = image_of(patient((12, 11, 10)))

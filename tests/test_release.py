@@ -121,6 +121,7 @@ def test_a_folder_without_weights_is_no_bundle(tmp_path: Path, capsys: pytest.Ca
     assert "metadata.json does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_downloaded_bundle_predicts(downloaded: Path, tmp_path: Path) -> None:
     write_scan(tmp_path / "scans", "test", 501, fractures=2)
     settings = {"dataset_dir": tmp_path / "scans", "output_dir": tmp_path / "out", **SMALL}
@@ -129,6 +130,7 @@ def test_the_downloaded_bundle_predicts(downloaded: Path, tmp_path: Path) -> Non
     assert (tmp_path / "out" / "fractures.csv").is_file()
 
 
+@pytest.mark.slow
 def test_the_downloaded_bundle_trains(downloaded: Path, tmp_path: Path) -> None:
     for section, number in (("train", 1), ("val", 421)):
         write_scan(tmp_path / "scans", section, number, fractures=2)

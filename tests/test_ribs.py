@@ -146,6 +146,7 @@ def test_nothing_near_the_spine_nor_in_front() -> None:
     assert not found[np.degrees(np.arctan2(np.abs(x), y)) < 48].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "extras, low_mm, min_share",
     [
@@ -263,6 +264,7 @@ def test_benchmark_counts_length_and_ribs() -> None:
     assert benchmark.ribs_held(organs > 0, organs) == [95]
 
 
+@pytest.mark.slow
 @pytest.mark.real_ct
 def test_pieces_lie_on_labelled_ribs(real_ct: SampleCT) -> None:
     figures = benchmark.rib_figures(*real_ct)

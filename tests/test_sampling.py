@@ -40,6 +40,7 @@ def test_a_positive_roi_is_centered_on_its_fracture():
     assert marked.min(0).values.tolist() == [6, 6, 6] and marked.max(0).values.tolist() == [9, 9, 9]
 
 
+@pytest.mark.slow
 def test_image_and_label_are_cut_at_the_same_place():
     data = scan((30, 20, 25), (40, 10, 5))
     for roi in sampler()(data):

@@ -72,6 +72,7 @@ GRID = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("affine", [pytest.param(lps_affine(), id="LPS"), pytest.param(TURNED, id="turned axes")])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_tables_score_is_that_of_the_plain_way(seed: int, affine: np.ndarray) -> None:

@@ -23,6 +23,7 @@ def tracked(*configs, output_dir, **settings):
     return client, runs, kept
 
 
+@pytest.mark.slow
 def test_a_training(ribfrac_dir, tmp_path):
     settings = SMALL_TRAINING | {"dataset_dir": str(ribfrac_dir), "max_epochs": 2}
     client, (run,), (kept,) = tracked("train.yaml", kind="train", run_id="training", output_dir=tmp_path, **settings)
@@ -34,6 +35,7 @@ def test_a_training(ribfrac_dir, tmp_path):
     assert {"config.yaml", "curves.csv", "curves.png"} <= kept
 
 
+@pytest.mark.slow
 def test_an_evaluation_keeps_its_curve(ribfrac_dir, model, tmp_path):
     settings = SMALL_PREDICTION | {"dataset_dir": str(ribfrac_dir), "checkpoint": str(model), "bootstrap": 10}
     _, (run,), (kept,) = tracked(

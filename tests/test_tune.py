@@ -244,6 +244,7 @@ def test_the_overlay_sets_what_the_config_has(predicted: tuple[Path, Path], tmp_
     assert names <= set(config.config), "a misspelled override is added as a new id, silently"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_volumes")
 def test_two_sets_in_two_processes(predicted: tuple[Path, Path], tmp_path: Path) -> None:
     maps, data = map(str, predicted)

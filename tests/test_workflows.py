@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import BUNDLE_ROOT, write_scan
 
 PROGRAM = """
@@ -43,6 +44,7 @@ inference.finalize()
 """
 
 
+@pytest.mark.slow
 def test_from_python_in_another_folder(tmp_path: Path) -> None:
     for section, number in (("train", 1), ("val", 421), ("test", 501)):
         write_scan(tmp_path / "scans", section, number, fractures=2)
