@@ -450,3 +450,15 @@ def test_cut_shares_are_counted() -> None:
     # the first and last row hold 1 voxel each in both slices, those between 1 in one slice
     np.testing.assert_allclose(cut_shares(mask), [[2 / 8, 0], [1, 1]])
     assert not cut_shares(np.zeros((3, 4, 2), dtype=bool)).any()
+
+
+def test_a_ring_of_bone_near_a_flank_is_no_canal(chest: Body) -> None:
+    # the axilla of a slab: from x = 40 mm on, the skin is at 150 mm, the ring at 100 mm
+    image = chest.image_hu[105:].copy()
+    x, y, _ = (np.arange(n) * s + c for n, s, c in zip(SHAPE, SPACING_MM, CORNER_MM))
+    distance_mm = np.hypot(x[105:, None] - 100.0, y + 30.0)
+    image[distance_mm <= 22] = 450
+    image[distance_mm <= 8] = 30
+    assert not spine_mask(image, SPACING_MM).any()
+    plane = midsagittal_plane(image, SPACING_MM)
+    assert plane is not None and plane.normal.tolist() == [1.0, 0.0, 0.0] and plane.offset_mm == -1.0

@@ -46,9 +46,10 @@ SURE_MM = 250.0
 MAX_AHEAD_MM = 15.0
 # A border cuts the body where the body's extent there has so large a share of its greatest one.
 CUT_SHARE = 0.3
-# The width of a chest is 1.3 to 1.6 times its depth. One narrower than this is cut, if by a round field of view; one
-# half is at most so wide.
+# The width of a chest is 1.3 to 1.7 times its depth (12 scans). One narrower than this is cut, if by a round field of
+# view; from the canal to a flank it is at least so far, and one half is at most so wide.
 MIN_WIDTH_BY_DEPTH = 1.15
+MIN_HALF_BY_DEPTH = 0.5
 MAX_HALF_BY_DEPTH = 0.75
 # Where so much of both halves is in view beside the canal, mm, they mirror well about the right plane alone.
 MIN_HALF_MM = 90.0
@@ -294,7 +295,18 @@ def _find_canal(image_hu: NDArray, body: NDArray[np.bool_], spacing: NDArray[np.
     # a heart with contrast medium beside calcified cartilage can score as high, in a slab that the spine is not in
     ahead_mm = (path[:, 1] * spacing[1] - _front_mm(body, spacing))[slices]
     is_sure &= np.median(ahead_mm) <= MAX_AHEAD_MM
-    return _Canal(path, along, bool(is_sure))
+    return _Canal(path, along, bool(is_sure) and not _is_near_flank(path, image_hu, spacing))
+
+
+def _is_near_flank(path: NDArray[np.int_], image_hu: NDArray, spacing: NDArray[np.float64]) -> bool:
+    """Whether a path runs so near a flank that is in view that it follows a shoulder or ribs."""
+    body = _cut_body(image_hu, spacing)
+    if not body.any():
+        return False
+    columns = np.flatnonzero(body.any(axis=(1, 2)))
+    beside_mm = np.abs(columns[[0, -1]] - np.median(path[:, 0])) * spacing[0]
+    in_view = cut_shares(body)[0] <= CUT_SHARE
+    return bool((beside_mm[in_view] < MIN_HALF_BY_DEPTH * _width_and_depth_mm(body, spacing)[1]).any())
 
 
 def _cut_body(image_hu: NDArray, spacing: NDArray[np.float64]) -> NDArray[np.bool_]:
