@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -23,12 +24,15 @@ UNKNOWN: dict[str, Any] = {"scan": "b", "label_codes": {3: -1}}  # a fracture of
 NONE: dict[str, Any] = {"scan": "c", "label_codes": {}}
 
 
-def labeled(folder: Path, value: int) -> dict[str, Any]:
+def labeled(folder: Path, value: int, suffix: str = ".nii.gz") -> dict[str, Any]:
     """A scan without a table, with one voxel of a value in its label."""
     label = np.zeros((6, 5, 4), np.uint8)
     label[2, 3, 1] = value
-    path = folder / f"label{value}.nii.gz"
-    nib.save(nib.Nifti1Image(label, lps_affine()), path)
+    path = folder / f"label{value}{suffix}"
+    if suffix == ".nrrd":
+        itk.imwrite(itk.image_from_array(label), str(path))
+    else:
+        nib.save(nib.Nifti1Image(label, lps_affine()), path)
     return {"scan": str(value), "label": str(path)}
 
 
@@ -67,6 +71,14 @@ def test_labels_tell_where_there_is_no_table(
     value: int, expected: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert told([labeled(tmp_path, 0), labeled(tmp_path, value)], [labeled(tmp_path, value)], caplog) == expected
+
+
+@pytest.mark.parametrize("value, expected", [(7, []), (0, [NO_TRAINING, NO_VALIDATION])])
+def test_labels_in_another_format_tell_it_too(
+    value: int, expected: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scan = labeled(tmp_path, value, ".nrrd")
+    assert told([scan, NONE], [scan], caplog) == expected
 
 
 def test_implanted_fractures_are_fractures_to_train_on(caplog: pytest.LogCaptureFixture) -> None:

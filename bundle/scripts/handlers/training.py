@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ignite.distributed as idist
-import nibabel as nib
 import numpy as np
 import torch
 import torch.distributed as dist
 from ignite.engine import Events
 from monai.config import PathLike
+from monai.transforms import LoadImage
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from scripts.atomic_write import whole_file, write_tensors
+from scripts.image_readers import CTReader
 from scripts.pictures import curves_picture
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def _holds_fracture(item: Mapping[str, Any]) -> bool:
     """Tell whether a scan has a fracture in its table, or without a table in its label."""
     if "label_codes" in item:
         return len(item["label_codes"]) > 0
-    return bool(np.asanyarray(nib.load(item["label"]).dataobj).any())  # type: ignore[attr-defined]
+    # whichever axes a label without an orientation has: it is only asked whether anything is marked
+    return bool(LoadImage(CTReader(assumed_orientation="RAS"), image_only=True)(item["label"]).any())
 
 
 class LostProcessHandler:
