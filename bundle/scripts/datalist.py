@@ -36,7 +36,7 @@ from scripts.grids import corner_shift_mm, grid_difference
 from scripts.headers import checked_axcodes, nifti_affine, stated_affine, tells_orientation
 from scripts.ignored_files import IgnoredFiles, ignored_files, is_bookkeeping, log_ignored
 from scripts.ribfrac_tables import read_ribfrac_table
-from scripts.scan_names import printable, safe_names
+from scripts.scan_names import natural_order, printable, safe_names
 from scripts.volume_files import (
     FORMATS,
     header_by_itk,
@@ -55,7 +55,6 @@ __all__ = [
     "list_scans",
     "load_datalist",
     "main",
-    "natural_order",
     "scan_name",
 ]
 
@@ -671,11 +670,6 @@ def scan_name(path: Path) -> str:
     """Name a scan after its file or folder: without the extension and RibFrac's ``-image``."""
     stem = volume_stem(path)
     return stem[: -len("-image")] or stem if stem.lower().endswith("-image") else stem
-
-
-def natural_order(name: str) -> list[str | int]:
-    """Give a key that sorts numbers in names by value: RibFrac2 before RibFrac10."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

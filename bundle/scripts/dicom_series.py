@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from scripts.dicom_files import read_dicom
 from scripts.header_privacy import quiet_headers
+from scripts.scan_names import natural_order
 
 __all__ = ["DicomSeries", "DicomSlice", "find_series", "is_dicom", "read_series", "scan_names", "series_files"]
 
@@ -277,23 +278,18 @@ def _unreadable_of(groups: Mapping[_Key, Sequence[DicomSlice]]) -> dict[_Key, se
         for one in slices if key[2] not in (_DAMAGED, _NO_DICOM) else ():
             path = Path(one.file)
             if path.parent in beside:
-                readable[path.parent].append((_by_number(path.name), path.name, key))
+                readable[path.parent].append((natural_order(path.name), path.name, key))
     for folder, files in beside.items():
         neighbors = sorted(readable[folder], key=lambda neighbor: neighbor[0])
         order, shapes = [name for name, _, _ in neighbors], {_shape_of_name(name) for _, name, _ in neighbors}
         for one in files:
             name = Path(one.file).name
             if one.passed_over == _DAMAGED or _is_named_as_slice(name, shapes):
-                place = bisect.bisect(order, _by_number(name))
+                place = bisect.bisect(order, natural_order(name))
                 for _, _, key in neighbors[max(place - 1, 0) : place + 1]:
                     if not key[2]:
                         blamed[key].add(one.file)
     return blamed
-
-
-def _by_number(name: str) -> list[str | int]:
-    """Give a key that sorts the numbers in names by value."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"([0-9]+)", name)]
 
 
 def _shape_of_name(name: str) -> str:

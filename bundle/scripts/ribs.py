@@ -17,6 +17,7 @@ from skimage.graph import MCP_Geometric
 from skimage.morphology import convex_hull_image
 
 from scripts.anatomy import (
+    LUNG_HU,
     MidsagittalPlane,
     _block_mean,
     _body_mask,
@@ -34,7 +35,6 @@ BONE_HU = 180.0
 # The densest rib of a thin-slice scan reaches 1550 HU there; contrast medium in a vein, wires and leads more.
 METAL_HU = 1700.0
 METAL_MARGIN_MM = 6.0
-LUNG_HU = -500.0
 # Less air than this in one piece is bowel or airway; a slab of 40 mm through the lungs holds more.
 MIN_LUNG_ML = 100.0
 # Marrow that bone encloses in a plane: an axial section along a rib holds up to 8 x 70 mm, the cage far more.

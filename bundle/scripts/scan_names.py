@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-__all__ = ["MAX_NAME_BYTES", "printable", "safe_name", "safe_names"]
+__all__ = ["MAX_NAME_BYTES", "natural_order", "printable", "safe_name", "safe_names"]
 
 # A file's name has at most 255 bytes on the usual file systems. The longest that is made of a scan's name is the
 # temporary .<16 digits>.NAME.seg.dcm, of 26 bytes more; what is left over is for endings that others add.
@@ -98,3 +99,8 @@ def _with_hash(clean: str, name: str) -> str:
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass"))
     kept = clean.encode()[: MAX_NAME_BYTES - _HASH_DIGITS - 1].decode(errors="ignore")
     return f"{kept}-{digest.hexdigest()[:_HASH_DIGITS]}"
+
+
+def natural_order(name: str) -> list[str | int]:
+    """Give a key that sorts numbers in names by value: RibFrac2 before RibFrac10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -21,8 +21,8 @@ from monai.config import PathLike
 
 from scripts.atomic_write import unfinished_files, write_json
 from scripts.candidate_table import scan_row, write_candidate_tables, write_scan_table
-from scripts.datalist import natural_order
 from scripts.datasets import files_hashing
+from scripts.scan_names import natural_order
 
 __all__ = ["ScanRecords", "join_tables", "main", "read_record", "record_path"]
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
-from scripts.anatomy import _block_mean, _body_mask, _checked_spacing, _cut_body, cut_shares
+from scripts.anatomy import LUNG_HU, _block_mean, _body_mask, _checked_spacing, _cut_body, cut_shares
 from scripts.components import connected_components
 
 __all__ = ["LEVELS", "PARTS", "ChestPosition", "chest_position", "largest_extent_mm", "thorax_axis"]
@@ -25,7 +25,6 @@ PARTS = ("anterior", "lateral", "posterior")
 PART_DEGREES = 60.0
 
 COARSE_MM = 4.0
-LUNG_HU = -500.0
 # Less air than this in one piece, or than a quarter of the largest piece, is bowel: both lungs are of about one size.
 MIN_LUNG_ML = 100.0
 MIN_SHARE_OF_LARGEST = 0.25
