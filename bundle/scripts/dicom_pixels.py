@@ -103,14 +103,14 @@ def decode_slices(files: Sequence[PathLike]) -> itk.Image:
         ValueError: when a slice cannot be decoded. It names no file: patients' names may stand there.
     """
     with ExitStack() as stack, quiet_headers():
+        folder = Path(stack.enter_context(TemporaryDirectory()))
         names, stored = [], []
         for number, file in enumerate(files, start=1):
             try:
                 stored.append(_stored(file))
                 name = str(file)
                 if stored[-1].is_misread:
-                    folder = stack.enter_context(TemporaryDirectory())
-                    name = _written_anew(file, Path(folder))
+                    name = _written_anew(file, folder / f"{number}.dcm")
             except Exception:  # pydicom raises nearly anything
                 raise ValueError(_cannot_be_decoded(number, len(files))) from None
             names.append(name)
@@ -172,8 +172,8 @@ def _as_stored(value: int, is_signed: bool, bits: int) -> int:
     return value - (1 << bits) if is_signed and value >= 1 << (bits - 1) else value
 
 
-def _written_anew(file: PathLike, folder: Path) -> str:
-    """Write the pixels of a slice, as they are, into a file that ITK reads right; return its name."""
+def _written_anew(file: PathLike, path: Path) -> str:
+    """Write the pixels of a slice, as they are, into another file, which ITK reads right; return its name."""
     whole = read_dicom(file)
     syntax = whole.file_meta.get("TransferSyntaxUID") or (
         ImplicitVRLittleEndian if whole.original_encoding[0] else ExplicitVRLittleEndian
@@ -187,7 +187,6 @@ def _written_anew(file: PathLike, folder: Path) -> str:
     kept.file_meta.TransferSyntaxUID = syntax
     kept.file_meta.MediaStorageSOPClassUID = whole.get("SOPClassUID") or pydicom.uid.CTImageStorage
     kept.file_meta.MediaStorageSOPInstanceUID = whole.get("SOPInstanceUID") or pydicom.uid.generate_uid()
-    path = folder / "slice.dcm"
     dcmwrite(path, kept, enforce_file_format=True)
     return str(path)
 

@@ -226,11 +226,12 @@ def find_series(files: Iterable[Path]) -> tuple[list[DicomSeries], list[str]]:
     """
     groups: dict[_Key, list[DicomSlice]] = defaultdict(list)
     everyone: set[str] = set()
-    for path in tqdm(files, desc="look for DICOM", unit="file", leave=False, delay=_SECONDS_WITHOUT_PROGRESS):
-        one = _read_slice(path)
-        if one is not None:
-            groups[one.series, None if one.series else path.parent, one.passed_over].append(one)
-            everyone.update(one.identity)
+    with quiet_headers():  # once for all files, of which an archive has millions
+        for path in tqdm(files, desc="look for DICOM", unit="file", leave=False, delay=_SECONDS_WITHOUT_PROGRESS):
+            one = _read_slice(path)
+            if one is not None:
+                groups[one.series, None if one.series else path.parent, one.passed_over].append(one)
+                everyone.update(one.identity)
     unreadable = _unreadable_of(groups)
     blamed = {file for files_ in unreadable.values() for file in files_}
     found, passed = [], []
@@ -388,14 +389,13 @@ def _words(text: str) -> list[str]:
 
 def _read_slice(path: Path) -> DicomSlice | None:
     """Read what matters of a header; None for a list of other files (DICOMDIR)."""
-    with quiet_headers():  # of a damaged header pydicom raises nearly anything
-        try:
-            header = read_dicom(path, stop_before_pixels=True, specific_tags=_TAGS)
-            return None if _kind(header) == MediaStorageDirectoryStorage else _slice_of(header, path)
-        except InvalidDicomError:
-            return DicomSlice(str(path), passed_over=_NO_DICOM)
-        except Exception:
-            return DicomSlice(str(path), passed_over=_DAMAGED)
+    try:
+        header = read_dicom(path, stop_before_pixels=True, specific_tags=_TAGS)
+        return None if _kind(header) == MediaStorageDirectoryStorage else _slice_of(header, path)
+    except InvalidDicomError:
+        return DicomSlice(str(path), passed_over=_NO_DICOM)
+    except Exception:  # of a damaged header pydicom raises nearly anything
+        return DicomSlice(str(path), passed_over=_DAMAGED)
 
 
 def _kind(header: pydicom.FileDataset) -> UID:
