@@ -467,6 +467,7 @@ def test_a_finished_data_set_is_kept(generated: Path, monkeypatch: pytest.Monkey
     generate_phantoms(generated, training=6, validation=1, test=2, seed=3, workers=1, **TINY)
 
 
+@pytest.mark.slow
 def test_an_interrupted_generation_goes_on(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
 

@@ -72,9 +72,10 @@ GRID = [
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("affine", [pytest.param(lps_affine(), id="LPS"), pytest.param(TURNED, id="turned axes")])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    "affine", [pytest.param(lps_affine(), id="LPS", marks=pytest.mark.slow), pytest.param(TURNED, id="turned axes")]
+)
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_tables_score_is_that_of_the_plain_way(seed: int, affine: np.ndarray) -> None:
     probability, label = cloudy_scan(seed)
     to_ras = Orientation(axcodes="RAS", labels=None)
