@@ -12,14 +12,14 @@ sample="$PWD/data/sample_ct"
 cd bundle
 
 echo "== 1 of 4: made-up scans with fractures (no patient's data)"
-python -m scripts.phantom --output_dir "$phantoms" --training 0 --validation 0 --test 3 --size slab --seed 2026
+python -m scripts phantom --output_dir "$phantoms" --training 0 --validation 0 --test 3 --size slab --seed 2026
 
 echo "== 2 of 4: predict and score them"
 python -m monai.bundle run evaluating --config_file "['configs/inference.yaml','configs/evaluate.yaml']" \
   --dataset_dir "$phantoms" --output_dir "$results/made_up"
 
 echo "== 3 of 4: fetch a real chest CT"
-if python -m scripts.sample_ct --output_dir "$sample"; then
+if python -m scripts sample_ct --output_dir "$sample"; then
   echo "== 4 of 4: predict it"
   python -m monai.bundle run inference --config_file configs/inference.yaml \
     --dataset_dir "$sample/images" --output_dir "$results/real_ct"

@@ -24,8 +24,8 @@ from scipy import ndimage
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-from scripts.atomic_write import write_volume  # noqa: E402
-from scripts.sample_ct import SampleCT, load_sample_ct  # noqa: E402
+from scripts.commands.sample_ct import SampleCT, load_sample_ct  # noqa: E402
+from scripts.files.atomic_write import write_volume  # noqa: E402
 
 RIB_IDS = (*range(93, 102), *range(105, 114))  # ribs 2 to 10 of both sides
 REACH_MM = 18.0  # of a warp

@@ -24,8 +24,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 from benchmarks.markdown import show  # noqa: E402
 from benchmarks.timing import least_seconds  # noqa: E402
-from scripts.atomic_write import write_json  # noqa: E402
-from scripts.froc import instance_overlaps  # noqa: E402
+from scripts.files.atomic_write import write_json  # noqa: E402
+from scripts.metrics.froc import instance_overlaps  # noqa: E402
 
 __all__ = ["main", "make_masks", "plain_overlaps"]
 
@@ -103,8 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = (
         f"The overlaps of 12 fractures and 22 candidates in a scan of {shape} voxels that were read before: "
         f"{seconds_plain:.2f} s by a plain writing of the rule with scikit-image, {seconds_ours:.2f} s by "
-        f"`scripts.froc`, {figures['times_as_fast']:.0f} times as fast, with the same {len(plain)} overlaps. "
-        "`python -m scripts.metrics` scores several scans at a time (`--workers`)."
+        f"`scripts.metrics.froc`, {figures['times_as_fast']:.0f} times as fast, with the same {len(plain)} overlaps. "
+        "`python -m scripts score` scores several scans at a time (`--workers`)."
     )
     text = textwrap.fill(text, 120, break_on_hyphens=False) + "\n"
     if options.json:

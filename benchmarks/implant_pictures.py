@@ -17,11 +17,11 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
-from scripts.atomic_write import whole_file  # noqa: E402
-from scripts.implant import ImplantedFracture, implant_fractures  # noqa: E402
-from scripts.phantom.fractures import CODES  # noqa: E402
-from scripts.pictures import BONE_WINDOW_HU, ORANGE  # noqa: E402
-from scripts.sample_ct import load_sample_ct  # noqa: E402
+from scripts.commands.sample_ct import load_sample_ct  # noqa: E402
+from scripts.files.atomic_write import whole_file  # noqa: E402
+from scripts.reporting.figures import BONE_WINDOW_HU, ORANGE  # noqa: E402
+from scripts.synthetic.implant import ImplantedFracture, implant_fractures  # noqa: E402
+from scripts.synthetic.phantom.fractures import CODES  # noqa: E402
 
 __all__ = ["implanted_picture", "plane_along_rib"]
 

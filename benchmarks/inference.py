@@ -40,9 +40,9 @@ sys.path[:0] = [str(ROOT), str(BUNDLE_DIR)]
 
 from benchmarks.markdown import show, table  # noqa: E402
 from benchmarks.timing import computing_threads, least_seconds  # noqa: E402
-from scripts.atomic_write import whole_file, write_json  # noqa: E402
 from scripts.engines import has_fast_bfloat16  # noqa: E402
-from scripts.phantom import generate_phantoms  # noqa: E402
+from scripts.files.atomic_write import whole_file, write_json  # noqa: E402
+from scripts.synthetic.phantom import generate_phantoms  # noqa: E402
 
 __all__ = ["ROWS", "Row", "main", "stock_settings"]
 

@@ -27,8 +27,8 @@ BUNDLE_DIR = ROOT / "bundle"
 sys.path[:0] = [str(ROOT), str(BUNDLE_DIR)]
 
 from benchmarks.markdown import table  # noqa: E402
-from scripts.atomic_write import write_json  # noqa: E402
-from scripts.scan_records import RECORDS_DIR  # noqa: E402
+from scripts.files.atomic_write import write_json  # noqa: E402
+from scripts.runs.records import RECORDS_DIR  # noqa: E402
 
 __all__ = ["WAYS", "compare", "main"]
 

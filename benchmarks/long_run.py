@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLE_DIR = ROOT / "bundle"
 sys.path[:0] = [str(ROOT), str(BUNDLE_DIR)]
 
-from scripts.atomic_write import whole_file, write_json  # noqa: E402
+from scripts.files.atomic_write import whole_file, write_json  # noqa: E402
 
 __all__ = ["Watch", "growth", "main", "predict", "train"]
 

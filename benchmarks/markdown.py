@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.atomic_write import write_text
+from scripts.files.atomic_write import write_text
 
 __all__ = ["show", "table", "write_between_markers"]
 

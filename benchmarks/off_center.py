@@ -31,8 +31,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 from benchmarks.detection.recipes import SHIPPED_WEIGHTS, Recipe, find_recipe  # noqa: E402
 from benchmarks.markdown import table  # noqa: E402
-from scripts.atomic_write import whole_file  # noqa: E402
-from scripts.datalist import load_datalist  # noqa: E402
+from scripts.data.datalist import load_datalist  # noqa: E402
+from scripts.files.atomic_write import whole_file  # noqa: E402
 from scripts.inferers import AutocastInferer  # noqa: E402
 
 OFF_CENTER_VOXELS = (0, 4, 8, 12, 16, 20)

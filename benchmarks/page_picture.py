@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 from benchmarks.browser import chromium_page  # noqa: E402
-from scripts.atomic_write import whole_file  # noqa: E402
+from scripts.files.atomic_write import whole_file  # noqa: E402
 
 __all__ = ["page_picture"]
 

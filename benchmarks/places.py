@@ -24,10 +24,10 @@ from monai.transforms import Compose, Orientationd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
-from scripts.candidate_table import candidate_rows  # noqa: E402
-from scripts.phantom.anatomy import SPINE_BEHIND_MM, Patient  # noqa: E402
-from scripts.phantom.scan import Phantom, make_phantom  # noqa: E402
-from scripts.thorax import PART_DEGREES, PARTS  # noqa: E402
+from scripts.anatomy.thorax import PART_DEGREES, PARTS  # noqa: E402
+from scripts.reporting.tables import candidate_rows  # noqa: E402
+from scripts.synthetic.phantom.anatomy import SPINE_BEHIND_MM, Patient  # noqa: E402
+from scripts.synthetic.phantom.scan import Phantom, make_phantom  # noqa: E402
 from scripts.transforms import CropBodyd, MidsagittalPlaned, ThoraxAxisd  # noqa: E402
 
 __all__ = ["fracture_places", "summary"]

@@ -28,12 +28,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 from benchmarks.browser import chromium_page  # noqa: E402
-from scripts.atomic_write import write_json  # noqa: E402
-from scripts.candidate_table import candidate_rows  # noqa: E402
-from scripts.phantom.scan import make_phantom  # noqa: E402
-from scripts.review.findings import scan_findings, scan_result  # noqa: E402
-from scripts.review.page import ReviewPage  # noqa: E402
-from scripts.review.views import Scan, projections  # noqa: E402
+from scripts.files.atomic_write import write_json  # noqa: E402
+from scripts.reporting.pages.findings import scan_findings, scan_result  # noqa: E402
+from scripts.reporting.pages.page import ReviewPage  # noqa: E402
+from scripts.reporting.pages.views import Scan, projections  # noqa: E402
+from scripts.reporting.tables import candidate_rows  # noqa: E402
+from scripts.synthetic.phantom.scan import make_phantom  # noqa: E402
 
 __all__ = ["made_up_masks", "seconds_to_open", "write_page"]
 

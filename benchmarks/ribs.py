@@ -21,8 +21,8 @@ from skimage.graph import MCP_Geometric
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
-from scripts.ribs import find_ribs  # noqa: E402
-from scripts.sample_ct import load_sample_ct  # noqa: E402
+from scripts.anatomy.ribs import find_ribs  # noqa: E402
+from scripts.commands.sample_ct import load_sample_ct  # noqa: E402
 
 __all__ = ["length_found", "rib_figures", "ribs_held"]
 

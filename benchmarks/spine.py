@@ -22,8 +22,9 @@ from skimage.morphology import convex_hull_image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
-from scripts.anatomy import midsagittal_plane, spine_mask  # noqa: E402
-from scripts.sample_ct import load_sample_ct  # noqa: E402
+from scripts.anatomy.midline import midsagittal_plane  # noqa: E402
+from scripts.anatomy.spine import spine_mask  # noqa: E402
+from scripts.commands.sample_ct import load_sample_ct  # noqa: E402
 
 __all__ = ["column_through_all_slices", "plane_error_mm", "spine_figures"]
 

@@ -27,8 +27,8 @@ sys.path[:0] = [str(ROOT), str(BUNDLE_DIR)]
 
 from benchmarks.markdown import show  # noqa: E402
 from benchmarks.timing import computing_threads, least_seconds  # noqa: E402
-from scripts.atomic_write import write_json  # noqa: E402
-from scripts.phantom import generate_phantoms  # noqa: E402
+from scripts.files.atomic_write import write_json  # noqa: E402
+from scripts.synthetic.phantom import generate_phantoms  # noqa: E402
 
 __all__ = ["main", "rois_a_second", "seconds_a_step"]
 

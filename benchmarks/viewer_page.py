@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 from benchmarks.browser import chromium_page  # noqa: E402
-from scripts.atomic_write import write_json  # noqa: E402
-from scripts.view import write_views  # noqa: E402
+from scripts.commands.view import write_views  # noqa: E402
+from scripts.files.atomic_write import write_json  # noqa: E402
 
 __all__ = ["seconds_in_browser"]
 

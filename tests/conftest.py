@@ -18,8 +18,8 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from scripts.commands.sample_ct import SampleCT, load_sample_ct  # noqa: E402
 from scripts.networks import ResUNet  # noqa: E402
-from scripts.sample_ct import SampleCT, load_sample_ct  # noqa: E402
 
 torch.set_num_threads(1)  # also where a plugin of pytest had loaded it before
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from test_configs import SMALL_PREDICTION, SMALL_TRAINING, workflow
 
+import scripts.commands.tune  # noqa: F401
 import scripts.handlers  # noqa: F401  (what the configs name, so that a process that is forked has it)
-import scripts.image_readers  # noqa: F401
-import scripts.phantom  # noqa: F401
-import scripts.tune  # noqa: F401
-from scripts import ribfrac_download
-from scripts.ribfrac_download import download_ribfrac
+import scripts.images.image_reader  # noqa: F401
+import scripts.synthetic.phantom  # noqa: F401
+from scripts.commands import download as ribfrac_download
+from scripts.commands.download import download_ribfrac
 
 __all__ = ["build_cache", "download", "predict", "train"]
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import nn
 
-from scripts.datasets import MappedDataset
+from scripts.data.dataset import MappedDataset
 
 __all__ = ["KeepStateHandler", "SeenDataset"]
 

@@ -11,8 +11,10 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from scripts.anatomy import cut_shares, known_plane, midsagittal_plane, spine_mask
-from scripts.sample_ct import SampleCT
+from scripts.anatomy.body import cut_shares
+from scripts.anatomy.midline import known_plane, midsagittal_plane
+from scripts.anatomy.spine import spine_mask
+from scripts.commands.sample_ct import SampleCT
 from scripts.transforms.anatomy import MidsagittalPlaned, RemoveSpined
 
 SPACING_MM = (2.0, 2.5, 3.0)

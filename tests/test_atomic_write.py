@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.atomic_write import whole_file
+from scripts.files.atomic_write import whole_file
 
 
 def test_the_file_appears_at_the_end(tmp_path):

@@ -11,7 +11,7 @@ import yaml
 from conftest import BUNDLE_ROOT, CHANNELS
 from torch import nn
 
-from scripts.average import average_weights, main, take_statistics_anew
+from scripts.commands.average import average_weights, main, take_statistics_anew
 from scripts.networks import ResUNet
 
 

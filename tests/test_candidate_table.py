@@ -10,7 +10,7 @@ import torch
 from conftest import lps_affine
 from monai.data import MetaTensor
 
-from scripts.candidate_table import (
+from scripts.reporting.tables import (
     CHALLENGE_COLUMNS,
     FRACTURE_COLUMNS,
     SCAN_COLUMNS,

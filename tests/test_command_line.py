@@ -16,7 +16,7 @@ from conftest import BUNDLE_ROOT
 from monai.bundle import ConfigWorkflow, create_workflow
 from test_docs import SETTINGS, rows
 
-from scripts.command_line import is_path, read_command_line, refuse_stray_words, settings_given
+from scripts.runs.settings import is_path, read_command_line, refuse_stray_words, settings_given
 
 pytestmark = pytest.mark.filterwarnings("ignore:parsing config_file")  # MONAI's, for each
 PROGRAM = "/usr/lib/python3/site-packages/monai/bundle/__main__.py"
@@ -37,9 +37,9 @@ resume: false
 section: test
 network_def: {norm: BATCH, layers: [1, 2], load_path: "@checkpoint"}
 initialize:
-- _target_: scripts.command_line.read_command_line
+- _target_: scripts.runs.settings.read_command_line
 run:
-- _target_: scripts.command_line.refuse_stray_words
+- _target_: scripts.runs.settings.refuse_stray_words
 """
 
 

@@ -1,4 +1,4 @@
-"""Tests of scripts/components.py: against a plain search, above all on masks of one slice or column."""
+"""Tests of scripts/anatomy/components.py: against a plain search, above all on masks of one slice or column."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from scripts.components import connected_components
+from scripts.anatomy.components import connected_components
 
 
 def components_by_search(mask: np.ndarray) -> np.ndarray:

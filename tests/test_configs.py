@@ -461,7 +461,7 @@ def test_validation_rois_are_the_same_in_every_epoch(ribfrac_dir, tmp_path):
 
 
 def test_default_data_set_is_generated_only_where_it_is_the_default(tmp_path, monkeypatch):
-    from scripts.phantom import default
+    from scripts.synthetic.phantom import default
 
     generated = []
     monkeypatch.setattr(default, "generate_phantoms", lambda folder, size: generated.append((folder, size)))

@@ -15,7 +15,9 @@ import pytest
 from dicom_scans import PATIENT, write_series
 from monai.transforms import LoadImaged
 
-from scripts.datalist import file_notes, load_datalist, main
+from scripts.commands.list_scans import main
+from scripts.data.datalist import load_datalist
+from scripts.images.file_checks import file_notes
 
 # voxel axes to L, P, S, as in most of RibFrac; 0.7, 0.8 and 1.25 mm
 LPS_AFFINE = np.array([[-0.7, 0, 0, 90.0], [0, -0.8, 0, 80.0], [0, 0, 1.25, -700.0], [0, 0, 0, 1]])

@@ -25,11 +25,11 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, EnsureChannelFirstd, Invertd, LoadImaged, Orientationd
 from torch import nn
 
-from scripts import dataloaders
-from scripts.by_value import pack, unpack
-from scripts.datalist import load_datalist
-from scripts.dataloaders import PipeFallbackDataLoader, SkippingDataLoader
-from scripts.image_readers import CTReader
+from scripts.data import dataloader as dataloaders
+from scripts.data.by_value import pack, unpack
+from scripts.data.datalist import load_datalist
+from scripts.data.dataloader import PipeFallbackDataLoader, SkippingDataLoader
+from scripts.images.image_reader import CTReader
 from scripts.transforms import CheckFilesd, CheckImaged
 
 
@@ -346,7 +346,7 @@ def test_scans_and_batches_are_loaded_with_a_mebibyte_of_shared_memory(tmp_path:
     """In a mount namespace of its own, where /dev/shm is as small; PyTorch's own way ends there by a bus error."""
     code = (
         "import torch\n"
-        "from scripts.dataloaders import PipeFallbackDataLoader, SkippingDataLoader\n"
+        "from scripts.data.dataloader import PipeFallbackDataLoader, SkippingDataLoader\n"
         "class Scans(torch.utils.data.Dataset):\n"
         "    data = [{'scan': 'a', 'image': 'a.nii'}] * 3\n"
         "    def __len__(self): return 3\n"

@@ -29,9 +29,9 @@ from monai.transforms import (
     ScaleIntensityd,
 )
 
-from scripts import datasets
-from scripts.datalist import load_datalist
-from scripts.datasets import MappedDataset, files_hashing
+from scripts.data import dataset as datasets
+from scripts.data.datalist import load_datalist
+from scripts.data.dataset import MappedDataset, files_hashing
 
 
 class Noted(MapTransform):

@@ -553,7 +553,7 @@ def test_post_processing_is_tuned_once_on_the_validation_scans(
     ]
     assert runs[1]["save_probabilities"] and runs[1]["window_weights"] == "gaussian"
     probabilities = str(out / "report+gaussian" / "made_up_validation" / "probabilities")
-    assert len(tunings) == 1 and tunings[0][:2] == ["-m", "scripts.tune"] and probabilities in tunings[0]
+    assert len(tunings) == 1 and tunings[0][:3] == ["-m", "scripts", "tune"] and probabilities in tunings[0]
     assert (out / "report+gaussian+tuned" / "made_up_test" / "figures.json").is_file()
 
 

@@ -13,8 +13,7 @@ from dicom_scans import FRAME, PATIENT, SERIES, STUDY, ras_affine, spoil, write_
 from monai.data import MetaTensor
 from pydicom.dataset import Dataset
 
-from scripts.candidate_table import candidate_rows, scan_row
-from scripts.dicom_out import (
+from scripts.reporting.dicom import (
     Algorithm,
     candidate_report,
     candidate_segmentation,
@@ -22,6 +21,7 @@ from scripts.dicom_out import (
     read_sources,
     reference_problem,
 )
+from scripts.reporting.tables import candidate_rows, scan_row
 
 SHAPE = (12, 10, 9)  # columns, rows, slices of 0.7 x 0.8 x 5 mm
 ALGORITHM = Algorithm("rib_fractures", "1.2.3", "Some authors", "0123456789abcdef")

@@ -12,9 +12,10 @@ from dicom_scans import PATIENT, SPACING_MM, ras_affine, read, write_series
 from monai.transforms import Compose, LoadImaged
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from scripts.datalist import file_problems, load_datalist
-from scripts.dicom_series import find_series
-from scripts.image_readers import CTReader
+from scripts.data.datalist import load_datalist
+from scripts.images.dicom_series import find_series
+from scripts.images.file_checks import file_problems
+from scripts.images.image_reader import CTReader
 from scripts.transforms import CheckFilesd
 
 SHAPE = (7, 6, 10)

@@ -10,8 +10,8 @@ import pydicom
 import pytest
 from dicom_scans import PATIENT, write_series
 
-from scripts.dicom_files import looks_like_dicom, read_dicom
-from scripts.dicom_series import find_series, read_series
+from scripts.images.dicom_files import looks_like_dicom, read_dicom
+from scripts.images.dicom_series import find_series, read_series
 
 OTHER = "1.2.826.0.1.3680043.8.498.77"
 LOST = "among its slices cannot be read"

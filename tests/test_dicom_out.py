@@ -17,9 +17,9 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from pydicom.sr.codedict import codes
 
-from scripts.candidate_table import candidate_rows, scan_row
-from scripts.dicom_out import Algorithm, candidate_report, candidate_segmentation, read_sources
 from scripts.handlers import DicomResultHandler
+from scripts.reporting.dicom import Algorithm, candidate_report, candidate_segmentation, read_sources
+from scripts.reporting.tables import candidate_rows, scan_row
 
 SHAPE = (12, 10, 9)  # columns, rows, slices of 0.7 x 0.8 x 5 mm
 ALGORITHM = Algorithm("rib_fractures", "1.2.3", "Some authors", "0123456789abcdef")

@@ -19,9 +19,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from scripts.datalist import load_datalist
-from scripts.hounsfield import hu_problem
-from scripts.image_readers import CTReader
+from scripts.data.datalist import load_datalist
+from scripts.images.hounsfield import hu_problem
+from scripts.images.image_reader import CTReader
 
 AIR_HU = -1024
 

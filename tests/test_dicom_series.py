@@ -23,13 +23,13 @@ from pydicom.uid import (
     XRayRadiationDoseSRStorage,
 )
 
-from scripts.datalist import load_datalist
-from scripts.datasets import files_hashing
-from scripts.dicom_series import find_series
-from scripts.image_readers import CTReader
+from scripts.data.datalist import load_datalist
+from scripts.data.dataset import files_hashing
+from scripts.images.dicom_series import find_series
+from scripts.images.image_reader import CTReader
 
 OTHER = "1.2.826.0.1.3680043.8.498.77"
-READER = "scripts.image_readers.CTReader"
+READER = "scripts.images.image_reader.CTReader"
 
 
 def volume(slices=10, columns=6, rows=5):
@@ -200,7 +200,7 @@ def test_what_is_passed_over_is_logged_with_the_reason(change, reason, tmp_path,
     write_series(tmp_path / "study" / PATIENT["PatientID"], volume(), series=OTHER, change=change)
     with caplog.at_level("INFO"):
         assert [item["scan"] for item in scans(tmp_path)] == ["study"]
-    (message,) = [record.getMessage() for record in caplog.records if record.name == "scripts.dicom_series"]
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "scripts.images.dicom_series"]
     assert reason in message and "of 10 files is passed over" in message
     assert not [value for value in PATIENT.values() if value in message]
     assert "study/[patient]: series" in message

@@ -21,9 +21,9 @@ from test_configs import SMALL_PREDICTION, SMALL_TRAINING, files, workflow
 from test_large_archives import contents
 from torch import nn
 
-from scripts.atomic_write import write_tensors
-from scripts.datalist import load_datalist
-from scripts.datasets import MappedDataset
+from scripts.data.datalist import load_datalist
+from scripts.data.dataset import MappedDataset
+from scripts.files.atomic_write import write_tensors
 from scripts.handlers import ResumableCheckpointHandler
 
 NOBODY = 65534

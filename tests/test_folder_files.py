@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.folder_files import files_below
+from scripts.files.folder_files import files_below
 
 # As a run saves it: settings first, among others, and expressions as they stand
 PREDICTION_CONFIG = (

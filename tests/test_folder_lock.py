@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import pytest
 from test_configs import SMALL_PREDICTION, SMALL_TRAINING, files, workflow
 
-from scripts import folder_lock
-from scripts.atomic_write import whole_file
-from scripts.folder_lock import FolderLock
-from scripts.ribfrac_download import main
+from scripts.commands.download import main
+from scripts.files.atomic_write import whole_file
+from scripts.runs import lock as folder_lock
+from scripts.runs.lock import FolderLock
 
 UNFINISHED = ".0123456789abcdef.curves.csv"
 

@@ -1,4 +1,4 @@
-"""Tests of scripts/froc.py: every expected number is counted on paper; the counts stand beside it."""
+"""Tests of scripts/metrics/froc.py: every expected number is counted on paper; the counts stand beside it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scripts.froc import (
-    CHALLENGE_THRESHOLDS,
+from scripts.data.ribfrac import CHALLENGE_THRESHOLDS
+from scripts.metrics.froc import (
     ScanResult,
     bootstrap_intervals,
     challenge_scores,

@@ -1,4 +1,4 @@
-"""Tests of scripts/froc_report.py: what the files and the printed table say."""
+"""Tests of scripts/reporting/scores.py: what the files and the printed table say."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scripts.froc import ScanResult, challenge_scores
-from scripts.froc_report import metrics_table, write_metrics
+from scripts.metrics.froc import ScanResult, challenge_scores
+from scripts.reporting.scores import metrics_table, write_metrics
 
 # Two fractures, a displaced and one of unknown type; a hit of the first at 0.9, and a miss at 0.355.
 RESULT = ScanResult(

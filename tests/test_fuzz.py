@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 from monai.data import Dataset
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
 
-from scripts.command_line import settings_given
-from scripts.datalist import load_datalist
-from scripts.dataloaders import SkippingDataLoader
-from scripts.image_readers import CTReader
-from scripts.prediction_folder import score_folders
+from scripts.data.datalist import load_datalist
+from scripts.data.dataloader import SkippingDataLoader
+from scripts.images.image_reader import CTReader
+from scripts.metrics.folders import score_folders
+from scripts.runs.settings import settings_given
 from scripts.transforms import CheckFilesd, CheckImaged
 
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from conftest import lps_affine
 from monai.data import MetaTensor
 from monai.transforms import Orientation
 
-from scripts.grids import corner_shift_mm, grid_difference, on_grid_of
+from scripts.images.grids import corner_shift_mm, grid_difference, on_grid_of
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from monai.transforms import Orientation
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from scripts.candidate_table import candidate_rows
 from scripts.handlers import (
     AverageWeightsHandler,
     CurveHistory,
@@ -30,8 +29,9 @@ from scripts.handlers import (
     ScanPictureHandler,
     ScanRecordsHandler,
 )
-from scripts.metrics import RibFracFROCMetric
-from scripts.scan_records import ScanRecords
+from scripts.metrics.ribfrac_froc import RibFracFROCMetric
+from scripts.reporting.tables import candidate_rows
+from scripts.runs.records import ScanRecords
 
 LOSSES = [0.9, 0.5, 0.7, 0.6, 0.4]  # of the validation after epochs 1 to 5
 

@@ -15,16 +15,16 @@ from ignite.engine import Engine
 from monai.data import Dataset, MetaTensor
 from monai.transforms import Compose, LoadImaged
 
-from scripts import inspect as inspection
-from scripts import view
-from scripts.candidate_table import candidate_rows
-from scripts.datalist import load_datalist
-from scripts.dataloaders import SkippingDataLoader
+from scripts.commands import inspect as inspection
+from scripts.commands import view
+from scripts.data.datalist import load_datalist
+from scripts.data.dataloader import SkippingDataLoader
 from scripts.handlers import DicomResultHandler, ScanRecordsHandler
-from scripts.header_privacy import header_fault, quiet_headers
-from scripts.image_readers import CTReader
-from scripts.image_writers import AtomicNibabelWriter
-from scripts.scan_records import ScanRecords
+from scripts.images.header_privacy import header_fault, quiet_headers
+from scripts.images.image_reader import CTReader
+from scripts.images.image_writer import AtomicNibabelWriter
+from scripts.reporting.tables import candidate_rows
+from scripts.runs.records import ScanRecords
 from scripts.transforms import CheckFilesd
 
 SHAPE = (12, 10, 9)
@@ -122,7 +122,7 @@ def predicted(files, folder, monkeypatch, failure=None):
     (folder / "metadata.json").write_text(json.dumps({"name": "n", "version": "v", "authors": "a"}))
     records = ScanRecords(folder, folder / "masks", [item], "made", [str(folder / "masks" / "{scan}.nii.gz")])
     if failure is not None:
-        monkeypatch.setattr("scripts.dicom_out.hd.seg.Segmentation", failure)
+        monkeypatch.setattr("scripts.reporting.dicom.hd.seg.Segmentation", failure)
 
     def step(engine, number):
         writer = AtomicNibabelWriter()

@@ -13,13 +13,14 @@ import pytest
 from conftest import lps_affine
 from monai.transforms import LoadImage, SaveImage
 
-from scripts.datalist import file_notes, file_problems, load_datalist
-from scripts.headers import assumed_affine, checked_axcodes
-from scripts.image_readers import CTReader
-from scripts.mine import mine
-from scripts.prediction_folder import load_pair
-from scripts.scan_facts import scan_facts
-from scripts.setting_tables import measure_scan
+from scripts.commands._setting_tables import measure_scan
+from scripts.commands.mine import mine
+from scripts.data.datalist import load_datalist
+from scripts.data.scan_facts import scan_facts
+from scripts.images.file_checks import file_notes, file_problems
+from scripts.images.headers import assumed_affine, checked_axcodes
+from scripts.images.image_reader import CTReader
+from scripts.metrics.folders import load_pair
 from scripts.transforms import CheckFilesd, NoteDoubtsd
 
 SHAPE, SPACING_MM = (6, 5, 4), (0.7, 0.8, 1.25)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scripts.hounsfield import hu_problem
+from scripts.images.hounsfield import hu_problem
 
 
 def chest() -> np.ndarray:

@@ -19,7 +19,7 @@ import monai.bundle
 import pytest
 from conftest import BUNDLE_ROOT
 
-from scripts.release import archive_files, build_archive
+from scripts.commands.release import archive_files, build_archive
 
 NAME = "rib_fracture_ct_segmentation"
 REPOSITORY = f"some_group/{NAME}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.ignored_files import ignored_files, log_ignored
+from scripts.files.ignored_files import ignored_files, log_ignored
 
 PATHS = [
     Path(name)

@@ -14,7 +14,7 @@ from dicom_scans import write_series
 from monai.transforms import LoadImage
 from nibabel.nifti1 import Nifti1Image
 
-from scripts.image_readers import CTReader
+from scripts.images.image_reader import CTReader
 
 
 @pytest.fixture

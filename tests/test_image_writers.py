@@ -10,7 +10,7 @@ from conftest import lps_affine
 from monai.data import MetaTensor
 from monai.transforms import SaveImage
 
-from scripts.image_writers import AtomicNibabelWriter
+from scripts.images.image_writer import AtomicNibabelWriter
 from scripts.transforms import scan_name_formatter
 
 

@@ -14,15 +14,15 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from scripts.implant import Implanted
-from scripts.implant import dataset as dataset_module
-from scripts.implant import generate_implanted, implant_fractures
-from scripts.implant.__main__ import main
-from scripts.implant.centerline import RibPiece, rib_pieces
-from scripts.implant.fractures import draw_fracture
-from scripts.implant.warp import Site, break_rib
-from scripts.phantom.fractures import Break, Fracture
-from scripts.phantom.geometry import STEP_MM
+from scripts.commands.implant import main
+from scripts.synthetic.implant import Implanted
+from scripts.synthetic.implant import dataset as dataset_module
+from scripts.synthetic.implant import generate_implanted, implant_fractures
+from scripts.synthetic.implant.centerline import RibPiece, rib_pieces
+from scripts.synthetic.implant.fractures import draw_fracture
+from scripts.synthetic.implant.warp import Site, break_rib
+from scripts.synthetic.phantom.fractures import Break, Fracture
+from scripts.synthetic.phantom.geometry import STEP_MM
 from scripts.transforms import implant as transform_module
 from scripts.transforms.implant import FindRibsd, RandImplantFracturesd
 

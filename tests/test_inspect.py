@@ -12,8 +12,8 @@ import pytest
 from conftest import lps_affine, write_scan
 from test_review import Page
 
-from scripts.inspect import inspect_dataset, main, summary_of
-from scripts.scan_facts import ScanFacts, doubled_images, scan_facts
+from scripts.commands.inspect import inspect_dataset, main, summary_of
+from scripts.data.scan_facts import ScanFacts, doubled_images, scan_facts
 
 
 def rewrite(path, change, affine=None):

@@ -11,7 +11,7 @@ from conftest import lps_affine
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd
 
-from scripts.candidate_table import candidate_rows
+from scripts.reporting.tables import candidate_rows
 from scripts.transforms import InvertCandidatesd, SpacingOnlyd
 
 # Slices of 5 mm are predicted at 1.25 mm: slice s of the scan is slice 4 s of the prediction.

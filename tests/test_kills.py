@@ -27,7 +27,7 @@ from conftest import BUNDLE_ROOT, write_scan
 from PIL import Image
 from test_ribfrac_download import FakeZenodo, FakeZenodoHandler, zipped
 
-from scripts.atomic_write import unfinished_files
+from scripts.files.atomic_write import unfinished_files
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import monai.bundle
 import pytest
 from conftest import BUNDLE_ROOT
 
-from scripts.release import archive_files
+from scripts.commands.release import archive_files
 
 ROOT = BUNDLE_ROOT.parent
 METADATA_FILE = BUNDLE_ROOT / "configs" / "metadata.json"

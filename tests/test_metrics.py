@@ -1,4 +1,4 @@
-"""Tests of scripts/metrics.py: the MONAI metric, the command line, and agreement with the challenge's evaluator."""
+"""Tests of scripts/metrics/ribfrac_froc.py: the MONAI metric, the command, agreement with the challenge's evaluator."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from monai.data import MetaTensor
 from monai.handlers import IgniteMetricHandler
 from scipy import ndimage
 
-from scripts.froc import challenge_scores
-from scripts.metrics import RibFracFROCMetric, annotated_and_predicted, main
+from scripts.commands.score import main
+from scripts.metrics.froc import challenge_scores
+from scripts.metrics.ribfrac_froc import RibFracFROCMetric, annotated_and_predicted
 
 GOLDEN_DIR = Path(__file__).parent / "data" / "froc_golden"
 sys.path.insert(0, str(GOLDEN_DIR))

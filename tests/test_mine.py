@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from conftest import lps_affine, write_scan
 
-from scripts.mine import add_hard_places, find_hard_places, main, mine
+from scripts.commands.mine import find_hard_places, main, mine
+from scripts.data.hard_examples import add_hard_places
 
 
 def volumes() -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +79,7 @@ def test_no_file_adds_nothing() -> None:
 @pytest.mark.parametrize(
     "text, message",
     [
-        pytest.param(None, "does not exist: python -m scripts.mine writes it", id="missing"),
+        pytest.param(None, "does not exist: python -m scripts mine writes it", id="missing"),
         pytest.param("{", "is no file of hard places", id="no JSON"),
         pytest.param('{"RibFrac1": [1]}', "is no file of hard places", id="another JSON"),
         pytest.param('{"RibFrac9": {"false_mm": [], "missed": []}}', "knows none of the 1 scans", id="other scans"),

@@ -13,15 +13,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.phantom import Phantom
-from scripts.phantom import dataset as dataset_module
-from scripts.phantom import generate_phantoms, make_phantom
-from scripts.phantom.__main__ import main
-from scripts.phantom.anatomy import Patient
-from scripts.phantom.fractures import Break, Fracture, Mimic, draw_fractures, draw_mimics, paint_rib
-from scripts.phantom.geometry import Curve, Grid, coverage, paint_segment, rotation, tube_coordinates
-from scripts.phantom.scan import draw_axes, draw_count, draw_grid
-from scripts.phantom.skeleton import VERTEBRAE_MM, Rib, draw_ribs, section_distance
+from scripts.commands.phantom import main
+from scripts.synthetic.phantom import Phantom
+from scripts.synthetic.phantom import dataset as dataset_module
+from scripts.synthetic.phantom import generate_phantoms, make_phantom
+from scripts.synthetic.phantom.anatomy import Patient
+from scripts.synthetic.phantom.fractures import Break, Fracture, Mimic, draw_fractures, draw_mimics, paint_rib
+from scripts.synthetic.phantom.geometry import Curve, Grid, coverage, paint_segment, rotation, tube_coordinates
+from scripts.synthetic.phantom.scan import draw_axes, draw_count, draw_grid
+from scripts.synthetic.phantom.skeleton import VERTEBRAE_MM, Rib, draw_ribs, section_distance
 
 TINY: dict[str, Any] = {"shape": (64, 52, 24), "spacing": (5.6, 5.4, 6.0)}
 LPS = (-1, -1, 1)
@@ -523,7 +523,7 @@ def test_a_folder_of_other_data_is_an_error(tmp_path: Path, capsys: pytest.Captu
 
 def test_the_command_line_passes_its_settings_on(monkeypatch: pytest.MonkeyPatch) -> None:
     passed: dict[str, object] = {}
-    monkeypatch.setattr("scripts.phantom.__main__.generate_phantoms", lambda **settings: passed.update(settings))
+    monkeypatch.setattr("scripts.commands.phantom.generate_phantoms", lambda **settings: passed.update(settings))
     main(["--output_dir", "data", "--test", "3", "--size", "slab", "--workers", "2"])
     assert passed == {
         "output_dir": "data",

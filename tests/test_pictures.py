@@ -1,4 +1,4 @@
-"""Tests of scripts/pictures.py: what the figures hold, read from the figures themselves."""
+"""Tests of scripts/reporting/figures.py: what the figures hold, read from the figures themselves."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from matplotlib.image import imread
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 
-from scripts import pictures
-from scripts.froc import ScanResult, challenge_scores
-from scripts.pictures import curves_picture, froc_picture, scan_picture
+from scripts.metrics.froc import ScanResult, challenge_scores
+from scripts.reporting import figures as pictures
+from scripts.reporting.figures import curves_picture, froc_picture, scan_picture
 
 # Index to mm (right, anterior, superior): RibFrac's usual axes, MONAI's, and permuted ones.
 LPS = np.array([[-0.7, 0, 0, 12], [0, -0.8, 0, -7], [0, 0, 1.25, 30], [0, 0, 0, 1]])

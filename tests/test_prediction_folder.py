@@ -1,4 +1,4 @@
-"""Tests of scripts/prediction_folder.py: folders counted on paper, and folders that do not fit."""
+"""Tests of scripts/metrics/folders.py: folders counted on paper, and folders that do not fit."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.froc import challenge_scores, detection_scores
-from scripts.prediction_folder import score_folders
+from scripts.metrics.folders import score_folders
+from scripts.metrics.froc import challenge_scores, detection_scores
 
 # The evaluator's 1e-8 in each sum moves a ratio of small numbers by no more.
 TOLERANCE = 1e-7

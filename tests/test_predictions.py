@@ -19,7 +19,7 @@ from test_configs import predict, rows, stored
 sys.path.insert(0, str(BUNDLE_ROOT.parent))
 
 from benchmarks.invariance import MOVED, WAYS, compare  # noqa: E402
-from scripts.datalist import load_datalist  # noqa: E402
+from scripts.data.datalist import load_datalist  # noqa: E402
 
 pytestmark = pytest.mark.processor
 

@@ -19,15 +19,15 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from PIL import Image
 
-from scripts.candidate_table import candidate_rows
-from scripts.froc import ScanResult, froc_curve
 from scripts.handlers import ReviewPageHandler
-from scripts.review import findings as findings_module
-from scripts.review.charts import Axis, Chart, Series
-from scripts.review.findings import MAX_PICTURES, Finding, counts_at, outcome_at, scan_findings, scan_result
-from scripts.review.page import ReviewPage
-from scripts.review.pictures import gray_values, outline
-from scripts.review.views import Scan, centered_views, projections
+from scripts.metrics.froc import ScanResult, froc_curve
+from scripts.reporting.pages import findings as findings_module
+from scripts.reporting.pages.charts import Axis, Chart, Series
+from scripts.reporting.pages.findings import MAX_PICTURES, Finding, counts_at, outcome_at, scan_findings, scan_result
+from scripts.reporting.pages.page import ReviewPage
+from scripts.reporting.pages.pictures import gray_values, outline
+from scripts.reporting.pages.views import Scan, centered_views, projections
+from scripts.reporting.tables import candidate_rows
 from scripts.transforms import DescribeCandidatesd
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -350,7 +350,7 @@ def test_further_columns_of_the_table_appear(tmp_path, monkeypatch):
     def rows(*args):
         return [row | {"part": "lower <third>"} for row in candidate_rows(*args)]
 
-    for module in ("scripts.review.findings", "scripts.transforms.candidates"):
+    for module in ("scripts.reporting.pages.findings", "scripts.transforms.candidates"):
         monkeypatch.setattr(f"{module}.candidate_rows", rows)
     run_handler(tmp_path, annotated_scan()).run([0])
     html = (tmp_path / "report.html").read_text(encoding="utf-8")

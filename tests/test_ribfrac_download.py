@@ -17,9 +17,9 @@ from threading import Thread
 import pytest
 from conftest import write_scan
 
-from scripts import ribfrac_download
-from scripts.datalist import load_datalist
-from scripts.ribfrac_download import RECORDS, download_ribfrac, main
+from scripts.commands import download as ribfrac_download
+from scripts.commands.download import RECORDS, download_ribfrac, main
+from scripts.data.datalist import load_datalist
 
 GB = 10**9
 VAL = "ribfrac-val-images.zip"

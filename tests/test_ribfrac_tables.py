@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.prediction_folder import _load_tables
-from scripts.ribfrac_tables import is_hidden, read_ribfrac_table
+from scripts.data.ribfrac import is_hidden, read_ribfrac_table
+from scripts.metrics.folders import _load_tables
 
 WANTED = ("public_id", "label_id", "confidence")
 TEXT = "public_id,label_id,confidence,remark\nRibFrac1,0,0,\nRibFrac1,1,0.9,clear\n"

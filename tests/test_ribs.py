@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from scripts.anatomy import spine_mask
-from scripts.ribs import _straight_runs, find_ribs
-from scripts.sample_ct import SampleCT
+from scripts.anatomy.ribs import _straight_runs, find_ribs
+from scripts.anatomy.spine import spine_mask
+from scripts.commands.sample_ct import SampleCT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))

@@ -11,7 +11,7 @@ import torch
 import yaml
 from monai.bundle import ConfigParser
 
-from scripts.run_config import running_parser
+from scripts.runs.config import running_parser
 
 CONFIG: dict[str, Any] = {
     "output_dir": "out",
@@ -23,12 +23,12 @@ CONFIG: dict[str, Any] = {
     "part": {"_target_": "torch.nn.Threshold", "threshold": "@level", "value": 0.0, "inplace": "$@sizes == []"},
     "other": {"part": "@part", "folder": "@output_dir"},
     "hash": {
-        "_target_": "scripts.run_config.definition_hash",
+        "_target_": "scripts.runs.config.definition_hash",
         "ids": ["other"],
         "files": ["@weights"],
         "leave_out": ["output_dir"],
     },
-    "save": {"_target_": "scripts.run_config.save_run_config", "filename": "$@output_dir + '/config.yaml'"},
+    "save": {"_target_": "scripts.runs.config.save_run_config", "filename": "$@output_dir + '/config.yaml'"},
     "run": ["%save"],
 }
 

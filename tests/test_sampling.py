@@ -287,7 +287,7 @@ def test_a_label_of_floats_is_sampled_too():
 
 
 def hard(false_voxels=(), missed=()):
-    """Hard places as scripts.mine adds them to a scan."""
+    """Hard places as python -m scripts mine adds them to a scan."""
     return {"hard_places": {"false_mm": np.reshape(false_voxels, (-1, 3)) * [0.75, 0.75, 1.25], "missed": list(missed)}}
 
 

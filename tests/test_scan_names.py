@@ -10,7 +10,7 @@ import unicodedata
 
 import pytest
 
-from scripts.scan_names import MAX_NAME_BYTES, printable, safe_name, safe_names
+from scripts.files.scan_names import MAX_NAME_BYTES, printable, safe_name, safe_names
 
 HASH = re.compile(r"(.*)-[0-9a-f]{8}", re.DOTALL)
 GBK = os.fsdecode(b"a\xd6\xd0\xce\xc4")  # two Chinese characters, as an archive of GBK leaves them

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from conftest import write_scan
 
-from scripts import scan_records
-from scripts.datalist import load_datalist
-from scripts.scan_records import ScanRecords, join_tables, main
+from scripts.commands.join import main
+from scripts.data.datalist import load_datalist
+from scripts.runs import records as scan_records
+from scripts.runs.records import ScanRecords, join_tables
 
 SCANS = 5
 ROW = {"side": "left", "id": 1, "score": "0.750000"}

@@ -1,4 +1,4 @@
-"""Tests of scripts/setting_tables.py: the quick way against the plain one, and overlaps counted on paper."""
+"""Tests of scripts/commands/_setting_tables.py: the quick way against the plain one, and overlaps counted on paper."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Orientation
 from scipy import ndimage
 
-from scripts.froc import ScanResult, score_scan
-from scripts.setting_tables import Setting, measure_scan, scan_result, scan_table
+from scripts.commands._setting_tables import Setting, measure_scan, scan_result, scan_table
+from scripts.metrics.froc import ScanResult, score_scan
 from scripts.transforms import CandidateScore, FilterCandidatesd, LabelCandidatesd, RemoveSpined
 from scripts.transforms.candidates import CalibrateScoresd
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import lps_affine
 
-from scripts.submission import main, pack_submission
+from scripts.commands.submission import main, pack_submission
 
 HEADER = "public_id,label_id,confidence,label_code"
 ROWS = ["RibFrac501,0,0.0,0", "RibFrac501,1,0.9,-1", "RibFrac501,2,0.5,3", "RibFrac502,0,0.0,0"]

@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Orientation
 
-from scripts.thorax import chest_position, largest_extent_mm, thorax_axis
+from scripts.anatomy.thorax import chest_position, largest_extent_mm, thorax_axis
 from scripts.transforms import ThoraxAxisd
 
 SPACING_MM = (4.0, 5.0, 6.0)

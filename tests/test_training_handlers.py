@@ -16,7 +16,7 @@ import torch
 from conftest import lps_affine
 from ignite.engine import Engine, Events
 
-from scripts.dataloaders import PipeFallbackDataLoader
+from scripts.data.dataloader import PipeFallbackDataLoader
 from scripts.handlers import LostProcessHandler, NoFractureHandler
 
 SOME: dict[str, Any] = {"scan": "a", "label_codes": {1: 2}}

@@ -9,7 +9,7 @@ from ignite.engine import Engine, Events
 from test_review import Page
 
 from scripts.handlers import CurveHistory, TrainingPageHandler
-from scripts.review.training import Example, curve_charts, roi_view, write_training_page
+from scripts.reporting.pages.training import Example, curve_charts, roi_view, write_training_page
 
 
 def roi(marked=None, value=0.0):

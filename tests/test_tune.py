@@ -1,4 +1,4 @@
-"""Tests of scripts/tune.py: the choice and the calibration counted on paper, and the command from files to files."""
+"""Tests of scripts/commands/tune.py: choice and calibration counted on paper, and the command from files to files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import yaml
 from conftest import BUNDLE_ROOT, SPACING_MM, lps_affine, write_scan
 from monai.bundle import ConfigParser
 
-from scripts.setting_tables import Setting, scan_table
-from scripts.transforms.candidates import CalibrateScoresd, CandidateScore
-from scripts.tune import (
+from scripts.commands._setting_tables import Setting, scan_table
+from scripts.commands.tune import (
     Outcome,
     fit_calibration,
     grid_of_settings,
@@ -26,6 +25,7 @@ from scripts.tune import (
     outcome_of,
     ranked,
 )
+from scripts.transforms.candidates import CalibrateScoresd, CandidateScore
 
 SETTING = Setting(0.5, 0.0, 0.0, 0.0, 0.0, CandidateScore.MEAN)
 
@@ -172,7 +172,7 @@ def test_a_calibration_that_would_lower_the_recall_is_left_out(monkeypatch: pyte
     slope, _ = fit_calibration(*samples_of(tables))
     result = outcome_of([tables], SETTING)
     assert slope == 0.05 and (result.slope, result.intercept) == (1.0, 0.0)
-    monkeypatch.setattr("scripts.tune.CALIBRATION_COST", 1.0)
+    monkeypatch.setattr("scripts.commands.tune.CALIBRATION_COST", 1.0)
     assert outcome_of([tables], SETTING).slope == 0.05
 
 
@@ -207,7 +207,7 @@ GRID = ["--probability_thresholds", "0.5", "0.9", "--split_distances_mm", "0", "
 
 @pytest.fixture()
 def small_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scripts.tune.MIN_VOLUMES_MM3", (1.0, 30.0))
+    monkeypatch.setattr("scripts.commands.tune.MIN_VOLUMES_MM3", (1.0, 30.0))
 
 
 @pytest.mark.usefixtures("small_volumes")

@@ -20,13 +20,13 @@ from dicom_scans import OBLIQUE, ras_affine, write_series
 from monai.data import MetaTensor
 from test_review import EVIL, Page, annotated_scan, run_handler
 
-from scripts.atomic_write import write_json
-from scripts.candidate_table import candidate_rows
-from scripts.review.niivue import PACKAGE, installed_niivue
-from scripts.review.viewer import Mark, write_viewer_page
-from scripts.review.views import places_mm
-from scripts.scan_records import record_path
-from scripts.view import main, write_views
+from scripts.commands.view import main, write_views
+from scripts.files.atomic_write import write_json
+from scripts.reporting.pages.niivue import PACKAGE, installed_niivue
+from scripts.reporting.pages.viewer import Mark, write_viewer_page
+from scripts.reporting.pages.views import places_mm
+from scripts.reporting.tables import candidate_rows
+from scripts.runs.records import record_path
 
 SHAPE, SPACING_MM, ORIGIN_MM = (40, 36, 30), (0.75, 0.8, 1.25), (-20.0, 5.0, 130.0)
 AIR_HU, BODY_HU, LUNG_HU, BONE_HU = -1000, 40, -850, 800
@@ -277,7 +277,7 @@ def test_a_missing_package_is_named_before_anything_is_read(tmp_path, monkeypatc
     def missing(name):
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr("scripts.review.niivue.distribution", missing)
+    monkeypatch.setattr("scripts.reporting.pages.niivue.distribution", missing)
     with pytest.raises(SystemExit) as ended:
         main(["--output_dir", str(tmp_path / "none"), "--scan", "A"])
     assert ended.value.code == 1
@@ -294,7 +294,7 @@ def package_with(folder, module, license_text="BSD"):
 
 
 def test_the_module_is_what_the_packages_script_holds_as_text(tmp_path, monkeypatch):
-    monkeypatch.setattr("scripts.review.niivue.distribution", lambda _: package_with(tmp_path, MODULE))
+    monkeypatch.setattr("scripts.reporting.pages.niivue.distribution", lambda _: package_with(tmp_path, MODULE))
     assert installed_niivue() == (MODULE, "1.2.3", "BSD")
 
 
@@ -308,7 +308,7 @@ def test_the_module_is_what_the_packages_script_holds_as_text(tmp_path, monkeypa
     ],
 )
 def test_another_package_of_that_name_is_refused(tmp_path, monkeypatch, package):
-    monkeypatch.setattr("scripts.review.niivue.distribution", lambda _: package_with(tmp_path, *package))
+    monkeypatch.setattr("scripts.reporting.pages.niivue.distribution", lambda _: package_with(tmp_path, *package))
     with pytest.raises(ValueError, match="ipyniivue 9.9 does not hold NiiVue .* pip install 'ipyniivue==2.4.4'"):
         installed_niivue()
 
@@ -430,7 +430,9 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     output = made_up_run(tmp_path)
     (output / "views").mkdir()
     (output / "views" / "A.html").write_text("before")
-    monkeypatch.setattr("scripts.review.viewer.packed_ids", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(
+        "scripts.reporting.pages.viewer.packed_ids", lambda *_: (_ for _ in ()).throw(OSError("disk full"))
+    )
     with pytest.raises(OSError, match="disk full"):
         write_views(output, ["A"])
     assert [path.read_text() for path in (output / "views").iterdir()] == ["before"]

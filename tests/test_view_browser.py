@@ -10,7 +10,7 @@ from conftest import watched_page
 from PIL import Image
 from test_view import BODY_HU, CANDIDATES, FRACTURES, ORIGIN_MM, SPACING_MM, made_up_run
 
-from scripts.view import write_views
+from scripts.commands.view import write_views
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -15,9 +15,9 @@ import pytest
 from dicom_scans import OBLIQUE, write_series
 from monai.transforms import LoadImage
 
-from scripts.datalist import file_notes, file_problems
-from scripts.image_readers import CTReader
-from scripts.volume_files import companion_files, is_nifti, is_volume, volume_stem
+from scripts.images.file_checks import file_notes, file_problems
+from scripts.images.image_reader import CTReader
+from scripts.images.volume_files import companion_files, is_nifti, is_volume, volume_stem
 
 SPACING_MM = (0.7, 0.8, 1.25)
 ORIGIN_MM = (12.0, -7.0, 30.0)  # LPS

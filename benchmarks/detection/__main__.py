@@ -18,7 +18,7 @@ from benchmarks.detection.recipes import recipe_names  # noqa: E402
 from benchmarks.detection.report import TITLES, collect, tables  # noqa: E402
 from benchmarks.detection.run import WORKERS, predict, train  # noqa: E402
 from benchmarks.markdown import show  # noqa: E402
-from scripts.atomic_write import write_json  # noqa: E402
+from scripts.files.atomic_write import write_json  # noqa: E402
 
 __all__ = ["main"]
 

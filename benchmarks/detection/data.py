@@ -20,13 +20,13 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from scripts.atomic_write import write_json
-from scripts.datalist import load_datalist
-from scripts.implant import dataset as implant_dataset
-from scripts.implant import generate_implanted
-from scripts.phantom import dataset as phantom_dataset
-from scripts.phantom import generate_phantoms
-from scripts.sample_ct import fetch_sample_ct
+from scripts.commands.sample_ct import fetch_sample_ct
+from scripts.data.datalist import load_datalist
+from scripts.files.atomic_write import write_json
+from scripts.synthetic.implant import dataset as implant_dataset
+from scripts.synthetic.implant import generate_implanted
+from scripts.synthetic.phantom import dataset as phantom_dataset
+from scripts.synthetic.phantom import generate_phantoms
 
 __all__ = [
     "BENCHMARK_VERSION",
@@ -75,7 +75,7 @@ AS_IS_REPEATS = 2
 @dataclass(frozen=True)
 class _Part:
     """
-    Scans made from real CT: what `scripts.implant.generate_implanted` is given, and the folder's name.
+    Scans made from real CT: what `scripts.synthetic.implant.generate_implanted` is given, and the folder's name.
 
     Beside the scans with fractures each image is kept once as it is, where ``as_is`` says so.
     """

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from scripts.datalist import load_datalist
-from scripts.froc import MIN_OVERLAP, ScanResult, challenge_scores, score_scan
-from scripts.prediction_folder import load_pair
+from scripts.data.datalist import load_datalist
+from scripts.data.ribfrac import MIN_OVERLAP
+from scripts.metrics.folders import load_pair
+from scripts.metrics.froc import ScanResult, challenge_scores, score_scan
 
 __all__ = ["measure_scan", "measure_set"]
 
@@ -29,7 +30,7 @@ def measure_set(data_list: Path, predictions_dir: Path, annotated: bool) -> dict
 
     Returns:
         ``scans``, a list of ``scan`` (its name), ``fractures`` and ``candidates`` (see `measure_scan`); and with labels
-        ``scores``, see `scripts.froc.challenge_scores`.
+        ``scores``, see `scripts.metrics.froc.challenge_scores`.
 
     Raises:
         FileNotFoundError: when a prediction is missing.

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from skimage.measure import find_contours
 
 from benchmarks.detection.run import FIGURES_NAME
-from scripts.atomic_write import whole_file
-from scripts.datalist import load_datalist
-from scripts.froc import CLASS_NAMES, KEY_FALSE_POSITIVES
-from scripts.pictures import BONE_WINDOW_HU, CANDIDATE_COLOR, DOTS_PER_INCH, FRACTURE_COLOR
+from scripts.data.datalist import load_datalist
+from scripts.data.ribfrac import CLASS_NAMES, KEY_FALSE_POSITIVES
+from scripts.files.atomic_write import whole_file
+from scripts.reporting.figures import BONE_WINDOW_HU, CANDIDATE_COLOR, DOTS_PER_INCH, FRACTURE_COLOR
 
 __all__ = ["examples_picture", "froc_curves_picture"]
 

@@ -13,7 +13,7 @@ from benchmarks.detection.data import RECORD_NAME, TEST_SETS
 from benchmarks.detection.recipes import BASES, CHANGES, find_recipe
 from benchmarks.detection.run import FIGURES_NAME, RUN_NAME, rois_in_all, seconds_in_all
 from benchmarks.markdown import table
-from scripts.froc import CLASS_NAMES, KEY_FALSE_POSITIVES
+from scripts.data.ribfrac import CLASS_NAMES, KEY_FALSE_POSITIVES
 
 __all__ = ["collect", "summary", "tables"]
 

@@ -19,9 +19,9 @@ from monai.bundle import ConfigParser
 from benchmarks.detection.data import TEST_SETS, TRAINING_LIST, VALIDATION_SETS, first_name, write_once
 from benchmarks.detection.measure import measure_set
 from benchmarks.detection.recipes import BUNDLE_DIR, SHIPPED_WEIGHTS, Recipe, find_recipe, write_overlay
-from scripts.atomic_write import write_json
-from scripts.datalist import load_datalist
-from scripts.mine import mine
+from scripts.commands.mine import mine
+from scripts.data.datalist import load_datalist
+from scripts.files.atomic_write import write_json
 
 __all__ = ["FIGURES_NAME", "RUN_NAME", "WORKERS", "epochs_for", "predict", "rois_in_all", "seconds_in_all", "train"]
 
@@ -51,8 +51,8 @@ MINING_SETTINGS = {
     "peak_share": 0.3,
     "min_score": 0.0,
 }
-# A twelfth of the settings that scripts.tune tries by default: those that were chosen for one recipe or another, or lie
-# between them
+# A twelfth of the settings that tune tries by default: those that were chosen for one recipe or another, or lie between
+# them
 TUNING_ARGUMENTS = (
     *("--probability_thresholds", "0.05", "0.1", "0.2", "0.3", "0.5", "0.7"),
     *("--peak_shares", "0.0", "0.8", "--split_distances_mm", "0"),
@@ -233,7 +233,7 @@ def _tune(data_dir: Path, name: str, output_dir: Path, folder: Path, threads: in
         arguments += ["--probabilities_dir", *(path / "probabilities" for path in predicted)]
         arguments += ["--dataset_dir", *(data_dir / f"{test}.json" for test in sets)]
         arguments += ["--config_file", *recipe.inference_configs, settings]
-        _run(["-m", "scripts.tune", *map(_absolute, arguments)], threads or recipe.threads, folder / "tuning.log")
+        _run(["-m", "scripts", "tune", *map(_absolute, arguments)], threads or recipe.threads, folder / "tuning.log")
         write_json(record_path, {"made_by": made_by})
     return overlay
 

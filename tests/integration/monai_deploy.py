@@ -6,7 +6,7 @@ Run the bundle in MONAI Deploy, as a scan goes from DICOM through ``MonaiBundleI
 
 Needs an environment of its own: the bundle's own packages, then
 ``pip install --no-deps -r tests/integration/requirements-monai-deploy.txt``. The bundle is given as a folder, as
-``scripts.release`` packs it.
+``python -m scripts release`` packs it.
 """
 
 from __future__ import annotations

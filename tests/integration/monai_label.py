@@ -6,8 +6,8 @@ Run the bundle in MONAI Label's app for bundles: predict one scan, save its labe
 
 Needs an environment of its own: the bundle's own packages, then
 ``pip install --no-deps -r tests/integration/requirements-monai-label.txt``. The bundle is given as a folder, as
-``scripts.release`` packs it; the app as ``monailabel apps --name monaibundle --download`` leaves it; the data in
-RibFrac's layout, with two annotated training scans or more. All are copied into a temporary folder.
+``python -m scripts release`` packs it; the app as ``monailabel apps --name monaibundle --download`` leaves it; the data
+in RibFrac's layout, with two annotated training scans or more. All are copied into a temporary folder.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         zoo, models = Path(folder), Path(folder) / "models"
         shutil.copytree(options.model_zoo / "ci", zoo / "ci")
-        release = [sys.executable, "-m", "scripts.release", "--output_dir", str(zoo / "dist")]
+        release = [sys.executable, "-m", "scripts", "release", "--output_dir", str(zoo / "dist")]
         subprocess.run(release, cwd=ROOT / "bundle", check=True)
         shutil.unpack_archive(next((zoo / "dist").glob("*.zip")), models)
         bundle = next(models.iterdir())

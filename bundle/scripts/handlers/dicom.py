@@ -11,9 +11,11 @@ from ignite.engine import Events
 from monai.config import PathLike
 from numpy.typing import NDArray
 
-from scripts.atomic_write import whole_file
-from scripts.candidate_table import scan_row
-from scripts.dicom_out import (
+from scripts.data.loading_faults import where_raised
+from scripts.files.atomic_write import whole_file
+from scripts.images.dicom_series import is_dicom, series_files
+from scripts.images.header_privacy import header_fault
+from scripts.reporting.dicom import (
     MAX_SEGMENTS,
     Algorithm,
     candidate_report,
@@ -22,9 +24,7 @@ from scripts.dicom_out import (
     read_sources,
     reference_problem,
 )
-from scripts.dicom_series import is_dicom, series_files
-from scripts.header_privacy import header_fault
-from scripts.loading_faults import where_raised
+from scripts.reporting.tables import scan_row
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -51,7 +51,7 @@ class DicomResultHandler:
     Writes:
         into the metadata of ``pred``, after its ``notes``, why there is no DICOM, or what is left empty in it; and
         ``<scan>.seg.dcm``, unless there is no candidate, and ``<scan>.sr.dcm`` in ``output_dir``; see
-        ``scripts.dicom_out``.
+        ``scripts.reporting.dicom``.
 
     Args:
         output_dir: folder of the objects.

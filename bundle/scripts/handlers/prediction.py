@@ -11,11 +11,11 @@ import numpy as np
 from ignite.engine import Events
 from monai.config import PathLike
 
-from scripts.froc_report import METRICS_FILES, metrics_table, write_metrics
-from scripts.grids import on_grid_of
-from scripts.metrics import RibFracFROCMetric
-from scripts.pictures import scan_picture
-from scripts.scan_records import ScanRecords
+from scripts.images.grids import on_grid_of
+from scripts.metrics.ribfrac_froc import RibFracFROCMetric
+from scripts.reporting.figures import scan_picture
+from scripts.reporting.scores import METRICS_FILES, metrics_table, write_metrics
+from scripts.runs.records import ScanRecords
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -39,7 +39,7 @@ class ScanRecordsHandler:
         them) of the evaluator's decollated output.
 
     Writes:
-        ``records/<scan>.json``, see ``scripts.scan_records``.
+        ``records/<scan>.json``, see ``scripts.runs.records``.
 
     Args:
         records: the records of the prediction.

@@ -11,14 +11,14 @@ import numpy as np
 from ignite.engine import Events
 from monai.config import PathLike
 
-from scripts.file_digest import file_sha256
-from scripts.grids import on_grid_of
+from scripts.files.file_digest import file_sha256
 from scripts.handlers.training import CurveHistory
-from scripts.review.findings import scan_findings, scan_result
-from scripts.review.page import ReviewPage
-from scripts.review.training import Example, write_training_page
-from scripts.review.views import Scan, projections
-from scripts.run_summary import bundle_facts
+from scripts.images.grids import on_grid_of
+from scripts.reporting.pages.findings import scan_findings, scan_result
+from scripts.reporting.pages.page import ReviewPage
+from scripts.reporting.pages.training import Example, write_training_page
+from scripts.reporting.pages.views import Scan, projections
+from scripts.runs.summary import bundle_facts
 
 if TYPE_CHECKING:
     from ignite.engine import Engine

@@ -19,9 +19,9 @@ from monai.transforms import LoadImage
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from scripts.atomic_write import whole_file, write_tensors
-from scripts.image_readers import CTReader
-from scripts.pictures import curves_picture
+from scripts.files.atomic_write import whole_file, write_tensors
+from scripts.images.image_reader import CTReader
+from scripts.reporting.figures import curves_picture
 
 if TYPE_CHECKING:
     from ignite.engine import Engine

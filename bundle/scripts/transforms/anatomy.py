@@ -13,8 +13,9 @@ from monai.transforms.utils import generate_spatial_bounding_box
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scripts.anatomy import midsagittal_plane, spine_mask
-from scripts.thorax import thorax_axis
+from scripts.anatomy.midline import midsagittal_plane
+from scripts.anatomy.spine import spine_mask
+from scripts.anatomy.thorax import thorax_axis
 
 __all__ = ["MidsagittalPlaned", "RemoveSpined", "ThoraxAxisd"]
 
@@ -62,9 +63,9 @@ class ThoraxAxisd(MapTransform):
     """
     Store the lungs' apex and base and the chest's middle beside the scan, in world coordinates.
 
-    With the mid-sagittal plane they tell where in the chest a candidate lies, see :mod:`scripts.thorax`. The stored
-    array holds points in RAS mm, float64, shape ``(34, 3)``: the apex, 32 centers from above to below, the base; NaN
-    where the scan does not show them.
+    With the mid-sagittal plane they tell where in the chest a candidate lies, see :mod:`scripts.anatomy.thorax`. The
+    stored array holds points in RAS mm, float64, shape ``(34, 3)``: the apex, 32 centers from above to below, the base;
+    NaN where the scan does not show them.
 
     Args:
         keys: key of the scan in HU, a ``MetaTensor`` with any affine, shape ``(1, H, W, D)``; one key.
@@ -103,8 +104,8 @@ class RemoveSpined(MapTransform):
     """
     Set predicted probabilities to 0 on the vertebral column of the scan.
 
-    A network that knows ribs marks vertebrae too; the column is found by :py:func:`scripts.anatomy.spine_mask`. A
-    margin also takes the rim of false candidates just outside of it. A scan without a spine passes unchanged.
+    A network that knows ribs marks vertebrae too; the column is found by :py:func:`scripts.anatomy.midline.spine_mask`.
+    A margin also takes the rim of false candidates just outside of it. A scan without a spine passes unchanged.
 
     Args:
         keys: keys of the predicted probabilities, shape ``(1, H, W, D)``.

@@ -16,8 +16,8 @@ from scipy.special import expit, logit
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
-from scripts.candidate_table import candidate_rows
-from scripts.components import connected_components
+from scripts.anatomy.components import connected_components
+from scripts.reporting.tables import candidate_rows
 
 __all__ = [
     "CalibrateScoresd",
@@ -385,7 +385,7 @@ class DescribeCandidatesd(MapTransform):
         score_key: key of the candidates' scores.
         plane_key: key of the mid-sagittal plane, as ``MidsagittalPlaned`` stores it, where the data have one.
         axis_key: key of the chest's axis, as ``ThoraxAxisd`` stores it, where the data have one.
-        row_key: key of the list that is added: see :func:`scripts.candidate_table.candidate_rows`.
+        row_key: key of the list that is added: see :func:`scripts.reporting.candidate_rows`.
         allow_missing_keys: do nothing when the data lack the ids.
     """
 
@@ -470,7 +470,7 @@ class CalibrateScoresd(MapTransform):
     Spread scores over [0, 1] without changing their order: ``sigmoid(slope * logit(score) + intercept)``.
 
     The challenge reads scores in steps of 0.01, so that scores crowded near 1 lose recall at few false positives. The
-    command ``python -m scripts.tune`` fits both numbers. MONAI has no transform of scores.
+    command ``python -m scripts tune`` fits both numbers. MONAI has no transform of scores.
 
     Args:
         score_key: key of the scores, float, in [0, 1], shape ``(n,)``; 0 and 1 count as 1e-6 away from it.

@@ -13,10 +13,10 @@ from monai.config import KeysCollection
 from monai.transforms import CropForegroundd, MapTransform, Spacingd
 from monai.utils import convert_to_numpy
 
-from scripts.anatomy import known_plane
-from scripts.datalist import file_notes, file_problems
-from scripts.headers import checked_axcodes, orientation_note
-from scripts.hounsfield import BONE_HU, hu_problem
+from scripts.anatomy.midline import known_plane
+from scripts.images.file_checks import file_notes, file_problems
+from scripts.images.headers import checked_axcodes, orientation_note
+from scripts.images.hounsfield import BONE_HU, hu_problem
 
 __all__ = ["CheckFilesd", "CheckImaged", "CropBodyd", "NoteDoubtsd", "SpacingOnlyd"]
 
@@ -31,7 +31,7 @@ class CheckFilesd(MapTransform):
     Args:
         keys: key of the image, a path, or the list of a DICOM series' slices; one key. A volume in memory passes.
         label_key: key of its annotation's path, where the data have one.
-        assumed_orientation: of a NIfTI file that tells none, see :func:`scripts.datalist.file_problems`.
+        assumed_orientation: of a NIfTI file that tells none, see :func:`scripts.data.datalist.file_problems`.
         allow_missing_keys: do nothing when the data lack the image.
 
     Raises:
@@ -69,7 +69,7 @@ class CheckImaged(MapTransform):
     One voxel that is not a number makes the network's whole window one, and its fractures vanish without a word.
     MONAI has transforms that replace such voxels, and none that refuses them. Where the offset of the stored values is
     missing, all soft tissue looks like bone, and what is predicted has no meaning, see
-    :func:`scripts.hounsfield.hu_problem`.
+    :func:`scripts.images.hu_problem`.
 
     Args:
         keys: keys of the images, shape ``(1, H, W, D)``, with metadata as ``LoadImaged`` gives it.

@@ -13,8 +13,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 from numpy.typing import NDArray
 
-from scripts.implant import implant_fractures
-from scripts.ribs import find_ribs
+from scripts.anatomy.ribs import find_ribs
+from scripts.synthetic.implant import implant_fractures
 from scripts.transforms.sampling import BOXES_KEY
 
 __all__ = ["FindRibsd", "RandImplantFracturesd"]
@@ -22,7 +22,7 @@ __all__ = ["FindRibsd", "RandImplantFracturesd"]
 
 class FindRibsd(MapTransform):
     """
-    Add the pieces of ribs that :py:func:`scripts.ribs.find_ribs` is sure of, for ``RandImplantFracturesd``.
+    Add the pieces of ribs that :py:func:`scripts.anatomy.find_ribs` is sure of, for ``RandImplantFracturesd``.
 
     It takes some ten seconds a scan and draws nothing at random, so a data set that keeps scans keeps its result.
 
@@ -51,9 +51,9 @@ class RandImplantFracturesd(RandomizableTransform, MapTransform):
     """
     Implant fractures into the ribs of a scan, at least 30 mm away from those that are annotated.
 
-    The image is warped as by :py:func:`scripts.implant.implant_fractures`. The label gets new ids, from the highest
-    one on, and so does the table of types where the data has one. A scan in which no rib has room passes unchanged.
-    Put it before the values are scaled, and before the ROIs are cut: it looks at whole ribs.
+    The image is warped as by :py:func:`scripts.synthetic.implant.implant_fractures`. The label gets new ids, from the
+    highest one on, and so does the table of types where the data has one. A scan in which no rib has room passes
+    unchanged. Put it before the values are scaled, and before the ROIs are cut: it looks at whole ribs.
 
     Args:
         keys: key of the scan in HU, a ``MetaTensor`` with RAS axes, shape ``(1, H, W, D)``; one key.

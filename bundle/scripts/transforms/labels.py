@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Crop, Cropd, MapTransform
 
-from scripts.froc import ID_ROUNDING
+from scripts.data.ribfrac import ID_ROUNDING
 
 # LoadImaged reads as float32, which holds no odd number above: two ids would become one
 _HIGHEST_ID = 2**24 - 1
@@ -24,7 +24,7 @@ class CheckLabeld(MapTransform):
 
     ``LoadImaged`` makes every volume float32 and believes what it holds. A label that was resampled linearly, or that
     belongs to another table, would train and score without a word. What is within 0.001 of a whole number is that
-    number, see :func:`scripts.froc.integer_ids`.
+    number, see :func:`scripts.metrics.froc.integer_ids`.
 
     Args:
         keys: keys of the label volumes: fracture ids as any number type, shape ``(1, H, W, D)``, 0 is background.

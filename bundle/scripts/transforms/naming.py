@@ -9,8 +9,8 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from scripts.datalist import scan_name
-from scripts.scan_names import safe_name
+from scripts.files.scan_names import safe_name
+from scripts.images.volume_files import scan_name
 
 __all__ = ["NameScand", "scan_name_formatter"]
 

@@ -13,8 +13,8 @@ from monai.transforms import BorderPad, MapTransform, Randomizable, SpatialCrop
 from monai.utils import ensure_tuple_rep
 from scipy import ndimage
 
-from scripts.anatomy import known_plane
-from scripts.mine import HARD_KEY
+from scripts.anatomy.midline import known_plane
+from scripts.data.hard_examples import HARD_KEY
 
 __all__ = ["BOXES_KEY", "FindFracturesd", "SymmetricROISamplerd"]
 
@@ -86,7 +86,8 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
       that is too short for that); a share of them lies on *bone* instead, wherever it is: vertebrae, scapulae,
       sternum and calcified cartilage are what a network takes for a fracture, and few places at random show them.
       Both kinds may hold a fracture;
-    - a *hard* ROI for each place where an earlier network raised a false alarm, as ``scripts.mine`` lists them, moved
+    - a *hard* ROI for each place where an earlier network raised a false alarm, as ``python -m scripts mine`` lists
+    them, moved
       like a positive one.
 
     ``num_samples`` of them are taken without repetition; where there are fewer, the rest are positives and random
@@ -111,8 +112,9 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         image_key: key of the image in HU, in which bone is looked for.
         max_shift_voxels: greatest shift of a positive ROI from its fracture, and of a hard one from its place, along
             each axis; one number for all axes, or one for each.
-        hard_key: key of a scan's hard places, as ``scripts.mine.add_hard_places`` adds them; a scan may lack it.
-        hard_share: share in [0, 1] of the negative ROIs that lie on false alarms, and of the positive ones that lie on
+        hard_key: key of a scan's hard places, as ``scripts.data.add_hard_places`` adds them; a scan may lack
+        it. hard_share: share in [0, 1] of the negative ROIs that lie on false alarms, and of the positive ones that lie
+        on
             missed fractures, as far as there are any.
         fill_values: what lies outside the scan, for each of ``keys``: air in HU for an image, 0 for a label.
         seed: with a seed, each scan always gives the same ROIs, whatever was sampled before; for validation.

@@ -1,0 +1,65 @@
+"""All commands of the bundle: ``python -m scripts COMMAND``, from the bundle's folder; ``--help`` lists them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+__all__ = ["COMMANDS", "main", "replaced"]
+
+COMMANDS = {
+    "score": "score a folder of predictions as the RibFrac challenge does",
+    "tune": "choose the post-processing on annotated scans, and calibrate the scores",
+    "mine": "list the false positives and the missed fractures of predicted training scans",
+    "average": "average the weights of several trainings of one network",
+    "inspect": "check a data set before a training, and make a page of it",
+    "view": "write pages to scroll through predicted scans in a browser",
+    "join": "join the tables of a prediction that was stopped, or ran in several processes",
+    "list_scans": "write the scans of a folder as a data list",
+    "submission": "check and pack a folder of predictions for the RibFrac challenge",
+    "download": "download the RibFrac data set from Zenodo",
+    "sample_ct": "fetch a real chest CT to try things on",
+    "phantom": "write synthetic chest CT with rib fractures",
+    "implant": "implant rib fractures into chest CT",
+    "release": "pack the bundle for monai.bundle download",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Run one command.
+
+    Args:
+        arguments: the command's name and its own arguments; those of the process where None.
+    """
+    width = max(map(len, COMMANDS)) + 2
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts",
+        usage="python -m scripts COMMAND [arguments]",
+        description="Commands around the bundle. COMMAND --help explains one of them.",
+        epilog="commands:\n" + "\n".join(f"  {name:{width}}{line}" for name, line in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help=argparse.SUPPRESS)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = parser.parse_args(words[:1]).command
+    import_module(f"scripts.commands.{command}").main(words[1:])
+
+
+def replaced(module: str, command: str) -> None:
+    """
+    Run a command under the name that it had before version 0.13, and say its new one.
+
+    Args:
+        module: ``__name__`` of the old module; it does nothing where that is imported, not run.
+        command: the new name.
+    """
+    if module == "__main__":
+        print(f"note: this command is now python -m scripts {command}; the old name goes in 0.14.", file=sys.stderr)
+        main([command, *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

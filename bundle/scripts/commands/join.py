@@ -1,0 +1,35 @@
+"""
+Join the tables of a prediction from its records, where a run was stopped or several processes shared it.
+
+    python -m scripts join --output_dir output/prediction
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts.runs.records import FRACTURES_CSV, join_tables
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Join the tables of a prediction from the command line; ``--help`` explains the arguments.
+
+    Args:
+        arguments: command line arguments; those of the process where None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts join", description="Join the tables of a prediction from its records."
+    )
+    parser.add_argument("--output_dir", required=True, help="folder of the prediction")
+    parser.add_argument("--predictions_dir", help="folder of its masks, where it is not predictions/ in that folder")
+    options = parser.parse_args(arguments)
+    try:
+        scans = join_tables(options.output_dir, options.predictions_dir)
+    except (FileNotFoundError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    print(f"{Path(options.output_dir) / FRACTURES_CSV} tells of {scans} scans.")

@@ -1,0 +1,122 @@
+"""
+List where a prediction of training scans went wrong, so that a further training looks there more often.
+
+    python -m scripts mine --predictions_dir output/prediction/predictions --dataset_dir /data/ribfrac \\
+      --output hard_places.json
+
+``train.yaml`` takes the file as ``hard_places``. Few ROIs at random meet the few places of a scan that a network takes
+for a fracture, so most of them teach it nothing new.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+from tqdm import tqdm
+
+from scripts.data.datalist import load_datalist
+from scripts.data.ribfrac import MIN_OVERLAP
+from scripts.files.atomic_write import write_json
+from scripts.metrics.folders import load_pair
+from scripts.metrics.froc import instance_overlaps
+
+__all__ = ["find_hard_places", "main", "mine"]
+
+
+def find_hard_places(pred: np.ndarray, label: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
+    """
+    List the false candidates and the missed fractures of one scan.
+
+    A candidate that touches a fracture is not false, even where their overlap is too small for a hit: an ROI there
+    would hold the fracture.
+
+    Args:
+        pred: ids of the candidates, integer, 0 is background, shape ``(H, W, D)``.
+        label: ids of the fractures, likewise.
+        affine: of both volumes, voxels to mm in RAS, shape ``(4, 4)``.
+
+    Returns:
+        ``false_mm``, the center of each false candidate's bounding box, ``[x, y, z]`` in mm, and ``missed``, the ids of
+        the fractures that no candidate hits by the challenge's rule.
+    """
+    found = instance_overlaps(pred, label)
+    boxes = ndimage.find_objects(pred)
+    touching = found.overlap.max(axis=1, initial=0.0) > 0
+    centers = [
+        [(axis.start + axis.stop - 1) / 2 for axis in boxes[candidate - 1]]
+        for candidate in found.candidate_ids[~touching]
+    ]
+    false_mm = np.array(centers).reshape(-1, 3) @ affine[:3, :3].T + affine[:3, 3]
+    missed = found.fracture_ids[found.overlap.max(axis=0, initial=0.0) <= MIN_OVERLAP]
+    return {"false_mm": false_mm.round(1).tolist(), "missed": missed.tolist()}
+
+
+def mine(
+    predictions_dir: str | Path,
+    dataset_dir: str | Path,
+    section: str = "training",
+    assumed_orientation: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """
+    List the hard places of every predicted scan of a data set.
+
+    Args:
+        predictions_dir: folder of masks, ``SCAN.nii.gz``, as an inference writes them.
+        dataset_dir: the data set that was predicted, see ``scripts.data.load_datalist``.
+        section: of the data set; scans that were not predicted are passed over.
+        assumed_orientation: of a file that tells none, as in the prediction.
+
+    Returns:
+        See ``find_hard_places``, by the scan's name.
+
+    Raises:
+        FileNotFoundError: when the folder holds no prediction of any scan.
+        ValueError: when a prediction does not fit its annotation, or one of them cannot be read.
+    """
+    pairs = [
+        (item["scan"], Path(predictions_dir) / f"{item['scan']}.nii.gz", Path(item["label"]))
+        for item in load_datalist(dataset_dir, section, assumed_orientation=assumed_orientation)
+    ]
+    pairs = [pair for pair in pairs if pair[1].is_file()]
+    if not pairs:
+        raise FileNotFoundError(
+            f"{predictions_dir} holds no prediction of a scan of {dataset_dir} ({section}): predict them first, "
+            "inference takes --section training."
+        )
+    places = {}
+    for scan, prediction, annotation in tqdm(pairs, desc="mine", unit="scan"):
+        places[scan] = find_hard_places(*load_pair(prediction, annotation, assumed_orientation))
+    return places
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Mine from the command line; ``--help`` explains the arguments.
+
+    Args:
+        arguments: command line arguments; those of the process where None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts mine",
+        description="List the false candidates and the missed fractures of predicted training scans.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--predictions_dir", required=True, help="folder of the masks that inference wrote")
+    add("--dataset_dir", required=True, help="the data set that was predicted")
+    add("--section", default="training", help="training, validation, test or all")
+    add("--assumed_orientation", help="of a file that tells none, such as LPS; refused without it")
+    add("--output", default="hard_places.json", help="file to write")
+    options = parser.parse_args(arguments)
+    try:
+        places = mine(options.predictions_dir, options.dataset_dir, options.section, options.assumed_orientation)
+    except (FileNotFoundError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    write_json(options.output, places)
+    false, missed = (sum(len(of_scan[kind]) for of_scan in places.values()) for kind in ("false_mm", "missed"))
+    print(f"{options.output}: {false} false candidates and {missed} missed fractures in {len(places)} scans")

@@ -1,0 +1,227 @@
+"""
+Write pages to scroll through scans of a prediction, each with its mask, in a browser and without a network.
+
+    python -m scripts view --output_dir output/prediction --scan RibFrac501
+
+NiiVue draws them, from the package ipyniivue: ``pip install ipyniivue``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Hashable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from monai.bundle.utils import EXPR_KEY, ID_REF_KEY
+from monai.data import MetaTensor
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
+from monai.utils import str2bool
+
+from scripts.data.datalist import load_datalist
+from scripts.data.loading_faults import loading_fault
+from scripts.data.ribfrac import integer_ids
+from scripts.images.grids import grid_difference, on_grid_of
+from scripts.images.headers import checked_axcodes
+from scripts.images.image_reader import CTReader
+from scripts.reporting.pages.findings import Outcome, fracture_type, match_outcomes, scan_result
+from scripts.reporting.pages.niivue import installed_niivue
+from scripts.reporting.pages.page import show_viewer_links, viewer_address
+from scripts.reporting.pages.viewer import Mark, write_viewer_page
+from scripts.reporting.pages.views import places_mm
+from scripts.runs.records import read_record, record_path
+from scripts.transforms import CheckFilesd, CheckImaged, CheckLabeld, CropBodyd, SpacingOnlyd
+
+__all__ = ["main", "write_views"]
+
+_MIN_SPACING_MM = 0.7  # finer than that, a page grows and shows no more of a rib
+
+
+def write_views(
+    output_dir: str | Path,
+    scans: Sequence[str],
+    dataset_dir: str | Path | None = None,
+    predictions_dir: str | Path | None = None,
+    min_spacing_mm: float = _MIN_SPACING_MM,
+) -> list[Path]:
+    """
+    Write ``views/<scan>.html`` for scans of a run, and let its ``report.html`` lead to them.
+
+    Args:
+        output_dir: folder of a prediction or an evaluation, with its ``config.yaml``.
+        scans: names of scans.
+        dataset_dir: where the scans are now; where the run found them, if None.
+        predictions_dir: folder of the masks; ``predictions`` in ``output_dir`` where None.
+        min_spacing_mm: an axis of finer voxels is resampled to this.
+
+    Returns:
+        The pages.
+
+    Raises:
+        FileNotFoundError: when the folder is of no run, a scan is not predicted, or NiiVue is not installed.
+        ValueError: when the data set has no such scan, or its files do not fit the prediction.
+    """
+    output_dir = Path(output_dir)
+    masks_dir = output_dir / "predictions" if predictions_dir is None else Path(predictions_dir)
+    installed_niivue()  # before minutes of work
+    settings = _settings(output_dir, dataset_dir)
+    items = {
+        str(item["scan"]): item
+        for item in load_datalist(settings["dataset_dir"], settings["section"], settings["labels"], check=False)
+    }
+    for scan in scans:
+        if scan not in items:
+            near = get_close_matches(scan, items) or list(items)[:3]
+            raise ValueError(f"{settings['dataset_dir']} has no scan {scan}, but {', '.join(near)} ...")
+    pages = []
+    for scan in scans:
+        mask, path = masks_dir / f"{scan}.nii.gz", record_path(output_dir, scan)
+        record = read_record(path)
+        if record is None or not mask.is_file():
+            missing = mask if record else path
+            raise FileNotFoundError(f"{missing} does not exist, or is empty: predict {scan} first.")
+        pages.append(output_dir / viewer_address(scan))
+        _write_view(pages[-1], items[scan], mask, record["candidates"], settings, min_spacing_mm)
+    for report in sorted(output_dir.glob("report*.html")):
+        show_viewer_links(report, scans)
+    return pages
+
+
+def _settings(output_dir: Path, dataset_dir: str | Path | None) -> dict[str, Any]:
+    """
+    Read what a run was given, from its config.
+
+    It is read as data: folders of results are passed on, and an expression in a config may do anything.
+    """
+    path = output_dir / "config.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: give the output_dir of a prediction or an evaluation.")
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    given = {} if dataset_dir is None else {"dataset_dir": str(dataset_dir)}
+    settings = {}
+    for name in ("dataset_dir", "section", "labels", "body_hu", "operating_score"):
+        value = given.get(name, config.get(name))
+        if value is None:
+            raise ValueError(f"{path} has no {name}: it is of no prediction or evaluation by this bundle.")
+        if str(value)[:1] in (EXPR_KEY, ID_REF_KEY):
+            advice = "give it by --dataset_dir" if name == "dataset_dir" else "write its value there"
+            raise ValueError(f"{path} has the expression {value} as {name}: {advice}.")
+        settings[name] = value
+    return settings | {
+        "labels": str2bool(settings["labels"]),
+        "assumed_orientation": checked_axcodes(config.get("assumed_orientation")),
+    }
+
+
+def _write_view(
+    page: Path,
+    item: Mapping[str, Any],
+    mask: Path,
+    rows: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    min_spacing_mm: float,
+) -> None:
+    data = _load(item, mask, len(rows), settings["assumed_orientation"])
+    marks = _marks(data, rows)
+    spacing_mm, any_mm = [min_spacing_mm] * 3, [np.inf] * 3
+    show = Compose(
+        [
+            Orientationd("image", axcodes="RAS", labels=None),
+            CropBodyd("image", body_hu=settings["body_hu"]),
+            SpacingOnlyd("image", spacing_mm, min_pixdim=spacing_mm, max_pixdim=any_mm, dtype=np.float32),
+        ]
+    )
+    image = show({"image": data["image"]})["image"]
+    kinds = {"candidate": "pred", "fracture": "label"}
+    instances = {kind: on_grid_of(image, data[key]) for kind, key in kinds.items() if key in data}
+    threshold = float(settings["operating_score"])
+    write_viewer_page(page, item["scan"], image[0].numpy(), image.affine.numpy(), instances, marks, threshold)
+
+
+def _load(item: Mapping[str, Any], mask: Path, candidates: int, axcodes: str | None) -> dict[str, Any]:
+    """Load a scan with its mask and, where there is one, its annotation, all on the scan's own grid."""
+    volumes: list[Hashable] = ["image", "pred", "label"]
+    load = Compose(
+        [
+            CheckFilesd("image", assumed_orientation=axcodes),
+            LoadImaged(volumes, CTReader(axcodes), image_only=True, allow_missing_keys=True),  # type: ignore[arg-type]
+            EnsureChannelFirstd(volumes, allow_missing_keys=True),
+            CheckImaged("image"),
+            CheckLabeld("label", allow_missing_keys=True),
+        ]
+    )
+    try:
+        data = load({**item, "pred": str(mask)})
+    except Exception as error:  # whatever a file can make the readers and the transforms raise
+        raise ValueError(f"{item['scan']}: {loading_fault(error, item['image'])}") from None
+    pred, image = data["pred"], data["image"]
+    if difference := grid_difference(pred.shape[1:], pred.affine, image.shape[1:], image.affine):
+        raise ValueError(f"{mask} is not on the grid of the scan, {difference}: predict {item['scan']} again.")
+    ids = integer_ids(pred.numpy(), str(mask))
+    if ids.max() != candidates:
+        raise ValueError(f"{mask} has {ids.max()} candidates, its record {candidates}: predict the scan again.")
+    data["pred"] = MetaTensor(torch.as_tensor(ids.astype(np.int32)), affine=pred.affine)
+    return data
+
+
+def _marks(data: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Mark]:
+    """List the candidates by falling score and the annotated fractures, with what the tables say of them."""
+    scores = [float(row["score"]) for row in rows]
+    by_score = sorted(range(len(scores)), key=lambda i: -scores[i])
+    matches: Mapping[int, tuple[Outcome, int]] = {}
+    fractures = []
+    if "label" in data:
+        result, ids = scan_result(data["pred"], data["label"], scores, data.get("label_codes"))
+        matches = match_outcomes(result, by_score)
+        places = places_mm(data["label"][0].numpy(), data["label"].affine.numpy())
+        for number, fracture in enumerate(ids):
+            hits = [f"C{i + 1} ({scores[i]:.2f})" for i, (_, hit) in matches.items() if hit == number]
+            told = f"hit by {', '.join(hits)}" if hits else "missed"
+            words = f"{fracture_type(int(result.fracture_codes[number]))}; {told}"
+            fractures.append(Mark("fracture", fracture, "hit" if hits else "missed", None, words, places[fracture]))
+    places = places_mm(data["pred"][0].numpy(), data["pred"].affine.numpy())
+    candidates = [
+        Mark("candidate", i + 1, matches.get(i, ("candidate", -1))[0], scores[i], _words(rows[i]), places[i + 1])
+        for i in by_score
+    ]
+    return [*candidates, *fractures]
+
+
+def _words(row: Mapping[str, Any]) -> str:
+    """Tell where a candidate lies, as far as it is known, and its volume."""
+    place = [f"{row['side']} side" if row["side"] else "", row["part"], f"{row['level']} third" if row["level"] else ""]
+    return "; ".join([*filter(None, [", ".join(filter(None, place))]), f"{float(row['volume_mm3']):.0f} mm³"])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Write pages from the command line; ``--help`` explains the arguments.
+
+    Args:
+        arguments: command line arguments; those of the process where None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts view",
+        description="Write pages to scroll through scans of a prediction in a browser.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--output_dir", default="output/prediction", help="folder of a prediction or an evaluation")
+    parser.add_argument("--scan", action="append", required=True, help="name of a scan; may be given again")
+    parser.add_argument("--dataset_dir", help="where the scans are now; where the run found them without it")
+    parser.add_argument("--predictions_dir", help="folder of the masks, where it is not predictions/ in output_dir")
+    parser.add_argument(
+        "--min_spacing_mm", type=float, default=_MIN_SPACING_MM, help="an axis of finer voxels is resampled to this"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        pages = write_views(
+            options.output_dir, options.scan, options.dataset_dir, options.predictions_dir, options.min_spacing_mm
+        )
+    except (FileNotFoundError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    for page in pages:
+        print(f"{page}: {page.stat().st_size / 1e6:.1f} MB")

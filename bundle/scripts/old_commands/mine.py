@@ -1,0 +1,3 @@
+from scripts.__main__ import replaced
+
+replaced(__name__, "mine")

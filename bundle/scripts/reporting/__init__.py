@@ -1,0 +1,27 @@
+"""What a run leaves for people: tables, figures, DICOM and pages."""
+
+from .dicom import Algorithm, candidate_report, candidate_segmentation, encoded, read_sources, reference_problem
+from .dicom_header import clean_header, emptied_attributes
+from .figures import curves_picture, froc_picture, scan_picture
+from .scores import metrics_table, write_metrics
+from .tables import candidate_rows, scan_row, write_candidate_tables, write_scan_table
+
+__all__ = [
+    "Algorithm",
+    "candidate_report",
+    "candidate_rows",
+    "candidate_segmentation",
+    "clean_header",
+    "curves_picture",
+    "emptied_attributes",
+    "encoded",
+    "froc_picture",
+    "metrics_table",
+    "read_sources",
+    "reference_problem",
+    "scan_picture",
+    "scan_row",
+    "write_candidate_tables",
+    "write_metrics",
+    "write_scan_table",
+]

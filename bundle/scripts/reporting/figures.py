@@ -1,0 +1,417 @@
+"""
+Pictures for people: a FROC curve, a scan with its fractures and candidates, the curves of a training.
+
+All are drawn by matplotlib's object-oriented interface, which keeps no state and needs no display. Colors are those
+of Okabe and Ito (jfly.uni-koeln.de/color), which color-blind readers can tell apart; letters (F, C) tell the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from skimage.measure import find_contours
+
+from scripts.files.atomic_write import whole_file
+
+__all__ = ["curves_picture", "froc_picture", "scan_picture"]
+
+BLACK, ORANGE, SKY_BLUE, GREEN, BLUE, VERMILION = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"
+FRACTURE_COLOR, CANDIDATE_COLOR = ORANGE, SKY_BLUE
+# Center 400 HU, width 1800 HU: the usual bone window.
+BONE_WINDOW_HU = (-500.0, 1300.0)
+# A maximum over the whole body is brighter: soft tissue goes dark, cortex stays below white.
+PROJECTION_WINDOW_HU = (0.0, 1200.0)
+SKIN_HU = -300.0
+# More texts than this on one projection hide each other.
+MAX_NAMED_CANDIDATES = 20
+DOTS_PER_INCH = 130
+
+_Box = tuple[slice, slice, slice]
+
+
+def froc_picture(details: Mapping[str, Any], path: str | Path) -> None:
+    """
+    Draw a FROC curve with the challenge's five points and, where present, its 95 % interval.
+
+    Args:
+        details: scores as `scripts.metrics.challenge_scores` gives them.
+        path: PNG to write.
+    """
+    detection, intervals, counts = details["detection"], details.get("bootstrap"), details["counts"]
+    figure = Figure(figsize=(7.5, 5.2), layout="constrained")
+    axes = figure.add_subplot()
+    if intervals:
+        curve = intervals["curve"]
+        axes.fill_between(
+            curve["fp"], curve["recall_lower"], curve["recall_upper"], color=SKY_BLUE, alpha=0.3, linewidth=0
+        )
+        axes.fill_between([], [], color=SKY_BLUE, alpha=0.3, label="95 % interval (bootstrap over scans)")
+    exact = details.get("detection_exact_thresholds")
+    for scores, color, linewidth, label in (
+        (exact, GREEN, 1, "every score as threshold"),
+        (detection, BLUE, 2, "thresholds 0, 0.01 … 0.99"),
+    ):
+        if scores:
+            fp, recall = np.array(scores["fp"]), np.array(scores["recall"])
+            order = np.lexsort((recall, fp))
+            axes.plot(fp[order], recall[order], color=color, linewidth=linewidth, label=label)
+    key_fp = (0.5, 1, 2, 4, 8)
+    last_fp = detection["average_fp_at_max_recall"]
+    if last_fp < key_fp[-1]:
+        axes.plot(
+            [last_fp, key_fp[-1]],
+            [detection["max_recall"]] * 2,
+            color=BLUE,
+            linestyle=":",
+            label="beyond the lowest threshold: maximum recall",
+        )
+    axes.plot(
+        key_fp,
+        detection["key_recall"],
+        "o",
+        color=VERMILION,
+        label="the challenge's five points",
+        clip_on=False,
+        zorder=3,
+    )
+    for at, found in zip(key_fp, detection["key_recall"]):
+        is_high, is_last = found > 0.9, at == key_fp[-1]
+        axes.annotate(
+            f"{found:.3f}",
+            (at, found),
+            xytext=(0 if is_last else 4, -7 if is_high else 7),
+            textcoords="offset points",
+            ha="right" if is_last else "left",
+            va="top" if is_high else "bottom",
+            fontsize=9,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )
+    axes.set(
+        xlim=(0, 8.4), ylim=(0, 1.02), xlabel="false positives per scan", ylabel="recall (share of fractures found)"
+    )
+    axes.set_xticks([0, *key_fp], ["0", "0.5", "1", "2", "4", "8"])
+    axes.set_title(
+        f"FROC: average recall {detection['average_recall']:.3f}, maximum {detection['max_recall']:.3f}\n"
+        f"{counts['scans']} scans, {counts['fractures']} fractures, {counts['candidates']} candidates",
+        fontsize=11,
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right" if detection["key_recall"][-1] > 0.5 else "upper right", fontsize=9, framealpha=0.9)
+    _save(figure, path)
+
+
+def curves_picture(history: Mapping[str, Sequence[tuple[int, float]]], path: str | Path) -> None:
+    """
+    Draw what a training recorded per epoch: losses above, the learning rate below, the best epoch marked.
+
+    Args:
+        history: ``(epoch, value)`` pairs under the names ``training_loss``, ``validation_loss`` and ``learning_rate``;
+            other names are drawn with the losses. The best epoch has the lowest ``validation_loss``.
+        path: PNG to write.
+    """
+    figure = Figure(figsize=(7.5, 5.6), layout="constrained")
+    losses, rate = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    styles = {
+        "training_loss": {"color": BLUE, "linestyle": "-"},
+        "validation_loss": {"color": VERMILION, "linestyle": "--"},
+    }
+    others = iter((GREEN, ORANGE, SKY_BLUE, BLACK) * len(history))
+    for name, pairs in history.items():
+        if not pairs:
+            continue
+        epochs, values = zip(*pairs)
+        is_rate = name == "learning_rate"
+        style = {"color": BLACK} if is_rate else styles.get(name) or {"color": next(others), "linestyle": "-."}
+        # A line of one point is invisible.
+        marker = "o" if len(pairs) == 1 else None
+        (rate if is_rate else losses).plot(epochs, values, label=name.replace("_", " "), marker=marker, **style)
+    validation = [pair for pair in history.get("validation_loss", ()) if np.isfinite(pair[1])]
+    if validation:
+        epoch, value = min(validation, key=lambda pair: pair[1])
+        losses.plot(epoch, value, "*", color=VERMILION, markersize=14, label=f"best: {value:.4g} in epoch {epoch}")
+        for axes in (losses, rate):
+            axes.axvline(epoch, color=VERMILION, linewidth=0.8, alpha=0.6)
+    if losses.lines:
+        losses.legend(fontsize=9)
+    losses.set(ylabel="loss", title="Training")
+    rate.set(ylabel="learning rate", xlabel="epoch")
+    if history.get("learning_rate") and min(value for _, value in history["learning_rate"]) > 0:
+        rate.set_yscale("log")
+    rate.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (losses, rate):
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+class _Scan(NamedTuple):
+    """A scan turned to left, posterior, superior: columns run to the patient's left, so right is on the left."""
+
+    image_hu: np.ndarray
+    label: np.ndarray | None
+    pred: np.ndarray
+    affine: np.ndarray
+
+    @property
+    def spacing_mm(self) -> np.ndarray:
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    def superior_mm(self, index: int) -> float:
+        """Return the height of the middle of an axial slice in patient coordinates."""
+        middle = [(size - 1) / 2 for size in self.image_hu.shape[:2]]
+        return float((self.affine @ [*middle, index, 1])[2])
+
+
+def scan_picture(
+    image_hu: np.ndarray,
+    affine: np.ndarray,
+    pred: np.ndarray,
+    label_scores: Sequence[float] | np.ndarray,
+    path: str | Path,
+    label: np.ndarray | None = None,
+    max_slices: int = 6,
+    title: str = "",
+) -> None:
+    """
+    Draw a scan with its annotated fractures beside its candidates.
+
+    Above, a coronal maximum projection; below, axial slices through the fractures, or through the candidates with
+    the highest scores where nothing is annotated. The patient's right is on the left side of each panel, as
+    radiologists read. All sizes are true in mm.
+
+    Args:
+        image_hu: the scan in HU, shape ``(H, W, D)``, in any orientation.
+        affine: from voxel indices to mm (right, anterior, superior), shape ``(4, 4)``.
+        pred: ids 1 to n of the candidates, integer, shape ``(H, W, D)``.
+        label_scores: score of each candidate in the order of the ids, in [0, 1], shape ``(n,)``.
+        path: PNG to write.
+        label: ids of the fractures, likewise; without it only candidates are drawn.
+        max_slices: the most axial slices to draw.
+        title: name of the scan, written above.
+
+    Raises:
+        ValueError: when shapes differ, or a candidate has no score.
+    """
+    for what, volume in (("pred", pred), ("label", label)):
+        if volume is not None and volume.shape != image_hu.shape:
+            raise ValueError(f"{what} has shape {volume.shape}, the image {image_hu.shape}: draw them on one grid")
+    if pred.max(initial=0) > len(label_scores):
+        raise ValueError(f"candidate {pred.max()} has no score: {len(label_scores)} scores were given")
+    scan = _to_lps(image_hu, affine, pred, label)
+    fractures = {} if scan.label is None else {int(i): f"F{i}" for i in np.unique(scan.label[scan.label > 0])}
+    candidates = {int(i): f"C{i} {float(label_scores[int(i) - 1]):.2f}" for i in np.unique(scan.pred[scan.pred > 0])}
+    by_score = sorted(candidates, key=lambda i: -float(label_scores[i - 1]))
+    candidates = {i: candidates[i] if i in by_score[:MAX_NAMED_CANDIDATES] else "" for i in by_score}
+
+    sides: list[tuple[str, np.ndarray, dict[int, str], str]] = []
+    if scan.label is not None:
+        sides.append((f"annotated: {_count(fractures, 'fracture')}", scan.label, fractures, FRACTURE_COLOR))
+    sides.append((f"predicted: {_count(candidates, 'candidate')} (id, score)", scan.pred, candidates, CANDIDATE_COLOR))
+    if fractures and scan.label is not None:
+        slices = _slices_through(scan.label, list(fractures), max_slices)
+    else:
+        slices = _slices_through(scan.pred, by_score, max_slices)
+
+    body = _body_box(scan.image_hu)
+    extent_mm = np.array([part.stop - part.start for part in body]) * scan.spacing_mm
+    per_row = min(len(slices), 2 if len(sides) == 2 else 3)
+    columns = per_row * len(sides)
+    rows = -(-len(slices) // per_row)
+    # Rows are as high as their panels are wide times the scan's own proportions, kept within a readable range.
+    panel_inches = 3.3
+    wide_inches = min(columns * panel_inches / len(sides), 2 * panel_inches)
+    heights = [float(np.clip(wide_inches * extent_mm[2] / extent_mm[0], 2.2, 7.5))]
+    heights += [float(np.clip(panel_inches * extent_mm[1] / extent_mm[0], 1.6, 5)) + 0.3] * rows
+    figure = Figure(figsize=(columns * panel_inches, sum(heights) + 1.2), layout="constrained", facecolor="white")
+    grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+    span = columns // len(sides)
+    for side, (text, ids, names, color) in enumerate(sides):
+        axes = figure.add_subplot(grid[0, side * span : (side + 1) * span])
+        _draw_projection(axes, scan, ids, names, color, body)
+        axes.set_title(text, fontsize=11)
+    for place, index in enumerate(slices):
+        for side, (_, ids, names, color) in enumerate(sides):
+            column = place % per_row * len(sides) + side
+            axes = figure.add_subplot(grid[1 + place // per_row, column])
+            _draw_slice(axes, scan, ids, names, color, body, index)
+            what = "annotated" if ids is scan.label else "predicted"
+            axes.set_title(f"S {scan.superior_mm(index):+.1f} mm, {what}".replace("-", "\N{MINUS SIGN}"), fontsize=9)
+    low_hu, high_hu = (f"{value:.0f}".replace("-", "\N{MINUS SIGN}") for value in BONE_WINDOW_HU)
+    between, size = (" ", 11) if columns > 1 else ("\n", 10)  # one column is too narrow for a line of all
+    heading = f"coronal maximum projection;{between}axial slices, bone window ({low_hu} to {high_hu} HU)"
+    figure.suptitle(f"{title}\n{heading}" if title else heading, fontsize=size, parse_math=False)
+    handles = [
+        Line2D([], [], label=what, linewidth=2, color=color)
+        for what, color in (("F: fracture (annotated)", FRACTURE_COLOR), ("C: candidate (predicted)", CANDIDATE_COLOR))
+        if scan.label is not None or color is CANDIDATE_COLOR
+    ]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=2, fontsize=9, facecolor="#404040", labelcolor="white"
+    )
+    _save(figure, path)
+
+
+def _count(found: Mapping[int, str], noun: str) -> str:
+    return f"{len(found)} {noun}{'' if len(found) == 1 else 's'}"
+
+
+def _to_lps(image_hu: np.ndarray, affine: np.ndarray, pred: np.ndarray, label: np.ndarray | None) -> _Scan:
+    """Turn the axes of a scan, without resampling, to those closest to left, posterior, superior."""
+    wanted = nib.orientations.axcodes2ornt("LPS")
+    turn = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), wanted)
+    return _Scan(
+        image_hu=nib.orientations.apply_orientation(image_hu, turn),
+        label=None if label is None else nib.orientations.apply_orientation(label, turn),
+        pred=nib.orientations.apply_orientation(pred, turn),
+        affine=affine @ nib.orientations.inv_ornt_aff(turn, image_hu.shape),
+    )
+
+
+def _body_box(image_hu: np.ndarray) -> _Box:
+    """Return the box of everything denser than air, with the full height; the whole scan when there is nothing."""
+    # Every fourth voxel finds it well enough, at 1/64 of the time.
+    inside = image_hu[::4, ::4, ::4] > SKIN_HU
+    box = []
+    for axis in range(2):
+        found = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
+        size = image_hu.shape[axis]
+        box.append(slice(max(found[0] * 4 - 8, 0), min(found[-1] * 4 + 12, size)) if found.size else slice(0, size))
+    return box[0], box[1], slice(0, image_hu.shape[2])
+
+
+def _slices_through(ids: np.ndarray, wanted: Sequence[int], max_slices: int) -> list[int]:
+    """
+    Choose axial slices that pass through the wanted instances, and return them from head to foot.
+
+    Each step takes, of the slices through the first instance not yet seen, the one that shows the most others, at the
+    largest area of theirs among equals. The middle slice stands in where there is no instance.
+    """
+    at = np.nonzero(ids)
+    values, height = ids[at], ids.shape[2]
+    area = np.array([np.bincount(at[2][values == instance], minlength=height) for instance in wanted])
+    chosen: list[int] = []
+    while area.size and len(chosen) < max_slices:
+        # A slice through the rim of an instance does not show it.
+        shown = area > 0.5 * area.max(axis=1, keepdims=True)
+        best = int(np.lexsort(((area * shown).sum(axis=0), shown.sum(axis=0), shown[0]))[-1])
+        chosen.append(best)
+        area = area[~shown[:, best]]
+    return sorted(chosen, reverse=True) or [ids.shape[2] // 2]
+
+
+def _draw_projection(
+    axes: Axes, scan: _Scan, ids: np.ndarray, names: Mapping[int, str], color: str, body: _Box
+) -> None:
+    """Draw a coronal maximum projection with the outline of each instance."""
+    projection, spacing_mm = scan.image_hu[body].max(axis=1), scan.spacing_mm[[0, 2]]
+    _show(axes, projection, spacing_mm, PROJECTION_WINDOW_HU, "lower")
+    at = np.nonzero(ids[body])
+    values = ids[body][at]
+    masks = {}
+    for instance in names:
+        own = values == instance
+        masks[instance] = np.zeros(projection.shape, dtype=bool)
+        masks[instance][at[0][own], at[2][own]] = True
+    _outline(axes, masks, names, color, spacing_mm, text_share=0.03)
+
+
+def _draw_slice(
+    axes: Axes, scan: _Scan, ids: np.ndarray, names: Mapping[int, str], color: str, body: _Box, index: int
+) -> None:
+    """Draw an axial slice with the outline of each instance in it."""
+    plane = (*body[:2], index)
+    _show(axes, scan.image_hu[plane], scan.spacing_mm[:2], BONE_WINDOW_HU, "upper")
+    masks = {instance: ids[plane] == instance for instance in names}
+    _outline(axes, masks, names, color, scan.spacing_mm[:2], text_share=0.06)
+
+
+def _show(
+    axes: Axes,
+    image_hu: np.ndarray,
+    spacing_mm: np.ndarray,
+    window_hu: tuple[float, float],
+    origin: Literal["upper", "lower"],
+) -> None:
+    """Show an image whose first axis runs to the right of the picture, in mm, between the letters R and L."""
+    width, height = (float(n * s) for n, s in zip(image_hu.shape, spacing_mm))
+    x, y = -spacing_mm[0] / 2, -spacing_mm[1] / 2
+    extent = (x, x + width, y + height, y) if origin == "upper" else (x, x + width, y, y + height)
+    axes.imshow(image_hu.T, cmap="gray", vmin=window_hu[0], vmax=window_hu[1], origin=origin, extent=extent)
+    axes.set_facecolor("black")
+    axes.set(xticks=[], yticks=[])
+    outline = [withStroke(linewidth=2, foreground="black")]
+    for letter, place in (("R", 0.02), ("L", 0.98)):
+        axes.text(
+            place,
+            0.98,
+            letter,
+            transform=axes.transAxes,
+            color="white",
+            fontsize=10,
+            weight="bold",
+            ha="left" if letter == "R" else "right",
+            va="top",
+            path_effects=outline,
+        )
+    bar_mm = 50 if width > 120 else 10
+    if width > bar_mm:
+        low = extent[2] + 0.04 * (extent[3] - extent[2])
+        start = x + 0.03 * width
+        axes.plot([start, start + bar_mm], [low, low], color="white", linewidth=2)
+        above = low + 0.02 * (extent[3] - extent[2])
+        axes.text(start, above, f"{bar_mm} mm", color="white", fontsize=7, va="bottom", path_effects=outline)
+    axes.set(xlim=extent[:2], ylim=extent[2:])
+
+
+def _outline(
+    axes: Axes,
+    masks: Mapping[int, np.ndarray],
+    names: Mapping[int, str],
+    color: str,
+    spacing_mm: np.ndarray,
+    text_share: float,
+) -> None:
+    """Draw the outline of each mask and its name beside it; a name takes ``text_share`` of the panel's height."""
+    named: list[tuple[float, float]] = []
+    for instance, mask in masks.items():
+        at = np.argwhere(mask)
+        if len(at) == 0:
+            continue
+        low, high = at.min(axis=0), at.max(axis=0) + 1
+        # One voxel of margin closes the outline at the border, also of a mask of a single voxel.
+        inside = np.pad(mask[low[0] : high[0], low[1] : high[1]].astype(float), 1)
+        for line in find_contours(inside, 0.5):
+            points = (line - 1 + low) * spacing_mm
+            axes.plot(points[:, 0], points[:, 1], linewidth=1.3, color=color)
+        width_mm, height_mm = np.array(mask.shape) * spacing_mm
+        (left, _), (right, _) = (low - 1) * spacing_mm, high * spacing_mm
+        is_far_right = right > 0.8 * width_mm
+        x, y = left if is_far_right else right, (low + high - 1)[1] / 2 * spacing_mm[1]
+        while any(abs(x - a) < 0.2 * width_mm and abs(y - b) < text_share * height_mm for a, b in named):
+            y -= text_share * height_mm
+        named.append((x, y))
+        axes.annotate(
+            names[instance],
+            (x, y),
+            xytext=(-2 if is_far_right else 2, 0),
+            textcoords="offset points",
+            ha="right" if is_far_right else "left",
+            va="center",
+            annotation_clip=False,
+            color=color,
+            fontsize=8,
+            path_effects=[withStroke(linewidth=2, foreground="black")],
+        )
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG, under its name only when it is complete."""
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)

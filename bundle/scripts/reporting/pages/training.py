@@ -1,0 +1,108 @@
+"""The page of a training: its curves, and what its network sees, is told, and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scripts.files.atomic_write import write_text
+from scripts.reporting.pages.charts import Axis, Chart, Series
+from scripts.reporting.pages.html import render
+from scripts.reporting.pages.pictures import encode, gray_values, outline
+from scripts.reporting.pages.views import Outline, View
+
+__all__ = ["Example", "curve_charts", "roi_view", "write_training_page"]
+
+Points = Sequence[tuple[int, float]]
+
+
+class Example(NamedTuple):
+    """
+    An ROI that the network saw.
+
+    Args:
+        image: scaled to [-1, 1], shape ``(H, W, D)``.
+        label: whether a voxel is annotated, bool.
+        pred: whether the network marks it, bool; ``None`` where it is not shown.
+    """
+
+    image: NDArray
+    label: NDArray
+    pred: NDArray | None = None
+
+
+def roi_view(example: Example) -> View:
+    """Draw the axial slice of an ROI with the most annotated voxels, else marked ones, else the middle one."""
+    marked = example.label
+    if not marked.any() and example.pred is not None:
+        marked = example.pred
+    index = int(marked.sum(axis=(0, 1)).argmax()) if marked.any() else example.image.shape[2] // 2
+
+    def turned(volume: NDArray) -> NDArray:
+        return volume[::-1, ::-1, index]
+
+    width, height = example.image.shape[:2]
+    ones, zeros = np.ones(2), np.zeros(2)
+    outlines = [Outline("fracture", 1, outline(turned(example.label), ones, zeros))]
+    if example.pred is not None:
+        outlines.append(Outline("candidate", 1, outline(turned(example.pred), ones, zeros)))
+    picture = encode(np.ascontiguousarray(gray_values(turned(example.image), (-1.0, 1.0)).T))
+    return View("axial", picture, float(width), float(height), ("", "", "", ""), outlines)
+
+
+def curve_charts(points: Mapping[str, Points]) -> list[Chart]:
+    """
+    Draw the curves of a training: losses and metrics, and the learning rate.
+
+    Args:
+        points: pairs of epoch and value by their names; ``learning_rate`` gets a chart of its own.
+    """
+    others = {name: list(pairs) for name, pairs in points.items() if name != "learning_rate"}
+    charts = [_chart("Losses", "loss", others)]
+    if points.get("learning_rate"):
+        charts.append(_chart("Learning rate", "learning rate", {"learning_rate": list(points["learning_rate"])}))
+    return charts
+
+
+def _chart(title: str, label: str, points: Mapping[str, Points]) -> Chart:
+    """Draw some curves over the epochs, on a logarithmic scale where they span more than a factor of 20."""
+    epochs = [epoch for pairs in points.values() for epoch, _ in pairs]
+    values = [value for pairs in points.values() for _, value in pairs if np.isfinite(value)] or [0.0]
+    low, high = min(values), max(values)
+    logarithmic = low > 0 and high / low > 20
+    if not logarithmic:
+        low, high = (min(low, 0.0), high * 1.05) if low >= 0 else (low, high)
+    high = high if high > low else low + 1
+    x = Axis("epoch", 1, max(2, *epochs) if epochs else 2)
+    series = [Series(name.replace("_", " "), "line", pairs) for name, pairs in points.items()]
+    return Chart(title, x, Axis(label, low, high, logarithmic), series)
+
+
+def write_training_page(
+    path: Path, points: Mapping[str, Points], epochs: int, sampled: Sequence[Example], validated: Sequence[Example]
+) -> None:
+    """
+    Write the page of a training, whole or not at all.
+
+    Args:
+        path: the page.
+        points: see :func:`curve_charts`; the best epoch has the lowest ``validation_loss``.
+        epochs: after which the training ends.
+        sampled: ROIs that the network is trained on.
+        validated: ROIs that it is validated on.
+    """
+    scored = [pair for pair in points.get("validation_loss", ()) if np.isfinite(pair[1])]
+    last = max((pairs[-1][0] for pairs in points.values() if pairs), default=0)
+    page = render(
+        "training.html",
+        epoch=last,
+        epochs=epochs,
+        best=min(scored, key=lambda pair: pair[1]) if scored else None,
+        charts=curve_charts(points),
+        groups=[("Training", [roi_view(e) for e in sampled]), ("Validation", [roi_view(e) for e in validated])],
+    )
+    write_text(path, page)

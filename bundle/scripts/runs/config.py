@@ -1,0 +1,121 @@
+"""The config of the run that is going on: saved with its results, and told apart from others."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from monai.bundle import ConfigParser, ReferenceResolver
+from monai.bundle.utils import EXPR_KEY, ID_REF_KEY
+from monai.config import PathLike
+
+from scripts.files.atomic_write import whole_file
+
+__all__ = ["definition_hash", "is_tracked", "run_settings", "running_parser", "save_run_config"]
+
+# what ConfigWorkflow adds to a config when it is given ``tracking``
+_OF_TRACKING = "save_execute_config"
+
+
+def running_parser() -> ConfigParser:
+    """
+    Return the parser whose config is being evaluated.
+
+    MONAI gives a component the values that its config names, never the config itself, and saves the config only where
+    ``tracking`` is asked for. So this looks up the calls for the parser that makes the component.
+
+    Raises:
+        RuntimeError: when it is called from anywhere but a config.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, ConfigParser):
+            return caller
+        frame = frame.f_back
+    raise RuntimeError("no config is being evaluated: name this function as a _target_ in a config.")
+
+
+def save_run_config(filename: PathLike) -> None:
+    """
+    Save the config of this run, overlays and command line included, as one YAML file that can be run again.
+
+    Of several processes the first one saves it. Values that YAML does not know, which a program may have set, are saved
+    as their text.
+
+    Args:
+        filename: the file; it is replaced where it exists.
+
+    Raises:
+        RuntimeError: when it is called from anywhere but a config.
+    """
+    if idist.get_rank() > 0:
+        return
+    config = {name: value for name, value in running_parser().get().items() if name != ConfigParser.meta_key}
+    plain = json.loads(json.dumps(config, default=str))
+    with whole_file(filename) as temporary:
+        ConfigParser.export_config_file(plain, temporary, fmt="yaml", sort_keys=False, width=120, allow_unicode=True)
+
+
+def is_tracked() -> bool:
+    """Tell whether this run was started with MONAI's ``tracking``, which adds ids of its own to the config."""
+    return _OF_TRACKING in running_parser()
+
+
+def run_settings() -> dict[str, Any]:
+    """Return the settings of this run that are plain values: numbers, text and lists of them that refer to nothing."""
+    return {
+        name: value
+        for name, value in running_parser().get().items()
+        if not (isinstance(value, dict) or isinstance(value, list) and any(isinstance(item, dict) for item in value))
+        and not any(text[:1] in (EXPR_KEY, ID_REF_KEY) for text in _texts(value))
+        and name != _OF_TRACKING
+    }
+
+
+def definition_hash(ids: Sequence[str], files: Sequence[PathLike] = (), leave_out: Sequence[str] = ()) -> str:
+    """
+    Hash what defines a result: parts of the config with every setting that they name, files, and the bundle's code.
+
+    Args:
+        ids: parts of the config.
+        files: files whose content counts, such as weights.
+        leave_out: settings that do not change the result, such as folders.
+
+    Returns:
+        SHA-256, in hexadecimal.
+
+    Raises:
+        FileNotFoundError: when one of the files does not exist.
+        RuntimeError: when it is called from anywhere but a config.
+    """
+    parser = running_parser()
+    definitions: dict[str, Any] = {}
+    missing = list(ids)
+    while missing:
+        name = missing.pop()
+        if name not in definitions and name not in leave_out:
+            definitions[name] = parser[name]
+            missing += [ref for text in _texts(parser[name]) for ref in ReferenceResolver.match_refs_pattern(text)]
+    digest = hashlib.sha256(json.dumps(definitions, sort_keys=True, default=str).encode())
+    scripts = Path(__file__).parents[1]
+    for path in sorted(scripts.rglob("*.py")):
+        digest.update(f"{path.relative_to(scripts)}\n".encode() + path.read_bytes())
+    for filename in files:
+        with open(filename, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _texts(config: Any) -> Iterator[str]:
+    """Yield every text of a part of a config."""
+    if isinstance(config, str):
+        yield config
+    elif isinstance(config, dict | list):
+        for value in config.values() if isinstance(config, dict) else config:
+            yield from _texts(value)

@@ -1,0 +1,299 @@
+"""What a prediction has done: a small record for each scan, and the tables that are joined from all records."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from monai.config import PathLike
+
+from scripts.data.dataset import files_hashing
+from scripts.files.atomic_write import unfinished_files, write_json
+from scripts.files.scan_names import natural_order
+from scripts.reporting.tables import scan_row, write_candidate_tables, write_scan_table
+
+__all__ = ["FRACTURES_CSV", "ScanRecords", "join_tables", "read_record", "record_path"]
+
+RECORDS_DIR = "records"
+FRACTURES_CSV = "fractures.csv"
+SCANS_CSV = "scans.csv"
+CHALLENGE_CSV = "ribfrac-pred.csv"
+
+_logger = logging.getLogger(__name__)
+
+
+class ScanRecords:
+    """
+    Deal the scans of a prediction to processes, tell which are done, and join the tables of all.
+
+    MONAI's engines start anew each time, and each process knows its own part alone. Here each scan leaves a record of
+    its candidates when everything else of it is written. A scan is done when its record names the same files (paths,
+    sizes, times of change), the same definition of the prediction, and the size that its mask has. Records are all that
+    processes share: they need no connection, and may run at any time, on any machine that sees the folder.
+
+    Args:
+        output_dir: folder of ``records/<scan>.json``, ``fractures.csv`` and ``scans.csv``.
+        predictions_dir: folder of the masks, where the challenge wants its table.
+        data: all scans, as ``load_datalist`` gives them.
+        made_by: what tells this prediction from one of other settings, weights or code.
+        outputs: names of the files that each scan gets, with ``{scan}`` in them, the mask's first. Without any of them
+            a scan is not done; None are those that are not asked for.
+        shard: number of this process, from 0. It gets scans ``shard``, ``shard + shards`` and so on.
+        shards: number of processes.
+        resume: leave out what is done.
+        operating_score: the operating point: candidates of this score or more count in ``scans.csv``.
+        many_fractures: so many that count, or more, raise a scan's flag there.
+        whole: the run is of all scans, as an evaluation is, whose score is of what it predicts.
+
+    Raises:
+        ValueError: when there is no such shard, a run of all scans is to leave out what is done, or a scan's own file
+            is among what the run would write.
+    """
+
+    def __init__(
+        self,
+        output_dir: PathLike,
+        predictions_dir: PathLike,
+        data: Sequence[Mapping[str, Any]],
+        made_by: str,
+        outputs: Sequence[str | None],
+        shard: int = 0,
+        shards: int = 1,
+        resume: bool = True,
+        operating_score: float = 0.0,
+        many_fractures: int = 3,
+        whole: bool = False,
+    ) -> None:
+        if not 0 <= shard < shards:
+            raise ValueError(f"shard is {shard}, but must be one of 0 to {shards - 1}, since shards is {shards}.")
+        if whole and resume:
+            raise ValueError(
+                "resume is true, but the score would be of the scans that are left alone: predict with inference.yaml "
+                "alone, which goes on, and score the folder by python -m scripts score."
+            )
+        self.output_dir = Path(output_dir)
+        self.predictions_dir = Path(predictions_dir)
+        self.data = data
+        self.made_by = made_by
+        self.outputs = [output for output in outputs if output is not None]
+        self.shard = shard
+        self.shards = shards
+        self.resume = resume
+        self.mine = data[shard::shards]
+        self.operating_score = operating_score
+        self.many_fractures = many_fractures
+        self._check_sources()
+
+    def to_do(self) -> list[Mapping[str, Any]]:
+        """List the scans of this process that are not done."""
+        left = [item for item in self.mine if not (self.resume and self.is_done(item))]
+        part = f"{len(self.mine)} are for this process (shard {self.shard} of {self.shards})"
+        done = f"{len(self.mine) - len(left)} of them are done and left out, {len(left)} are predicted"
+        _logger.info(f"{len(self.data)} scans, of which {part}. {done}.")
+        return left
+
+    def is_done(self, item: Mapping[str, Any]) -> bool:
+        """Tell whether a scan has been predicted as it would be now, and all is there."""
+        record = read_record(self._record(item["scan"]))
+        if record is None or record["made_by"] != self.made_by or record["source"] != _source(item):
+            return False
+        files = self._files(item["scan"])
+        return all(path.is_file() for path in files) and files[0].stat().st_size == record["mask_bytes"]
+
+    def prepare(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """
+        Remove what an earlier run left of scans that are to be predicted: records, unfinished files, and the tables.
+
+        Args:
+            items: those scans.
+
+        Raises:
+            ValueError: see `check_masks`.
+        """
+        self.check_masks()
+        for item in items:
+            self._record(item["scan"]).unlink(missing_ok=True)
+        self._remove_unfinished(items)
+        for table in self.tables:
+            table.unlink(missing_ok=True)
+
+    def _remove_unfinished(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """Remove the unfinished files of scans, or all when no other process may be writing them."""
+        names = {path.name for item in items for path in (self._record(item["scan"]), *self._files(item["scan"]))}
+        folders = {path.parent for path in (*self.tables, self._record(""), *self._files(""))}
+        for folder in folders:
+            for path, final in unfinished_files(folder):
+                if self.shards == 1 or final in names:
+                    path.unlink(missing_ok=True)
+
+    def write(self, item: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], notes: str = "") -> None:
+        """
+        Record that all of a scan is written.
+
+        Args:
+            item: the scan, of ``data``.
+            rows: its candidates, see ``scripts.reporting.candidate_rows``.
+            notes: what is doubtful about it, as ``NoteDoubtsd`` writes it.
+        """
+        record = {
+            "scan": item["scan"],
+            "made_by": self.made_by,
+            "source": _source(item),
+            "mask_bytes": self._files(item["scan"])[0].stat().st_size,
+            "summary": self.scan_row(rows) | {"notes": notes},
+            "candidates": rows,
+        }
+        write_json(self._record(item["scan"]), record)
+
+    def scan_row(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Sum up a scan's candidates at the operating point, see ``scripts.reporting.scan_row``."""
+        return scan_row(rows, self.operating_score, self.many_fractures)
+
+    def join(self) -> None:
+        """
+        Write the tables from the records of all processes, as far as there are any.
+
+        Raises:
+            ValueError: see `check_masks`.
+        """
+        self.check_masks()
+        self._remove_unfinished([])
+        paths = [self._record(item["scan"]) for item in self.data]
+        done = _join(paths, self.made_by, *self.tables)
+        missing = "" if done == len(self.data) else "; the others are written when they are done"
+        _logger.info(f"{self.tables[0]} tells of {done} of {len(self.data)} scans{missing}.")
+
+    def scan_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of ``scans.csv`` for the scans of this process that are done, see `scan_row`."""
+        paths = {self._record(item["scan"]): None for item in self.mine}
+        return [row for _, row in _of_records(paths, self.made_by, "summary")]
+
+    def check_masks(self) -> None:
+        """
+        Raise ``ValueError`` when ``predictions_dir`` holds masks of scans that are not in ``data``.
+
+        No table would tell of them, and the challenge refuses them.
+        """
+        expected = {f"{item['scan']}.nii.gz" for item in self.data}
+        for mask in sorted(self.predictions_dir.glob("*.nii.gz")):
+            if not mask.name.startswith(".") and mask.name not in expected:
+                raise ValueError(
+                    f"{mask} is a prediction of another run, on a scan that this one does not have: give another "
+                    "output_dir, or remove the predictions that are there."
+                )
+
+    def _check_sources(self) -> None:
+        """Raise ``ValueError`` when a mask or a map of probabilities would be written over a scan or its annotation."""
+        folders: dict[str, str] = {}  # links are followed once for each folder
+
+        def real(path: PathLike) -> str:
+            folder, name = os.path.split(path)
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            return os.path.join(folders[folder], name).casefold()  # some file systems do not tell A from a
+
+        sources = {
+            real(path) for item in self.data for path in (item["image"], item.get("label")) if isinstance(path, str)
+        }
+        for item in self.data:
+            for path in self._files(item["scan"]):
+                if real(path) in sources:
+                    raise ValueError(
+                        f"{path} is a scan or an annotation, and a prediction would be written over it: give another "
+                        "output_dir or predictions_dir."
+                    )
+
+    @property
+    def tables(self) -> tuple[Path, Path, Path]:
+        """The tables of candidates and of scans for people, and the challenge's."""
+        return _tables(self.output_dir, self.predictions_dir)
+
+    def _files(self, scan: str) -> list[Path]:
+        return [Path(output.replace("{scan}", scan)) for output in self.outputs]
+
+    def _record(self, scan: str) -> Path:
+        return record_path(self.output_dir, scan)
+
+
+def join_tables(output_dir: PathLike, predictions_dir: PathLike | None = None) -> int:
+    """
+    Write the tables of a prediction from its records, in the order of the scans' names.
+
+    Args:
+        output_dir: folder of a prediction, with ``records/``.
+        predictions_dir: folder of its masks; ``predictions`` in it where None.
+
+    Returns:
+        The number of scans.
+
+    Raises:
+        FileNotFoundError: when there are no records.
+        ValueError: when they are of different settings, weights or code.
+    """
+    output_dir = Path(output_dir)
+    predictions_dir = output_dir / "predictions" if predictions_dir is None else Path(predictions_dir)
+    paths = sorted((output_dir / RECORDS_DIR).glob("[!.]*.json"), key=lambda path: natural_order(path.stem))
+    if not paths:
+        raise FileNotFoundError(
+            f"{output_dir / RECORDS_DIR} holds no record of a scan: name the folder of a prediction."
+        )
+    kinds = {record["made_by"] for path in paths if (record := read_record(path)) is not None}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{output_dir / RECORDS_DIR} holds scans that {len(kinds)} different settings, weights or versions of the "
+            "code predicted: start the prediction again, which predicts anew what is not as the others."
+        )
+    return _join(paths, kinds.pop(), *_tables(output_dir, predictions_dir))
+
+
+def _tables(output_dir: Path, predictions_dir: Path) -> tuple[Path, Path, Path]:
+    return output_dir / FRACTURES_CSV, output_dir / SCANS_CSV, predictions_dir / CHALLENGE_CSV
+
+
+def _join(paths: Sequence[Path], made_by: str, fractures_csv: Path, scans_csv: Path, challenge_csv: Path) -> int:
+    """Write the tables, and again when another process wrote a record meanwhile: the last to write has seen all."""
+    while True:
+        before = _times(paths)
+        scans = write_candidate_tables(_of_records(before, made_by, "candidates"), fractures_csv, challenge_csv)
+        write_scan_table(_of_records(before, made_by, "summary"), scans_csv)
+        if _times(paths) == before:
+            return scans
+
+
+def _times(paths: Sequence[Path]) -> dict[Path, int]:
+    """Return the times of change of the files that exist, in their order."""
+    times = {}
+    for path in paths:
+        with suppress(FileNotFoundError):
+            times[path] = path.stat().st_mtime_ns
+    return times
+
+
+def _of_records(paths: Mapping[Path, Any], made_by: str, part: str) -> Iterator[tuple[str, Any]]:
+    """Yield the name of each scan and a part of its record, of one record at a time."""
+    for path in paths:
+        record = read_record(path)
+        if record is not None and record["made_by"] == made_by:
+            yield record["scan"], record[part]
+
+
+def record_path(output_dir: PathLike, scan: str) -> Path:
+    """Name the record of a scan in the folder of a prediction."""
+    return Path(output_dir) / RECORDS_DIR / f"{scan}.json"
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Read a record; None where there is none, or where a machine that broke down left it empty."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _source(item: Mapping[str, Any]) -> str:
+    return files_hashing(item).decode()

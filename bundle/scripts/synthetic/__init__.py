@@ -1,0 +1,1 @@
+"""Synthetic fractures: in phantoms, and implanted into real chest CT."""

@@ -1,0 +1,381 @@
+"""Rib fractures, and what looks like one, in the ribs of a thorax phantom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from scripts.synthetic.phantom.geometry import Grid, TubeCoordinates, coverage, tube_coordinates
+from scripts.synthetic.phantom.skeleton import Rib, paint_bone, section_distance
+
+__all__ = [
+    "CODES",
+    "CODE_SHARES",
+    "Break",
+    "Fracture",
+    "Mimic",
+    "draw_fractures",
+    "draw_mimics",
+    "paint_rib",
+    "paint_swelling",
+]
+
+CODES = {1: "displaced", 2: "nondisplaced", 3: "buckle", 4: "segmental"}
+# RibFrac's training table names the type of 1,655 fractures: 618, 567, 291 and 179 of the types 1 to 4
+CODE_SHARES = {1: 618 / 1655, 2: 567 / 1655, 3: 291 / 1655, 4: 179 / 1655}
+_REACH_MM = 16.0
+_OVERHANG_MM = 5.0
+_FROM_SPINE_MM = 45.0  # from the axis of the vertebral bodies: 25 mm from their edge
+_FROM_END_MM = 4.0  # from the edge of the mask to the front end of the rib
+_BETWEEN_MM = 45.0
+
+
+@dataclass
+class Break:
+    """
+    A plane through a rib.
+
+    Args:
+        s_mm: arc length on the rib's axis.
+        width_mm: gap between the stubs, or width of the cleft.
+        tilt: tangents of the plane's slant along u and v.
+        phase: where its roughness begins, in radians, for u and v.
+        depth: share of the section that is broken, from outside (positive) or inside (negative); 2 is all of it.
+        before_mm: how far the stub towards the spine is moved, world axes, shape ``(3,)``.
+        after_mm: how far the stub towards the front is moved.
+        ease_mm: length over which the movement eases off.
+    """
+
+    s_mm: float
+    width_mm: float
+    tilt: tuple[float, float]
+    phase: tuple[float, float]
+    depth: float = 2.0
+    before_mm: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    after_mm: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    ease_mm: float = 25.0
+
+    def distance(self, tube: TubeCoordinates) -> np.ndarray:
+        """Signed distance of voxels from the rough plane along the rib, in mm, negative towards the spine."""
+        slant = self.tilt[0] * tube.u + self.tilt[1] * tube.v
+        rough = 0.35 * np.sin(1.9 * tube.u + self.phase[0]) + 0.35 * np.sin(1.4 * tube.v + self.phase[1])
+        return tube.s - self.s_mm - slant - rough
+
+
+@dataclass
+class Fracture:
+    """
+    An annotated fracture.
+
+    Args:
+        rib: index into the list of ribs.
+        code: type, a key of ``CODES``.
+        s_mm: arc length of its middle on the rib's axis.
+        breaks: one, two in a segmental fracture, none in a buckle fracture.
+        bump_mm: height of a buckle, positive outwards, and 0 for the others.
+        bump_length_mm: its length.
+        half_length_mm: half of the mask along the rib, beyond the breaks.
+        margin_mm: how far the mask reaches over the bone, along u and v.
+        swelling: share of swollen tissue around it, in [0, 1].
+    """
+
+    rib: int
+    code: int
+    s_mm: float
+    breaks: list[Break]
+    bump_mm: float
+    bump_length_mm: float
+    half_length_mm: float
+    margin_mm: tuple[float, float]
+    swelling: float
+
+    @property
+    def half_core_mm(self) -> float:
+        """Half of the distance between the breaks of a segmental fracture, else 0."""
+        return (self.breaks[-1].s_mm - self.breaks[0].s_mm) / 2 if len(self.breaks) > 1 else 0.0
+
+    def level(self, rib: Rib, tube: TubeCoordinates) -> np.ndarray:
+        """Level of the mask at voxels: below 1 inside; an ellipsoid about the break, stretched between two breaks."""
+        ahead = tube.s - self.s_mm
+        beyond = np.maximum(np.abs(ahead) - self.half_core_mm, 0) / self.half_length_mm
+        # an annotator draws less of the bone between two breaks
+        waist = 1 - 0.25 * np.clip(1 - np.abs(ahead) / max(self.half_core_mm, 1e-3), 0, 1)
+        u = tube.u / ((rib.along(rib.half_thickness_mm, tube.s) + self.margin_mm[0]) * waist)
+        v = tube.v / ((rib.along(rib.half_height_mm, tube.s) + self.margin_mm[1]) * waist)
+        hand = 1 + 0.12 * np.sin(0.45 * tube.s + 0.5 * tube.v) + 0.08 * np.sin(0.9 * tube.u - 0.3 * tube.v)
+        return (beyond**2 + u**2 + v**2) * hand
+
+
+@dataclass
+class Mimic:
+    """
+    Something in an intact rib that looks like a fracture.
+
+    Args:
+        rib: index into the list of ribs.
+        kind: ``callus`` (healed: thick and dense), ``groove`` (of a vessel, along the lower inner edge) or ``island``
+            (of compact bone).
+        s_mm: arc length of its middle.
+        size_mm: height of the callus, depth of the groove or radius of the island.
+        length_mm: its length along the rib.
+    """
+
+    rib: int
+    kind: str
+    s_mm: float
+    size_mm: float
+    length_mm: float
+
+
+def draw_fractures(
+    grid: Grid, ribs: Sequence[Rib], spine_mm: np.ndarray, count: int, rng: np.random.Generator
+) -> list[Fracture]:
+    """
+    Draw fractures where accidents make them: in runs over neighboring ribs, mostly of one side, mostly lateral.
+
+    Args:
+        grid: the scan; a fracture lies inside it as a whole.
+        ribs: the ribs.
+        spine_mm: points on the axis of the vertebral bodies in world coordinates, shape ``(n, 3)``.
+        count: number wanted.
+        rng: source of the draw.
+
+    Returns:
+        At most ``count`` fractures: fewer where the scan shows too little of the ribs.
+    """
+    where = {(rib.side, rib.number): i for i, rib in enumerate(ribs)}
+    main_side = int(rng.choice([1, -1]))
+    fractures: list[Fracture] = []
+    for _ in range(300):
+        side = main_side if rng.random() < 0.85 else -main_side
+        first, run, place = int(rng.integers(1, 12)), int(rng.geometric(0.35)), rng.beta(4.5, 3.0)
+        for number in range(first, min(first + run, 12) + 1):
+            if len(fractures) == count:
+                return fractures
+            if number in (1, 12) and rng.random() < 0.6:
+                continue
+            index = where[side, number]
+            code = int(rng.choice(list(CODE_SHARES), p=list(CODE_SHARES.values())))
+            s_mm = float(ribs[index].curve.length_mm * np.clip(place + rng.normal(0, 0.04), 0, 1))
+            fracture = _draw_fracture(ribs[index], index, code, s_mm, rng)
+            unlikely = _is_mirrored(fracture, fractures, ribs) and rng.random() < 0.9
+            if not unlikely and _fits(grid, fracture, fractures, ribs, spine_mm):
+                fractures.append(fracture)
+    return fractures
+
+
+def _is_mirrored(fracture: Fracture, others: Sequence[Fracture], ribs: Sequence[Rib]) -> bool:
+    rib = ribs[fracture.rib]
+    return any(
+        ribs[other.rib].side != rib.side
+        and ribs[other.rib].number == rib.number
+        and abs(other.s_mm - fracture.s_mm) < 30
+        for other in others
+    )
+
+
+def _fits(
+    grid: Grid, fracture: Fracture, others: Sequence[Fracture], ribs: Sequence[Rib], spine_mm: np.ndarray
+) -> bool:
+    """Whether a fracture keeps its distance from spine, end of the rib, edge of the scan and other fractures."""
+    curve = ribs[fracture.rib].curve
+    reach = fracture.half_core_mm + fracture.half_length_mm
+    if fracture.s_mm + reach > curve.length_mm - _FROM_END_MM:
+        return False
+    points = np.array([curve.at(fracture.s_mm + ahead) for ahead in (-reach, 0, reach)])
+    if np.linalg.norm(points[:, None] - spine_mm[None], axis=2).min() < _FROM_SPINE_MM:
+        return False
+    voxels = (points - grid.origin_mm) / grid.spacing_mm
+    margin = 14.0 / np.array(grid.spacing_mm)
+    if (voxels < margin).any() or (voxels > np.array(grid.shape) - 1 - margin).any():
+        return False
+    return all(
+        other.rib != fracture.rib
+        or abs(other.s_mm - fracture.s_mm) > _BETWEEN_MM + other.half_core_mm + fracture.half_core_mm
+        for other in others
+    )
+
+
+def _draw_fracture(rib: Rib, index: int, code: int, s_mm: float, rng: np.random.Generator) -> Fracture:
+    i = int(np.clip(round(s_mm / rib.curve.length_mm * (len(rib.curve.points) - 1)), 0, len(rib.curve.points) - 1))
+    normal, tangent = rib.curve.normals[i], rib.curve.tangents[i]
+    angle = rng.choice([0, np.pi]) + rng.normal(0, 0.7)
+    away = np.cos(angle) * normal + np.sin(angle) * np.cross(tangent, normal)
+    breaks: list[Break] = []
+    if code == 1:
+        one = _draw_break(s_mm, rng.uniform(1, 3), rng)
+        moved = rng.uniform(3, 8) * away - rng.uniform(0, 2) * tangent
+        one.before_mm, one.after_mm = (-0.25 * moved, 0.75 * moved) if rng.random() < 0.7 else (-moved, 0 * moved)
+        one.ease_mm = rng.uniform(20, 30)
+        breaks = [one]
+    elif code == 2:
+        one = _draw_break(s_mm, rng.uniform(0.5, 1.5), rng)
+        one.depth = 2.0 if rng.random() < 0.55 else float(rng.choice([-1, 1]) * rng.uniform(0.4, 0.9))
+        if one.depth == 2.0:
+            one.after_mm, one.ease_mm = rng.uniform(0, 0.8) * away, rng.uniform(15, 25)
+        breaks = [one]
+    elif code == 4:
+        half = rng.uniform(25, 40) / 2
+        breaks = [_draw_break(s_mm + side * half, rng.uniform(0.8, 2.5), rng) for side in (-1, 1)]
+        shift = rng.uniform(1, 4)
+        breaks[0].after_mm, breaks[1].before_mm = shift * away, rng.uniform(0.4, 1) * shift * away
+        for one in breaks:
+            one.ease_mm = 60.0  # the piece between moves as a whole
+    return Fracture(
+        rib=index,
+        code=code,
+        s_mm=s_mm,
+        breaks=breaks,
+        bump_mm=float(rng.choice([1, -1]) * rng.uniform(1.5, 3)) if code == 3 else 0.0,
+        bump_length_mm=rng.uniform(6, 10),
+        half_length_mm={1: rng.uniform(9, 15.5), 2: rng.uniform(8, 13.5), 3: rng.uniform(7, 12), 4: 6.5}[code],
+        margin_mm=(rng.uniform(1.5, 3.5), rng.uniform(1, 2.5)) if code != 4 else (1.5, 1.0),
+        swelling=rng.uniform(0.4, 0.9) if rng.random() < 0.45 else 0.0,
+    )
+
+
+def _draw_break(s_mm: float, width_mm: float, rng: np.random.Generator) -> Break:
+    tilt = (float(rng.normal(0, 0.35)), float(rng.normal(0, 0.45)))
+    return Break(s_mm, width_mm, tilt, (rng.uniform(0, 6), rng.uniform(0, 6)))
+
+
+def draw_mimics(ribs: Sequence[Rib], fractures: Sequence[Fracture], rng: np.random.Generator) -> list[Mimic]:
+    """Draw healed calluses, grooves and islands into ribs, away from their fractures."""
+    mimics = []
+    for _ in range(rng.poisson(5)):
+        index = int(rng.integers(len(ribs)))
+        kind = str(rng.choice(["callus", "groove", "island"], p=[0.35, 0.4, 0.25]))
+        s_mm = float(rng.uniform(0.2, 0.9) * ribs[index].curve.length_mm)
+        size = {"callus": rng.uniform(1, 2.5), "groove": rng.uniform(0.8, 2), "island": rng.uniform(1, 2.2)}[kind]
+        length = {"callus": rng.uniform(12, 22), "groove": rng.uniform(8, 25), "island": rng.uniform(2, 5)}[kind]
+        if all(f.rib != index or abs(f.s_mm - s_mm) > 30 + f.half_core_mm for f in fractures):
+            mimics.append(Mimic(index, kind, s_mm, size, length))
+    return mimics
+
+
+def paint_swelling(grid: Grid, rib: Rib, fracture: Fracture, rng: np.random.Generator) -> None:
+    """Paint swollen tissue and blood around a fracture; call it before the bones are painted."""
+    half_length, out, up = rng.uniform(12, 24), rng.uniform(7, 11), rng.uniform(9, 15)
+    core = fracture.half_core_mm
+    start, stop = fracture.s_mm - core - half_length, fracture.s_mm + core + half_length
+    tube = tube_coordinates(grid, rib.curve, up + 2, start, stop)
+    beyond = np.maximum(np.abs(tube.s - fracture.s_mm) - core, 0) / half_length
+    level = np.sqrt(beyond**2 + ((tube.u + 1) / out) ** 2 + (tube.v / up) ** 2)
+    alpha = fracture.swelling * coverage((level - 1) * out, 3 * grid.voxel_mm)
+    grid.paint(tube.index, alpha, 45 + 8 * grid.texture(tube.index))
+
+
+def paint_rib(
+    grid: Grid,
+    rib: Rib,
+    fractures: Sequence[tuple[int, Fracture]],
+    mimics: Sequence[Mimic],
+    label: np.ndarray,
+    rib_ids: np.ndarray,
+) -> None:
+    """
+    Paint a rib with its fractures, and annotate them.
+
+    The rib is painted in the frame of its axis. A complete break cuts it in pieces, each with an axis of its own that
+    is bent away at the break; a cleft takes away bone near its plane; a buckle widens the section on one side.
+
+    Args:
+        grid: the scan.
+        rib: the rib.
+        fractures: instance id and fracture, those of this rib only.
+        mimics: those of this rib only.
+        label: instance ids, written in place, of the grid's shape.
+        rib_ids: rib ids, written in place, of the grid's shape.
+    """
+    breaks = [one for _, fracture in fractures for one in fracture.breaks]
+    cuts = sorted((one for one in breaks if one.depth == 2.0), key=lambda one: one.s_mm)
+    clefts = [one for one in breaks if one.depth != 2.0]
+    ends: list[Break | None] = [None, *cuts, None]
+    for before, after in zip(ends[:-1], ends[1:]):
+        tube = _piece(grid, rib, before, after)
+        distance = _section(rib, tube, fractures, mimics)
+        distance = np.maximum(distance, np.maximum(-tube.s, tube.s - rib.curve.length_mm))
+        marrow, cortex = _material(rib, tube, fractures, mimics)
+        present = np.ones_like(tube.s)
+        for cut, direction in ((before, -1), (after, 1)):  # a stub shows its marrow, no cortex closes it
+            if cut is not None:
+                present *= coverage(direction * cut.distance(tube) + cut.width_mm / 2, grid.voxel_mm)
+        for cleft in clefts:
+            present *= 1 - _emptied(rib, cleft, tube, grid.voxel_mm)
+        bone = paint_bone(grid, tube, distance, cortex, rib.cortex_hu, marrow, present)
+        rib_ids.reshape(-1)[tube.index[bone > 0.5]] = rib.rib_id
+        for instance, fracture in fractures:
+            inside = tube.index[fracture.level(rib, tube) < 1]
+            flat = label.reshape(-1)
+            flat[inside[flat[inside] == 0]] = instance
+
+
+def _piece(grid: Grid, rib: Rib, before: Break | None, after: Break | None) -> TubeCoordinates:
+    """Voxels near the piece of a rib between two complete breaks, in the frame of its bent axis."""
+    s = rib.curve.s_mm[:, None]
+    offsets = np.zeros_like(rib.curve.points)
+    if before is not None:
+        offsets += np.clip(1 - np.abs(s - before.s_mm) / before.ease_mm, 0, 1) ** 1.5 * before.after_mm
+    if after is not None:
+        offsets += np.clip(1 - np.abs(s - after.s_mm) / after.ease_mm, 0, 1) ** 1.5 * after.before_mm
+    start = -1.0 if before is None else before.s_mm - _OVERHANG_MM
+    stop = rib.curve.length_mm + 1.0 if after is None else after.s_mm + _OVERHANG_MM
+    return tube_coordinates(grid, rib.curve.moved(offsets), _REACH_MM, start, stop)
+
+
+def _section(
+    rib: Rib, tube: TubeCoordinates, fractures: Sequence[tuple[int, Fracture]], mimics: Sequence[Mimic]
+) -> np.ndarray:
+    """Signed distance from the rib's outline in mm, with the bumps of buckles and calluses, and grooves."""
+    half_u, half_v = rib.along(rib.half_thickness_mm, tube.s), rib.along(rib.half_height_mm, tube.s)
+    u, v = tube.u, tube.v
+    for _, fracture in fractures:
+        if fracture.bump_mm != 0:
+            bump = np.abs(fracture.bump_mm) * _bell(tube.s, fracture.s_mm, fracture.bump_length_mm)
+            u = np.where(u * fracture.bump_mm > 0, u / (1 + bump / half_u), u)
+    for mimic in mimics:
+        if mimic.kind == "callus":
+            bump = mimic.size_mm * _bell(tube.s, mimic.s_mm, mimic.length_mm)
+            u, v = u / (1 + bump / half_u), v / (1 + 0.6 * bump / half_v)
+    distance = section_distance(u, v, half_u, half_v)
+    for mimic in mimics:
+        if mimic.kind == "groove":
+            along = np.maximum(np.abs(tube.s - mimic.s_mm) - mimic.length_mm / 2, 0)
+            ball = mimic.size_mm - np.sqrt((tube.u + 0.75 * half_u) ** 2 + (tube.v + 0.65 * half_v) ** 2 + along**2)
+            distance = np.maximum(distance, ball)
+    return distance
+
+
+def _material(
+    rib: Rib, tube: TubeCoordinates, fractures: Sequence[tuple[int, Fracture]], mimics: Sequence[Mimic]
+) -> tuple[np.ndarray, np.ndarray]:
+    """HU of the marrow and thickness of the cortex in mm at voxels."""
+    marrow, cortex = rib.along(rib.marrow_hu, tube.s), rib.along(rib.cortex_mm, tube.s)
+    cortex = cortex * (1 + 0.25 * np.tanh(tube.u / 3))  # the outer table is thicker
+    for _, fracture in fractures:
+        if fracture.bump_mm != 0:  # crushed trabeculae are denser
+            marrow = marrow + 130 * _bell(tube.s, fracture.s_mm, fracture.bump_length_mm)
+    for mimic in mimics:
+        if mimic.kind == "callus":
+            bell = _bell(tube.s, mimic.s_mm, mimic.length_mm)
+            marrow, cortex = marrow + 250 * bell, cortex * (1 + 0.8 * bell)
+        elif mimic.kind == "island":
+            away = np.sqrt(tube.u**2 + tube.v**2 + ((tube.s - mimic.s_mm) * 2 / mimic.length_mm) ** 2)
+            marrow = marrow + 700 * np.clip(1.5 - away / mimic.size_mm, 0, 1)
+    return marrow, cortex
+
+
+def _bell(s: np.ndarray, center: float, length: float) -> np.ndarray:
+    """1 at ``center``, falling to 1 % half a ``length`` away."""
+    return np.exp(-(((s - center) / (0.233 * length)) ** 2))
+
+
+def _emptied(rib: Rib, cleft: Break, tube: TubeCoordinates, voxel_mm: float) -> np.ndarray:
+    """Share of each voxel that a cleft through a part of the section takes away, in [0, 1]."""
+    slab = (cleft.width_mm + voxel_mm) / 2 - np.abs(cleft.distance(tube))
+    share = np.clip(slab / voxel_mm, 0, min(1.0, cleft.width_mm / voxel_mm))
+    height = np.sign(cleft.depth) * tube.u / rib.along(rib.half_thickness_mm, tube.s)
+    reached = np.clip((height - 1 + 2 * abs(cleft.depth)) * 3 + 0.5, 0, 1)
+    return share * reached
