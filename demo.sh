@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Shows the whole bundle at work: makes the environment (in .venv, on first use), generates made-up chest CTs, fetches
-# one real chest CT, predicts both, scores the made-up ones, and says what it wrote. Everything stays in this folder.
+# Shows the whole bundle at work: makes the environment (in .venv, on first use), generates synthetic chest CTs, fetches
+# one real chest CT, predicts both, scores the synthetic ones, and says what it wrote. Everything stays in this folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./environment.sh
@@ -11,7 +11,7 @@ phantoms="$PWD/data/demo_phantoms"
 sample="$PWD/data/sample_ct"
 cd bundle
 
-echo "== 1 of 4: made-up scans with fractures (no patient's data)"
+echo "== 1 of 4: synthetic scans with fractures (no patient's data)"
 python -m scripts phantom --output_dir "$phantoms" --training 0 --validation 0 --test 3 --size slab --seed 2026
 
 echo "== 2 of 4: predict and score them"
@@ -29,9 +29,9 @@ fi
 
 cat <<MESSAGE
 
-Done. The weights saw made-up and implanted fractures only; for research, not for clinical use.
+Done. The weights saw synthetic and implanted fractures only; for research, not for clinical use.
   $results/made_up/report.html   all of it to look at, in a browser
-  $results/made_up/pictures/     annotated and predicted fractures of the made-up scans, side by side
+  $results/made_up/pictures/     annotated and predicted fractures of the synthetic scans, side by side
   $results/made_up/metrics.json  their FROC score, as the RibFrac challenge counts; froc.png is the curve
 MESSAGE
 if [ -d "$results/real_ct" ]; then

@@ -80,7 +80,7 @@ def main() -> None:
     write_volume(output / "scan" / "bent.nii.gz", bent, np.diag([*scan.spacing_mm, 1.0]))
     command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--config_file", "configs/inference.yaml"]
     command += ["--dataset_dir", str(output / "scan"), "--output_dir", str(output / "prediction"), "--amp", "true"]
-    command += ["--min_score", str(LEAST_SCORE), "--save_pictures", "false"]
+    command += ["--candidates#min_score", str(LEAST_SCORE), "--outputs#pictures", "false"]
     subprocess.run(command, cwd=ROOT / "bundle", check=True, stdout=subprocess.DEVNULL)
     pred = np.asarray(nib.load(output / "prediction" / "predictions" / "bent.nii.gz").dataobj)
     best: dict[int, float] = {}

@@ -4,8 +4,8 @@ Time a prediction from file to files, beside MONAI's stock sliding window and th
     python benchmarks/inference.py --output_dir output/speed --json docs/speed.json --markdown docs/speed.md \\
       --picture docs/images/speed.png
 
-The scan is a made-up thorax of RibFrac's size, 512 x 512 x 357 voxels; ``--slices`` makes a shorter one. Each row is a
-run of the bundle in a process of its own, one after the other: seconds from its start to its end, less those of the
+The scan is a synthetic thorax of RibFrac's size, 512 x 512 x 357 voxels; ``--slices`` makes a shorter one. Each row is
+a run of the bundle in a process of its own, one after the other: seconds from its start to its end, less those of the
 program's start; how many times as fast as the first row it is; the most memory that it and the process that loads scans
 held together; and how far its mask agrees with that of the default in float32, as a Dice coefficient. The picture shows
 how the default's seconds and memory grow with the number of slices.
@@ -49,7 +49,12 @@ __all__ = ["ROWS", "Row", "main", "stock_settings"]
 INFERENCE = BUNDLE_DIR / "configs" / "inference.yaml"
 _FRACNET = [ROOT / "benchmarks" / "detection" / "configs" / f"fracnet_{name}.yaml" for name in ("network", "inference")]
 SPACING_MM = (0.74, 0.74, 1.25)  # RibFrac's medians
-REPORTS_WINDOWS = {"roi_size": [64, 64, 64], "overlap": 0.5, "window_weights": "constant", "wide_roi_size": None}
+REPORTS_WINDOWS = {
+    "windows::roi_size": [64, 64, 64],
+    "windows::overlap": 0.5,
+    "windows::mode": "constant",
+    "large_windows::roi_size": None,
+}
 _SECONDS_BETWEEN_LOOKS = 0.2  # at the memory
 
 
@@ -81,8 +86,8 @@ def stock_settings() -> dict[str, Any]:
         f"preprocessing::transforms::{targets.index('scripts.transforms.CropBodyd')}::_disabled_": True,
         "inferer": {
             "_target_": "SlidingWindowInferer",
-            "roi_size": REPORTS_WINDOWS["roi_size"],
-            "overlap": REPORTS_WINDOWS["overlap"],
+            "roi_size": REPORTS_WINDOWS["windows::roi_size"],
+            "overlap": REPORTS_WINDOWS["windows::overlap"],
             "sw_batch_size": 4,
         },
     }
@@ -91,14 +96,16 @@ def stock_settings() -> dict[str, Any]:
 ROWS = {
     "stock": Row("MONAI's `SlidingWindowInferer`, our network, float32, windows of 64³ at stride 32", stock_settings()),
     "fracnet": Row("FracNet's network, untrained, and its windows, by our inferer", {}, _FRACNET, weights=False),
-    "exact": Row("ours, the stock row's windows, none skipped", {**REPORTS_WINDOWS, "min_bone_voxels": 0}),
-    "skipping": Row("the same, windows without bone skipped", {**REPORTS_WINDOWS, "bone_margin": 0.0}),
+    "exact": Row("ours, the stock row's windows, none skipped", {**REPORTS_WINDOWS, "bone::min_voxels": 0}),
+    "skipping": Row("the same, windows without bone skipped", {**REPORTS_WINDOWS, "bone::margin": 0.0}),
     "float32": Row("the default, in float32", {"amp": False}),
     "default": Row("the default of `inference.yaml`"),
     "openvino": Row("the default, by OpenVINO", {"engine": "openvino"}),
-    "everywhere": Row("the default with a second look everywhere", {"look_again_above": 0.0}),
-    "one_pass": Row("the default without its larger windows: a single look everywhere", {"wide_roi_size": None}),
-    "fast": Row("the default with `--overlap 0.25`", {"overlap": 0.25}),
+    "everywhere": Row("the default with a second pass everywhere", {"large_windows::refine_above": 0.0}),
+    "one_pass": Row(
+        "the default without its larger windows: a single pass everywhere", {"large_windows::roi_size": None}
+    ),
+    "fast": Row("the default with `--windows#overlap 0.25`", {"windows::overlap": 0.25}),
 }
 
 
@@ -153,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(row: Row, scan: Path, folder: Path, threads: int) -> tuple[float, float]:
     """Run the bundle in a process of its own; return its seconds, and the most GB that it and its loader held."""
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"dataset_dir": str(scan.resolve()), "output_dir": str(folder.resolve()), "save_pictures": False}
+    settings = {"dataset_dir": str(scan.resolve()), "output_dir": str(folder.resolve()), "outputs::pictures": False}
     if not row.weights:
         settings["checkpoint"] = str(_untrained([INFERENCE, *row.overlays], folder).resolve())
     overlay = folder / "overlay.yaml"
@@ -224,7 +231,7 @@ def _work(scan: Path) -> tuple[int, float]:
 
     def counted(batch: torch.Tensor) -> torch.Tensor:
         windows[tuple(batch.shape[2:])] += len(batch)
-        return network(batch)  # where the second look is depends on what the first one saw
+        return network(batch)  # where the second pass is depends on what the first one saw
 
     image = parser.get_parsed_content("dataset")[0]["image"]
     with torch.no_grad():

@@ -102,8 +102,8 @@ def _predict(dataset_dir: Path, output_dir: Path) -> None:
         bundle_root=str(BUNDLE_DIR),
         dataset_dir=str(dataset_dir),
         output_dir=str(output_dir),
-        save_pictures=False,
-        save_review_page=False,
+        **{"outputs::pictures": False},
+        **{"outputs::review_page": False},
     )
     run.initialize()
     run.run()
@@ -145,7 +145,7 @@ def _prediction(output_dir: Path, scan: str) -> tuple[Any, list[float]]:
     """The mask of a scan and its candidates' scores."""
     record = json.loads((output_dir / RECORDS_DIR / f"{scan}.json").read_text(encoding="utf-8"))
     return nib.load(output_dir / "predictions" / f"{scan}.nii.gz"), [
-        float(row["score"]) for row in record["candidates"]
+        candidate["score"] for candidate in record["candidates"]
     ]
 
 

@@ -38,7 +38,7 @@ SPACING_MM = (0.75, 0.75, 1.25)
 SHAPES = ((64, 56, 48), (72, 60, 40), (56, 64, 52))  # of one scan after the other
 MIB = 2**20
 WARM_UP = 0.5  # of a run: what is loaded and allocated once comes first
-TRAINING = {"rois_per_scan": 2, "scans_per_batch": 2, "num_workers": 1, "cache_dir": "$None"}
+TRAINING = {"rois::per_scan": 2, "scans_per_batch": 2, "num_workers": 1, "cache_dir": "$None"}
 
 
 class Watch:
@@ -119,7 +119,7 @@ def _workflow(config: str, kind: str, run_id: str, **settings: Any) -> ConfigWor
 def predict(scans: int, folder: Path) -> dict[str, list[float]]:
     """Predict so many scans, with pictures, page and probabilities, and return what was held after each."""
     _write_scans(folder / "scans", scans, labels=False)
-    settings = {"dataset_dir": str(folder / "scans"), "output_dir": str(folder / "out"), "save_probabilities": True}
+    settings = {"dataset_dir": str(folder / "scans"), "output_dir": str(folder / "out"), "outputs::probabilities": True}
     run = _workflow("inference.yaml", "infer", "inference", **settings)
     watch = Watch(Events.ITERATION_COMPLETED, folder / "out")
     watch.attach(run.parser.get_parsed_content("evaluator"))

@@ -5,7 +5,7 @@ How probable a network finds a fracture that lies off the middle of its window.
       shipped --picture docs/images/off-center.png
 
 A network that was only shown fractures in the middle of their ROI learns the place with them: the windows of a
-prediction meet a fracture anywhere. Windows of each recipe's size are laid around the fractures of the made-up test
+prediction meet a fracture anywhere. Windows of each recipe's size are laid around the fractures of the synthetic test
 scans, moved in the plane of the slices by so many voxels, to two sides each.
 """
 
@@ -54,7 +54,7 @@ def reading(recipe: Recipe) -> Compose:
     """Return what reads a scan as a recipe's training does, but whole: the image scaled, the fractures by their ids."""
     parser = ConfigParser()
     parser.read_config([str(config) for config in recipe.train_configs])
-    parser.update({**recipe.train_settings, "slice_margin_voxels": 10_000})
+    parser.update({**recipe.train_settings, "rois::slice_margin_voxels": 10_000})
     return Compose([*parser.get_parsed_content("loading"), *parser.get_parsed_content("scaling")])
 
 
@@ -66,7 +66,7 @@ def load_network(recipe: Recipe, output_dir: Path) -> tuple[torch.nn.Module, NDA
     weights = SHIPPED_WEIGHTS if recipe.shipped else output_dir / recipe.trained_as / "models" / recipe.weights
     network = parser.get_parsed_content("network_def")
     network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return network.eval(), np.array(parser.get_parsed_content("roi_size"))
+    return network.eval(), np.array(parser.get_parsed_content("windows::roi_size"))
 
 
 @torch.inference_mode()

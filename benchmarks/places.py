@@ -1,5 +1,5 @@
 """
-Measure how often side, part and level of a fracture are told right, on made-up scans, where the truth is known.
+Measure how often side, part and level of a fracture are told right, on synthetic scans, where the truth is known.
 
     python benchmarks/places.py --scans 20 --seed 0 --json places.json
 
@@ -25,7 +25,7 @@ from monai.transforms import Compose, Orientationd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.anatomy.thorax import PART_DEGREES, PARTS  # noqa: E402
-from scripts.reporting.tables import candidate_rows  # noqa: E402
+from scripts.candidates import Candidate, describe_candidates  # noqa: E402
 from scripts.synthetic.phantom.anatomy import SPINE_BEHIND_MM, Patient  # noqa: E402
 from scripts.synthetic.phantom.scan import Phantom, make_phantom  # noqa: E402
 from scripts.transforms import CropBodyd, MidsagittalPlaned, ThoraxAxisd  # noqa: E402
@@ -41,7 +41,7 @@ def fracture_places(phantom: Phantom, patient: Patient) -> list[dict[str, Any]]:
     Tell the place of each annotated fracture as a prediction would, and as the phantom has it.
 
     Args:
-        phantom: the made-up scan.
+        phantom: the synthetic scan.
         patient: whom it shows.
 
     Returns:
@@ -56,13 +56,14 @@ def fracture_places(phantom: Phantom, patient: Patient) -> list[dict[str, Any]]:
     )
     data = prepare({"image": image})
     label = MetaTensor(torch.as_tensor(phantom.label[None].astype(np.int32)), affine=affine)
-    rows = candidate_rows(label, [1.0] * int(label.max()), data["midsagittal_plane"], data["thorax_axis"])
-    return [told | _truth(phantom, patient, told["id"]) for told in map(_told, rows)]
+    fractures = describe_candidates(label, [1.0] * int(label.max()), data["midsagittal_plane"], data["thorax_axis"])
+    return [told | _truth(phantom, patient, told["id"]) for told in map(_told, fractures)]
 
 
-def _told(row: dict[str, Any]) -> dict[str, Any]:
-    degrees, from_apex = (float(row[name] or "nan") for name in ("angle_degrees", "from_apex_mm"))
-    return {k: row[k] for k in ("id", "side", "part", "level")} | {"degrees": degrees, "from_apex_mm": from_apex}
+def _told(fracture: Candidate) -> dict[str, Any]:
+    told = {name: getattr(fracture, name) for name in ("id", "side", "part", "level")}
+    known = {"degrees": fracture.angle_degrees, "from_apex_mm": fracture.from_apex_mm}
+    return told | {name: float("nan") if value is None else value for name, value in known.items()}
 
 
 def _truth(phantom: Phantom, patient: Patient, fracture: int) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def summary(places: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scans", type=int, default=20, help="made-up scans of the whole thorax")
+    parser.add_argument("--scans", type=int, default=20, help="synthetic scans of the whole thorax")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", choices=("full", "slab"), default="full")
     parser.add_argument("--json", help="file to write every fracture's place to")

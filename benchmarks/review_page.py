@@ -3,9 +3,9 @@ Measure the review page of a run of 100 scans: its size, how long it takes to ma
 
     python benchmarks/review_page.py --output output/review_page/report.html --chromium /usr/bin/chromium
 
-The scans are one made-up slab, with other made-up candidates each time: half on fractures, half beside them. The time
-to open is that from the address to the end of loading, with threshold and sorting ready, in a browser without a window;
-without --chromium it is left out.
+The scans are one synthetic slab, with other synthetic candidates each time: half on fractures, half beside them. The
+time to open is that from the address to the end of loading, with threshold and sorting ready, in a browser without a
+window; without --chromium it is left out.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 from benchmarks.browser import chromium_page  # noqa: E402
+from scripts.candidates import describe_candidates  # noqa: E402
 from scripts.files.atomic_write import write_json  # noqa: E402
-from scripts.reporting.pages.findings import scan_findings, scan_result  # noqa: E402
+from scripts.metrics import scan_result  # noqa: E402
+from scripts.reporting.pages.findings import scan_findings  # noqa: E402
 from scripts.reporting.pages.page import ReviewPage  # noqa: E402
 from scripts.reporting.pages.views import Scan, projections  # noqa: E402
-from scripts.reporting.tables import candidate_rows  # noqa: E402
 from scripts.synthetic.phantom.scan import make_phantom  # noqa: E402
 
 __all__ = ["made_up_masks", "seconds_to_open", "write_page"]
@@ -73,13 +74,13 @@ def write_page(path: Path, scans: int, count: int) -> float:
         masks = made_up_masks(image, count, np.random.default_rng(number))
         pred, label = (MetaTensor(torch.from_numpy(ids)[None], affine=image.affine) for ids in masks)
         scores = np.linspace(0.95, 0.05, count).tolist()
-        candidates = candidate_rows(pred, scores, plane)  # part of the prediction
+        candidates = describe_candidates(pred, scores, plane)  # part of the prediction
         start = time.perf_counter()
         instances = dict(zip(("candidate", "fracture"), masks))
         scan = Scan(image.numpy()[0], image.affine.numpy(), (-200.0, 1000.0), instances)
-        result, ids = scan_result(pred, label, scores)
-        findings = scan_findings(f"made-up-{number}", scan, candidates, (label, result, ids), plane)
-        page.add_scan(f"made-up-{number}", findings, projections(scan, plane), result)
+        result = scan_result({"pred": pred, "label_scores": scores}, {"label": label})
+        findings = scan_findings(f"synthetic-{number}", scan, candidates, (label, result), plane)
+        page.add_scan(f"synthetic-{number}", findings, projections(scan, plane), result)
         seconds += time.perf_counter() - start
     page.write()
     return seconds / scans

@@ -5,7 +5,8 @@ Time what feeds a training, and a training's step, beside MONAI's plain way, on 
 
 Feeding: ROIs a second out of the data loader of ``train.yaml``, once scans are prepared, beside the same transforms on
 scans that are read anew in each epoch. Step: forward, loss, backward and update on a batch of ``train.yaml``'s ROIs, in
-bfloat16 and channels last, beside float32 as torch keeps it. The scans are made-up thoraces, 512 x 512 x ``--slices``.
+bfloat16 and channels last, beside float32 as torch keeps it. The scans are synthetic thoraces, 512 x 512 x
+``--slices``.
 """
 
 from __future__ import annotations
@@ -72,8 +73,8 @@ def seconds_a_step(bfloat16: bool, repeats: int = 5) -> float:
     if not bfloat16:
         config["network"] = "@network_def"
     network, loss, optimizer = (config.get_parsed_content(name) for name in ("network", "loss", "optimizer"))
-    rois = config.get_parsed_content("rois_per_scan") * config.get_parsed_content("scans_per_batch")
-    image = torch.randn(rois, 1, *config.get_parsed_content("roi_size"))
+    rois = config.get_parsed_content("rois::per_scan") * config.get_parsed_content("scans_per_batch")
+    image = torch.randn(rois, 1, *config.get_parsed_content("rois::roi_size"))
     label = (torch.rand_like(image) > 0.97).float()
 
     def step() -> None:

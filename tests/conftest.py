@@ -1,4 +1,4 @@
-"""Small made-up scans in RibFrac's layout: unequal spacing, an affine that is not the identity, 32 voxels wide."""
+"""Small synthetic scans in RibFrac's layout: unequal spacing, an affine that is not the identity, 32 voxels wide."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # Before numpy and torch are loaded: tests run side by side, and results must not depend on the number of cores. What
 # tests start in processes of their own inherits it.
@@ -20,6 +21,7 @@ import torch  # noqa: E402
 
 from scripts.commands.sample_ct import SampleCT, load_sample_ct  # noqa: E402
 from scripts.networks import ResUNet  # noqa: E402
+from scripts.runs.prediction import PredictionRun  # noqa: E402
 
 torch.set_num_threads(1)  # also where a plugin of pytest had loaded it before
 
@@ -30,7 +32,7 @@ CHANNELS = [2, 3, 4, 5]
 
 @pytest.fixture(scope="session")
 def real_ct() -> SampleCT:
-    """The sample CT, every second voxel in plane; skips where it cannot be had."""
+    """The sample CT, every second voxel in plane; skips where it cannot be downloaded."""
     try:
         scan = load_sample_ct(BUNDLE_ROOT.parent / ".cache" / "real_ct")
     except (FileNotFoundError, ValueError) as error:
@@ -131,3 +133,9 @@ def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.pt"
     torch.save(network_of("inference.yaml").state_dict(), path)
     return path
+
+
+def prediction_run(folder: Path, scans: Sequence[dict[str, Any]], **arguments: Any) -> PredictionRun:
+    """A prediction of scans into a folder, by the bundle without weights; its page and DICOM are written."""
+    settings = {"bundle_root": BUNDLE_ROOT, "checkpoint": None, "outputs": {"review_page": True, "dicom": True}}
+    return PredictionRun(scans, folder, folder / "predictions", **settings | {"shard": 0, "shards": 1} | arguments)

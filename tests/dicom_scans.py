@@ -1,4 +1,4 @@
-"""Made-up DICOM series, written by pydicom: what a scanner would write, and what goes wrong with it."""
+"""Synthetic DICOM series, written by pydicom: what a scanner would write, and what goes wrong with it."""
 
 from __future__ import annotations
 

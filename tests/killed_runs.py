@@ -47,7 +47,7 @@ def predict(folder: Path, data: Path, model: Path) -> None:
 def train(folder: Path, data: Path, model: Path) -> None:
     """Train for a few epochs."""
     settings = SMALL_TRAINING | {"dataset_dir": str(data), "output_dir": str(folder), "max_epochs": EPOCHS}
-    settings |= {"num_workers": 1, "resume": True, "rois_per_scan": 4}
+    settings |= {"num_workers": 1, "resume": True, "rois::per_scan": 4}
     _run("train.yaml", kind="train", run_id="training", log=folder.with_suffix(".log"), **settings)
 
 

@@ -1,4 +1,4 @@
-"""The vertebral column and the mid-sagittal plane are found on made-up bodies of known shape, and on the sample CT."""
+"""The vertebral column and the mid-sagittal plane are found on synthetic bodies, and on the sample CT."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -24,7 +24,7 @@ CORNER_MM = (-170.0, -140.0, -60.0)
 
 
 class Body(NamedTuple):
-    """A made-up chest and where its parts are; arrays of shape ``(H, W, D)``, RAS axes."""
+    """A synthetic chest and where its parts are; arrays of shape ``(H, W, D)``, RAS axes."""
 
     image_hu: np.ndarray
     spine: np.ndarray

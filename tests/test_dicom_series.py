@@ -1,4 +1,4 @@
-"""DICOM series found by their headers: what is a scan, what is passed over, what is refused, and where voxels lie."""
+"""DICOM series found by their headers: what is a scan, what is skipped, what is refused, and where voxels lie."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_what_is_passed_over_is_logged_with_the_reason(change, reason, tmp_path,
     with caplog.at_level("INFO"):
         assert [item["scan"] for item in scans(tmp_path)] == ["study"]
     (message,) = [record.getMessage() for record in caplog.records if record.name == "scripts.images.dicom_series"]
-    assert reason in message and "of 10 files is passed over" in message
+    assert reason in message and "of 10 files is skipped" in message
     assert not [value for value in PATIENT.values() if value in message]
     assert "study/[patient]: series" in message
 

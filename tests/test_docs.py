@@ -33,13 +33,6 @@ SETTINGS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "multi_gpu_train.yaml": (("train.yaml",), None),
     "multi_gpu_evaluate.yaml": (("inference.yaml", "evaluate.yaml"), None),
 }
-# what torchrun tells each process
-OF_TORCHRUN = {
-    ("multi_gpu_train.yaml", "local_rank"),
-    ("multi_gpu_train.yaml", "device"),
-    ("multi_gpu_evaluate.yaml", "shard"),
-    ("multi_gpu_evaluate.yaml", "shards"),
-}
 # what a run saves of its config: the configs that it had
 SAVED = {
     "output/training/config.yaml": ["configs/train.yaml"],
@@ -66,17 +59,27 @@ def settings(name: str) -> dict[str, Any]:
     """The values under "paths" and "settings" of a config."""
     parts = re.split(r"^# ---- (.+) ----$", text(CONFIGS / name), flags=re.MULTILINE)
     sections = dict(zip(parts[1::2], parts[2::2]))
-    return {k: v for part in ("paths", "settings") for k, v in (yaml.safe_load(sections.get(part, "")) or {}).items()}
+    values = {k: v for part in ("paths", "settings") for k, v in (yaml.safe_load(sections.get(part, "")) or {}).items()}
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        is_group = isinstance(value, dict) and not any(key.startswith("_") for key in value)
+        flat |= {f"{name}#{key}": of_key for key, of_key in value.items()} if is_group else {name: value}
+    return {name.replace("::", "#"): value for name, value in flat.items()}
 
 
 def default(names: tuple[str, ...], setting: str) -> Any:
     """The value that a setting has when nobody sets it."""
-    value = parser(*names).config[setting]
-    if isinstance(value, str) and value[:1] in ("$", "@"):
+    value = parser(*names)[setting]
+    if isinstance(value, dict) or isinstance(value, str) and value[:1] in ("$", "@"):
         value = parser(*names).get_parsed_content(setting)
     if isinstance(value, int | float | list | None):
         return value
     return str(value).replace(f"sqlite:///{Path.cwd().as_posix()}/", "sqlite:///")  # as in the working folder
+
+
+def present(page: Path) -> str:
+    """The text of a page, of the changelog the newest version: older ones had other names and values."""
+    return "".join(text(page).split("\n## [", 2)[:2]) if page.name == "CHANGELOG.md" else text(page)
 
 
 def rows(heading: str) -> dict[str, list[str]]:
@@ -123,9 +126,6 @@ def test_every_setting_stands_in_the_reference_with_its_default(config):
     names = (*base, config)
     wrong = {}
     for setting, row in table.items():
-        if (config, setting) in OF_TORCHRUN:
-            assert "torchrun" in row[1], setting
-            continue
         value = default(names, setting)
         if setting == "device":  # depends on the machine
             assert value in codes(row[1]) and set(codes(row[1])) == {"cuda:0", "cpu"}
@@ -142,6 +142,7 @@ def test_every_setting_stands_in_the_reference_with_its_default(config):
 @pytest.mark.parametrize("config", [path.name for path in sorted(CONFIGS.glob("*.yaml"))])
 def test_every_other_id_of_a_config_is_named_in_the_reference(config):
     known = set(re.findall(r"`([^`\n]+)`", text(ROOT / "docs" / "reference.md")))
+    known |= {name.split("#")[0] for name in known}  # a group by its settings
     ids = {name.lstrip("+").split("::")[0] for name in yaml.safe_load(text(CONFIGS / config))}
     assert sorted(ids - known) == []
 
@@ -150,14 +151,12 @@ def test_every_other_id_of_a_config_is_named_in_the_reference(config):
 def test_values_in_prose_are_those_of_a_config(page):
     """``name: value`` in prose is a default, or what the report's overlay sets; in a table each has its column."""
     stated: list[tuple[str, Any]] = []
-    for code in re.findall(r"`([a-z]\w*: [^`]+)`", text(page)):
+    for code in re.findall(r"`([a-z][\w#]*: [^`]+)`", present(page)):
         stated += yaml.safe_load(code).items()
     known: dict[str, list[Any]] = {}
     for config, (base, report) in SETTINGS.items():
         names = (*base, config)
         for setting in settings(config):
-            if (config, setting) in OF_TORCHRUN:
-                continue
             known.setdefault(setting, []).append(default(names, setting))
             if report and setting in settings(report):
                 known[setting].append(default((config, report), setting))
@@ -167,7 +166,7 @@ def test_values_in_prose_are_those_of_a_config(page):
 def test_the_differences_from_the_report_are_complete():
     page = text(ROOT / "docs" / "how-to" / "reproduce-the-report.md")
     stated = {}
-    for ours, reports in re.findall(r"\| `(\w+: [^`]+)` \| `(\w+: [^`]+)` \|", page):
+    for ours, reports in re.findall(r"\| `([\w#]+: [^`]+)` \| `([\w#]+: [^`]+)` \|", page):
         (name, value), (same_name, its_value) = (*yaml.safe_load(ours).items(), *yaml.safe_load(reports).items())
         assert name == same_name
         stated[name] = (value, its_value)
@@ -183,9 +182,7 @@ def test_the_differences_from_the_report_are_complete():
 
 @every_page
 def test_code_named_in_prose_exists(page):
-    prose = text(page)
-    if page.name == "CHANGELOG.md":  # older versions had other names
-        prose = "".join(prose.split("\n## [", 2)[:2])
+    prose = present(page)
     tests = "".join(text(path) for path in sorted((ROOT / "tests").glob("test_*.py")))
     missing = [name for name in re.findall(r"`(test_\w+)`", prose) if f"def {name}(" not in tests]
     for name in re.findall(r"`(scripts\.[\w.]+)`", prose):

@@ -125,7 +125,7 @@ def test_the_overlay_of_tensorrt_predicts_by_its_file(
     def predict(output_dir: Path, *overlays: str, **settings: Any) -> np.ndarray:
         files = [str(bundle / "configs" / name) for name in ("inference.yaml", *overlays)]
         settings |= {"bundle_root": str(bundle), "dataset_dir": str(tmp_path / "scans"), "output_dir": str(output_dir)}
-        settings |= {"device": "cpu", "num_workers": 0, "save_pictures": False, "save_probabilities": True}
+        settings |= {"device": "cpu", "num_workers": 0, "outputs::pictures": False, "outputs::probabilities": True}
         prediction = ConfigWorkflow(files, workflow_type="inference", logging_file=False, **settings)
         prediction.initialize()
         prediction.run()
@@ -134,5 +134,5 @@ def test_the_overlay_of_tensorrt_predicts_by_its_file(
     shutil.copy(torchscript, bundle / "models" / "model_trt.ts")
     found = predict(tmp_path / "tensorrt", "inference_trt.yaml")
     shutil.copy(WEIGHTS, bundle / "models")
-    by_torch = predict(tmp_path / "torch", engine="torch", amp=False, wide_roi_size=None)
+    by_torch = predict(tmp_path / "torch", engine="torch", amp=False, **{"large_windows::roi_size": None})
     assert found.any() and np.allclose(found, by_torch, rtol=1e-3, atol=0)

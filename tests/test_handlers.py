@@ -12,13 +12,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import lps_affine
+from conftest import lps_affine, prediction_run
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import Orientation
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from scripts.candidates import describe_candidates
 from scripts.handlers import (
     AverageWeightsHandler,
     CurveHistory,
@@ -30,8 +31,6 @@ from scripts.handlers import (
     ScanRecordsHandler,
 )
 from scripts.metrics.ribfrac_froc import RibFracFROCMetric
-from scripts.reporting.tables import candidate_rows
-from scripts.runs.records import ScanRecords
 
 LOSSES = [0.9, 0.5, 0.7, 0.6, 0.4]  # of the validation after epochs 1 to 5
 
@@ -221,8 +220,8 @@ def predicted(name="RibFrac501", fracture=True):
     own = MetaTensor(label, affine=torch.as_tensor(lps_affine()), meta={"scan": name})
     image = Orientation("RAS", labels=None)(MetaTensor(label.float(), affine=own.affine))
     scores = torch.tensor([0.75] * int(fracture))
-    rows = candidate_rows(own, scores, torch.tensor([1.0, 0.0, 0.0, 0.0]))
-    return {"image": image, "pred": own, "label_scores": scores, "candidates": rows, "label": own.clone()}
+    candidates = describe_candidates(own, scores, torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    return {"image": image, "pred": own, "label_scores": scores, "candidates": candidates, "label": own.clone()}
 
 
 def predict(*outputs):
@@ -236,9 +235,8 @@ def test_each_scan_is_recorded_when_its_files_are_written(tmp_path):
     (tmp_path / "predictions").mkdir()
     for scan in SCANS:
         (tmp_path / "predictions" / f"{scan['scan']}.nii.gz").touch()
-    mask = str(tmp_path / "predictions" / "{scan}.nii.gz")
-    records = ScanRecords(tmp_path, tmp_path / "predictions", SCANS, "us", [mask])
-    ScanRecordsHandler(records, SCANS).attach(evaluator)
+    run = prediction_run(tmp_path, SCANS)
+    ScanRecordsHandler(run).attach(evaluator)
     seen = []
 
     @evaluator.on(Events.ITERATION_STARTED)
@@ -248,7 +246,7 @@ def test_each_scan_is_recorded_when_its_files_are_written(tmp_path):
     evaluator.run([0, 1])
     evaluator.run([0, 1])  # a second run starts anew
     assert seen == [[], ["RibFrac501.json"]] * 2
-    records.join()
+    run.records.join()
     with (tmp_path / "fractures.csv").open(newline="") as file:
         rows = [(row["scan"], row["id"], row["score"], row["side"]) for row in csv.DictReader(file)]
     # the middle lies at x = 12 - 4.5 · 0.75 = 8.6 mm
@@ -259,14 +257,13 @@ def test_each_scan_is_recorded_when_its_files_are_written(tmp_path):
 @pytest.mark.parametrize("many, flag", [pytest.param(1, True, id="flag"), pytest.param(2, False, id="no flag")])
 def test_the_flag_of_a_scan_is_in_its_table_and_in_the_log(many, flag, tmp_path, caplog):
     evaluator = predict(predicted())
-    (tmp_path / "RibFrac501").touch()
-    outputs = [str(tmp_path / "{scan}")]
-    point = {"operating_score": 0.75, "many_fractures": many}
-    records = ScanRecords(tmp_path, tmp_path / "predictions", SCANS, "us", outputs, **point)
-    ScanRecordsHandler(records, SCANS).attach(evaluator)
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions" / "RibFrac501.nii.gz").touch()
+    run = prediction_run(tmp_path, SCANS, operating_score=0.75, many_fractures=many)
+    ScanRecordsHandler(run).attach(evaluator)
     with caplog.at_level("INFO", logger=evaluator.logger.name):
         evaluator.run([0])
-    records.join()
+    run.records.join()
     with (tmp_path / "scans.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["scan"], row["at_operating_point"]) == ("RibFrac501", "1")
@@ -278,8 +275,7 @@ def test_predictions_of_other_scans_are_not_mixed_in(tmp_path):
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "RibFrac7.nii.gz").touch()
     evaluator = predict(predicted())
-    records = ScanRecords(tmp_path, tmp_path / "predictions", SCANS, "us", [str(tmp_path / "{scan}")])
-    ScanRecordsHandler(records, SCANS).attach(evaluator)
+    ScanRecordsHandler(prediction_run(tmp_path, SCANS)).attach(evaluator)
     with pytest.raises(ValueError, match="RibFrac7.nii.gz is a prediction of another run"):
         evaluator.run([0])
 
@@ -292,7 +288,7 @@ def test_a_picture_of_each_scan(tmp_path, monkeypatch):
         seen.append((image_hu, pred, label))
         path.touch()
 
-    monkeypatch.setattr("scripts.handlers.prediction.scan_picture", picture)
+    monkeypatch.setattr("scripts.handlers.results.scan_picture", picture)
     evaluator = predict(predicted())
     ScanPictureHandler(tmp_path / "pictures", (-200.0, 1000.0)).attach(evaluator)
     evaluator.run([0])
@@ -356,7 +352,7 @@ def test_a_resumed_training_goes_on_averaging(tmp_path):
 
 def test_a_picture_is_drawn_on_the_grid_of_the_image(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("scripts.handlers.prediction.scan_picture", lambda *args, **kwargs: drawn.append(args))
+    monkeypatch.setattr("scripts.handlers.results.scan_picture", lambda *args, **kwargs: drawn.append(args))
     scan = predicted()
     in_ras = Orientation("RAS", labels=None)(scan["pred"])
     cropped = scan["image"][:, 2:, 3:, 1:]  # MetaTensor keeps the affine, so move it along

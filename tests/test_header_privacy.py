@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import prediction_run
 from dicom_scans import UPRIGHT, ras_affine, spoil, write_series
 from ignite.engine import Engine
 from monai.data import Dataset, MetaTensor
 from monai.transforms import Compose, LoadImaged
 
+from scripts.candidates import describe_candidates
 from scripts.commands import inspect as inspection
 from scripts.commands import view
 from scripts.data.datalist import load_datalist
@@ -23,8 +25,6 @@ from scripts.handlers import DicomResultHandler, ScanRecordsHandler
 from scripts.images.header_privacy import header_fault, quiet_headers
 from scripts.images.image_reader import CTReader
 from scripts.images.image_writer import AtomicNibabelWriter
-from scripts.reporting.tables import candidate_rows
-from scripts.runs.records import ScanRecords
 from scripts.transforms import CheckFilesd
 
 SHAPE = (12, 10, 9)
@@ -119,8 +119,9 @@ def predicted(files, folder, monkeypatch, failure=None):
     ids[0, 2:5, 6:8, 3] = 1
     pred = MetaTensor(ids, affine=torch.as_tensor(ras_affine()), meta={"scan": "one", "notes": ""})
     item = {"scan": "one", "image": files}
-    (folder / "metadata.json").write_text(json.dumps({"name": "n", "version": "v", "authors": "a"}))
-    records = ScanRecords(folder, folder / "masks", [item], "made", [str(folder / "masks" / "{scan}.nii.gz")])
+    (folder / "configs").mkdir()
+    (folder / "configs" / "metadata.json").write_text(json.dumps({"name": "n", "version": "v", "authors": "a"}))
+    run = prediction_run(folder, [item], bundle_root=folder)
     if failure is not None:
         monkeypatch.setattr("scripts.reporting.dicom.hd.seg.Segmentation", failure)
 
@@ -128,15 +129,15 @@ def predicted(files, folder, monkeypatch, failure=None):
         writer = AtomicNibabelWriter()
         writer.set_data_array(pred[0].numpy(), channel_dim=None)
         writer.set_metadata({"affine": ras_affine()}, resample=False)
-        writer.write(str(folder / "masks" / "one.nii.gz"))
-        return [{"pred": pred, "candidates": candidate_rows(pred, torch.tensor([0.9]))}]
+        writer.write(str(folder / "predictions" / "one.nii.gz"))
+        return [{"pred": pred, "candidates": describe_candidates(pred, torch.tensor([0.9]))}]
 
     engine = Engine(step)
-    DicomResultHandler(folder / "dicom", [item], folder / "metadata.json", None, 0.5, 3).attach(engine)
-    ScanRecordsHandler(records, [item]).attach(engine)
+    DicomResultHandler(run).attach(engine)
+    ScanRecordsHandler(run).attach(engine)
     engine.run([0])
-    records.join()
-    assert records.is_done(item)
+    run.records.join()
+    assert run.records.is_done(item)
     tables = [path for path in folder.rglob("*") if path.suffix in (".csv", ".json") and path.name != "metadata.json"]
     assert {path.name for path in tables} == {"one.json", "fractures.csv", "scans.csv", "ribfrac-pred.csv"}
     return "".join(path.read_text() for path in tables)
@@ -167,13 +168,15 @@ def test_a_failure_to_write(files, tmp_path, told, monkeypatch):
 def test_viewing(files, tmp_path, told, monkeypatch):
     predicted(files, tmp_path, monkeypatch)
     settings = {"dataset_dir": str(tmp_path / "data"), "section": "all", "labels": False}
-    (tmp_path / "config.yaml").write_text(json.dumps(settings | {"body_hu": -500, "operating_score": 0.5}))
+    (tmp_path / "config.yaml").write_text(
+        json.dumps(settings | {"body_hu": -500, "candidates": {"operating_score": 0.5}})
+    )
     undecodable(files[4])
     scan = load_datalist(tmp_path / "data", "all", labels=False)[0]["scan"]
     (tmp_path / "records" / "one.json").rename(tmp_path / "records" / f"{scan}.json")
-    (tmp_path / "masks" / "one.nii.gz").rename(tmp_path / "masks" / f"{scan}.nii.gz")
+    (tmp_path / "predictions" / "one.nii.gz").rename(tmp_path / "predictions" / f"{scan}.nii.gz")
     monkeypatch.setattr(view, "installed_niivue", lambda: None)
-    arguments = ["--output_dir", str(tmp_path), "--scan", scan, "--predictions_dir", str(tmp_path / "masks")]
+    arguments = ["--output_dir", str(tmp_path), "--scan", scan, "--predictions_dir", str(tmp_path / "predictions")]
     with pytest.raises(SystemExit):
         view.main(arguments)
     log = told()

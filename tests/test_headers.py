@@ -13,15 +13,15 @@ import pytest
 from conftest import lps_affine
 from monai.transforms import LoadImage, SaveImage
 
-from scripts.commands._setting_tables import measure_scan
 from scripts.commands.mine import mine
+from scripts.commands.tune import prepare_scan
 from scripts.data.datalist import load_datalist
 from scripts.data.scan_facts import scan_facts
 from scripts.images.file_checks import file_notes, file_problems
 from scripts.images.headers import assumed_affine, checked_axcodes
 from scripts.images.image_reader import CTReader
 from scripts.metrics.folders import load_pair
-from scripts.transforms import CheckFilesd, NoteDoubtsd
+from scripts.transforms import CheckFilesd, QualityNotesd
 
 SHAPE, SPACING_MM = (6, 5, 4), (0.7, 0.8, 1.25)
 # Places in a header of NIfTI-1, nifti1.h: bytes from the start, and the type stored there
@@ -37,7 +37,7 @@ FIELDS = {
     "srow_y": (296, "4f"),
     "srow_z": (312, "4f"),
 }
-REFUSED = r"bare\.nii: tells no orientation \(its sform_code and qform_code are 0\).*assumed_orientation"
+REFUSED = r"bare\.nii: states no orientation \(its sform_code and qform_code are 0\).*assumed_orientation"
 
 
 def write(path: Path, volume: np.ndarray | None = None, **fields: Any) -> str:
@@ -81,7 +81,7 @@ def test_what_is_no_orientation_is_refused(value: Any) -> None:
             use(value)
 
 
-# ---- a file that tells no orientation is refused on every way in ----
+# ---- a file that states no orientation is refused on every way in ----
 
 
 def test_a_prediction_refuses_it(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_the_reader_refuses_it(tmp_path: Path) -> None:
 def test_a_training_refuses_it_at_its_start(tmp_path: Path) -> None:
     for kind in ("image", "label"):
         write_bare(tmp_path / f"{kind}s" / f"one-{kind}.nii", np.zeros(SHAPE, np.uint8))
-    with pytest.raises(ValueError, match=r"one-image\.nii: tells no orientation"):
+    with pytest.raises(ValueError, match=r"one-image\.nii: states no orientation"):
         load_datalist(tmp_path, "all")
     assert len(load_datalist(tmp_path, "all", assumed_orientation="LPS")) == 1
 
@@ -109,7 +109,7 @@ def test_mining_takes_the_stated_axes(tmp_path: Path) -> None:
     write_bare(tmp_path / "images" / "one-image.nii", label)
     write_bare(tmp_path / "labels" / "one-label.nii", label)
     nib.save(nib.Nifti1Image(pred, assumed_affine(SPACING_MM, "LPS")), tmp_path / "one.nii.gz")
-    with pytest.raises(ValueError, match="tells no orientation"):
+    with pytest.raises(ValueError, match="states no orientation"):
         mine(tmp_path, tmp_path, "all")
     # 5 steps of 0.7 mm to the left, 4 of 0.8 mm to the back, 2 of 1.25 mm up
     assert mine(tmp_path, tmp_path, "all", "LPS") == {"one": {"false_mm": [[-3.5, -3.2, 2.5]], "missed": []}}
@@ -118,7 +118,7 @@ def test_mining_takes_the_stated_axes(tmp_path: Path) -> None:
 def test_tuning_refuses_it(tmp_path: Path) -> None:
     item = {key: write_bare(tmp_path / "bare.nii") for key in ("image", "label", "pred")}
     with pytest.raises(ValueError, match=REFUSED):
-        measure_scan(item, [], (-200.0, 1000.0), 0.0)
+        prepare_scan(item, tmp_path / "scan.npz", {}, (-200.0, 1000.0), 0.0)
 
 
 # ---- with the axes stated, it is read with them ----
@@ -153,7 +153,9 @@ def test_a_note_says_that_the_axes_are_assumed(tmp_path: Path) -> None:
     read = LoadImage(CTReader("LPS"), image_only=True)(write_bare(tmp_path / "bare.nii"))
     data = {"image": read, "thorax_axis": np.zeros((2, 3)), "midsagittal_plane": np.array([1.0, 0, 0, 0])}
     assert (
-        NoteDoubtsd("image")(data)["image"].meta["notes"].startswith("its header tells no orientation; LPS is assumed")
+        QualityNotesd("image")(data)["image"]
+        .meta["notes"]
+        .startswith("its header states no orientation; LPS is assumed")
     )
 
 
@@ -170,7 +172,7 @@ def test_an_image_and_a_label_of_which_one_tells_are_refused(assumed: str | None
     told, bare = write(tmp_path / "told.nii"), write_bare(tmp_path / "bare.nii")
     for image, label in ((told, bare), (bare, told)):
         (problem,) = file_problems(image, label, assumed)
-        assert problem.startswith(f"{bare}: tells no orientation")
+        assert problem.startswith(f"{bare}: states no orientation")
 
 
 def test_an_image_and_a_label_of_which_none_tells_share_the_stated_axes(tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ def test_volumes_of_which_one_tells_are_scored_with_the_stated_axes_alone(tmp_pa
     label, pred = Path(write_bare(tmp_path / "bare.nii")), tmp_path / "pred.nii"
     nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.uint8), assumed_affine(SPACING_MM, "LPS")), pred)
     for pair in ((pred, label), (label, pred)):
-        with pytest.raises(ValueError, match=r"bare\.nii: tells no orientation .*pred\.nii tells one"):
+        with pytest.raises(ValueError, match=r"bare\.nii: states no orientation .*pred\.nii states one"):
             load_pair(*pair)
         load_pair(*pair, "LPS")
         with pytest.raises(ValueError, match=r"is not on the grid of .* apart"):

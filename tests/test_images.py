@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 from nibabel.nifti1 import Nifti1Image
 
-from scripts.transforms import CheckImaged, CropBodyd, NoteDoubtsd, SpacingOnlyd
+from scripts.transforms import CheckImaged, CropBodyd, QualityNotesd, SpacingOnlyd
 
 
 def image(volume):
@@ -109,7 +109,7 @@ SLAB[[0, -1]] = np.nan
 def test_what_is_doubtful_is_noted(highest, axis, plane, notes):
     data = image(torch.zeros(1, 4, 4, 4)) | {"thorax_axis": axis, "midsagittal_plane": plane}
     data["image"][0, 1, 1, 1] = highest
-    assert NoteDoubtsd("image")(data)["image"].meta["notes"] == notes
+    assert QualityNotesd("image")(data)["image"].meta["notes"] == notes
 
 
 def test_what_is_doubtful_in_the_header_is_noted_too(tmp_path):
@@ -117,5 +117,5 @@ def test_what_is_doubtful_in_the_header_is_noted_too(tmp_path):
     scan.set_qform(np.diag([1, 1, 2, 1]), 1)  # 3 steps of 1 and of 2 mm
     nib.save(scan, tmp_path / "a.nii.gz")
     data = {"image": MetaTensor(torch.full((1, 4, 4, 4), 400.0), meta={"filename_or_obj": str(tmp_path / "a.nii.gz")})}
-    notes = NoteDoubtsd("image")(data | {"thorax_axis": LUNGS, "midsagittal_plane": PLANE})["image"].meta["notes"]
+    notes = QualityNotesd("image")(data | {"thorax_axis": LUNGS, "midsagittal_plane": PLANE})["image"].meta["notes"]
     assert notes == "its sform and its qform lie up to 3 mm apart; the sform is used."

@@ -30,15 +30,10 @@ FLOOR["gflop_a_second_of_a_matrix_product"] = 300.0
 @pytest.mark.parametrize("row", inference.ROWS.values(), ids=inference.ROWS)
 def test_rows_set_only_what_the_config_has(row: inference.Row) -> None:
     """MONAI adds a misspelled id silently, and the row would be the default."""
-    config = yaml.safe_load(inference.INFERENCE.read_text())
-    for overlay in row.overlays:
-        assert set(yaml.safe_load(overlay.read_text())) <= set(config)
-    for setting in row.settings:
-        part: Any = config
-        *outer, last = setting.split("::")
-        for name in outer:
-            part = part[int(name) if isinstance(part, list) else name]
-        assert last in part or last == "_disabled_"
+    config = ConfigParser()
+    config.read_config(str(inference.INFERENCE))
+    settings = [name for overlay in row.overlays for name in yaml.safe_load(overlay.read_text())] + list(row.settings)
+    assert [name for name in settings if name.removesuffix("::_disabled_") not in config] == []
 
 
 def test_the_stock_row_is_monais_inferer_on_the_whole_scan_with_the_weights() -> None:
@@ -86,21 +81,21 @@ def test_figures_and_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 
 @pytest.mark.parametrize(
-    "look_again_above, windows, voxels",
+    "refine_above, windows, voxels",
     [
         pytest.param(1.0, 1, 96 * 96 * 64, id="the larger windows alone"),
-        pytest.param(0.0, 2, 96 * 96 * 64 + 48 * 48 * 32, id="and a second look"),
+        pytest.param(0.0, 2, 96 * 96 * 64 + 48 * 48 * 32, id="and a second pass"),
     ],
 )
 def test_the_floor_counts_the_windows_that_the_network_is_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look_again_above: float, windows: int, voxels: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refine_above: float, windows: int, voxels: int
 ) -> None:
     """The scan is smaller than a window of either look; the network multiplies and adds once for each voxel."""
     write_scan(tmp_path, "test", 501, fractures=2)
     config = tmp_path / "inference.yaml"
     settings = yaml.safe_load(inference.INFERENCE.read_text(encoding="utf-8"))
-    settings |= {"look_again_above": look_again_above, "checkpoint": str(tmp_path / "model.pt")}
-    settings |= {"roi_size": [48, 48, 32], "wide_roi_size": [96, 96, 64], "min_bone_voxels": 0}
+    settings |= {"large_windows::refine_above": refine_above, "checkpoint": str(tmp_path / "model.pt")}
+    settings |= {"windows::roi_size": [48, 48, 32], "large_windows::roi_size": [96, 96, 64], "bone::min_voxels": 0}
     settings["network_def"] = {"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": 1, "kernel_size": 1}
     torch.save(torch.nn.Conv3d(1, 1, 1).state_dict(), tmp_path / "model.pt")
     config.write_text(yaml.safe_dump(settings, sort_keys=False))

@@ -16,8 +16,8 @@ from scripts.inferers import (
     AutocastInferer,
     EngineInferer,
     FlipAveragingInferer,
-    SecondLookInferer,
     SlidingWindowProbabilityInferer,
+    TwoPassInferer,
     box_sums,
 )
 from scripts.networks import ResUNet
@@ -452,7 +452,7 @@ def test_fast_bfloat16(monkeypatch, device, instructions, expected):
         pytest.param("ONEDNN_MAX_CPU_ISA", "AVX10_1_512", True, False, id="AVX10.1 without AMX"),
         pytest.param("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_AMX", True, True, id="AMX"),
         pytest.param("ONEDNN_MAX_CPU_ISA", "DEFAULT", True, True, id="no limit"),
-        pytest.param("ONEDNN_MAX_CPU_ISA", "AVX3", True, True, id="a value that oneDNN passes over"),
+        pytest.param("ONEDNN_MAX_CPU_ISA", "AVX3", True, True, id="a value that oneDNN skips"),
         pytest.param("ONEDNN_MAX_CPU_ISA", "", True, True, id="empty"),
     ],
 )
@@ -521,31 +521,29 @@ def test_without_flips_the_inferer_runs_once():
     assert torch.equal(FlipAveragingInferer(SimpleInferer())(image, PlaceNet()), PlaceNet()(image))
 
 
-def two_looks(look_again_above, seen):
+def two_looks(refine_above, seen):
     """Windows of 12, and then of 6, through a network that takes the values for logits; and the sizes it has seen."""
 
     def network(windows):
         seen.extend(windows.shape[2:3] * len(windows))
         return windows
 
-    survey, closer = (
-        SlidingWindowProbabilityInferer(size, sw_batch_size=2, overlap=0.5, cval=-9.0) for size in (12, 6)
-    )
-    return SecondLookInferer(closer, survey, look_again_above), network
+    first, closer = (SlidingWindowProbabilityInferer(size, sw_batch_size=2, overlap=0.5, cval=-9.0) for size in (12, 6))
+    return TwoPassInferer(closer, first, refine_above), network
 
 
 def test_both_looks_are_averaged():
     image = torch.rand(1, 1, 16, 12, 10)
-    survey, closer = (SlidingWindowProbabilityInferer(size, sw_batch_size=2, overlap=0.5) for size in (12, 6))
-    found = SecondLookInferer(closer, survey, 0)(image, PlaceNet())
-    torch.testing.assert_close(found, (survey(image, PlaceNet()) + closer(image, PlaceNet())) / 2)
+    first, closer = (SlidingWindowProbabilityInferer(size, sw_batch_size=2, overlap=0.5) for size in (12, 6))
+    found = TwoPassInferer(closer, first, 0)(image, PlaceNet())
+    torch.testing.assert_close(found, (first(image, PlaceNet()) + closer(image, PlaceNet())) / 2)
     assert not torch.allclose(found, closer(image, PlaceNet()), atol=1e-3), "the sizes differ in what they see"
 
 
-def test_without_a_survey_all_windows_are_shown():
+def test_without_a_first_all_windows_are_shown():
     image = torch.rand(1, 1, 16, 12, 10)
     closer = SlidingWindowProbabilityInferer(6, sw_batch_size=2, overlap=0.5)
-    assert torch.equal(SecondLookInferer(closer)(image, PlaceNet()), closer(image, PlaceNet()))
+    assert torch.equal(TwoPassInferer(closer)(image, PlaceNet()), closer(image, PlaceNet()))
 
 
 @pytest.mark.parametrize(
@@ -556,7 +554,7 @@ def test_without_a_survey_all_windows_are_shown():
         pytest.param(None, 0, id="nowhere"),
     ],
 )
-def test_the_second_look_is_where_the_survey_saw_something(place, again):
+def test_the_second_look_is_where_the_first_saw_something(place, again):
     """Windows of 6 start at 0, 3, 6 and so on: the voxel 4 lies in those at 0 and 3, along each axis."""
     image = torch.full((1, 1, 24, 24, 24), -9.0)
     if place is not None:
@@ -580,8 +578,8 @@ def test_what_is_surely_seen_is_as_if_it_looked_everywhere():
         def forward(self, x):
             return x + 2 * x.roll(1, dims=2) * (x.shape[2] == 6)
 
-    survey, closer = (SlidingWindowProbabilityInferer(size, sw_batch_size=2, overlap=0.5) for size in (12, 6))
-    found, full = (SecondLookInferer(closer, survey, level)(image, SizeNet()) for level in (0.2, 0))
+    first, closer = (SlidingWindowProbabilityInferer(size, sw_batch_size=2, overlap=0.5) for size in (12, 6))
+    found, full = (TwoPassInferer(closer, first, level)(image, SizeNet()) for level in (0.2, 0))
     surely = full > 0.6
     assert surely.any()
     assert torch.equal(found > 0.6, surely)

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import lps_affine, write_scan
-from test_review import Page
+from test_pages import Page
 
 from scripts.commands.inspect import inspect_dataset, main, summary_of
 from scripts.data.scan_facts import ScanFacts, doubled_images, scan_facts

@@ -11,7 +11,7 @@ from conftest import lps_affine
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd
 
-from scripts.reporting.tables import candidate_rows
+from scripts.candidates import describe_candidates
 from scripts.transforms import InvertCandidatesd, SpacingOnlyd
 
 # Slices of 5 mm are predicted at 1.25 mm: slice s of the scan is slice 4 s of the prediction.
@@ -89,7 +89,7 @@ def test_a_candidate_whose_place_is_taken_goes_with_its_score(steps: Compose, ca
     assert [record.message for record in caplog.records] == [
         "A: a candidate of score 0.80 lies between the scan's voxels; it is dropped: others have its place."
     ]
-    assert [row["score"] for row in candidate_rows(output["pred"], output["label_scores"])] == ["0.900000", "0.700000"]
+    assert [candidate.score for candidate in describe_candidates(output["pred"], output["label_scores"])] == [0.9, 0.7]
 
 
 def test_of_two_at_one_place_the_one_of_the_higher_score_stays(steps: Compose) -> None:

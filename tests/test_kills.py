@@ -25,7 +25,7 @@ import torch
 import yaml
 from conftest import BUNDLE_ROOT, write_scan
 from PIL import Image
-from test_ribfrac_download import FakeZenodo, FakeZenodoHandler, zipped
+from test_download import FakeZenodo, FakeZenodoHandler, zipped
 
 from scripts.files.atomic_write import unfinished_files
 

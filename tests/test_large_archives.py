@@ -21,7 +21,7 @@ from scripts.handlers import ScanRecordsHandler
 pytestmark = pytest.mark.slow
 
 # a review page tells when it was made
-SETTINGS = SMALL_PREDICTION | {"num_workers": 0, "resume": True, "save_review_page": False}
+SETTINGS = SMALL_PREDICTION | {"num_workers": 0, "resume": True, "outputs::review_page": False}
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_memory_does_not_grow_with_the_archive(model, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scripts.handlers.ScanRecordsHandler", Count)
-        predict(tmp_path / "out", tmp_path / "data", model, save_pictures=False)
+        predict(tmp_path / "out", tmp_path / "data", model, **{"outputs::pictures": False})
     assert len(alive) == 10 and alive[1][0] > 0
     assert len(set(alive[1:])) == 1 and alive[1][1] == 0  # behind the first scan there is none before it
     written = files(tmp_path / "out")

@@ -73,7 +73,7 @@ def test_window_and_scale_are_those_of_the_inference() -> None:
     config = monai.bundle.ConfigParser()
     config.read_config(BUNDLE_ROOT / "configs" / "inference.yaml")
     image = METADATA["network_data_format"]["inputs"]["image"]
-    assert image["spatial_shape"] == config["roi_size"]
+    assert image["spatial_shape"] == config["windows"]["roi_size"]
     scaling = config["preprocessing"]["transforms"][-1]
     assert image["value_range"] == [scaling["b_min"], scaling["b_max"]]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import lps_affine, write_scan
 
-from scripts.commands.mine import find_hard_places, main, mine
-from scripts.data.hard_examples import add_hard_places
+from scripts.commands.mine import find_hard_examples, main, mine
+from scripts.data.hard_examples import add_hard_examples
 
 
 def volumes() -> tuple[np.ndarray, np.ndarray]:
@@ -26,7 +26,7 @@ def volumes() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_candidate_that_touches_no_fracture_is_false_and_a_fracture_without_a_hit_is_missed() -> None:
-    places = find_hard_places(*volumes(), np.diag([0.5, 0.5, 2.0, 1.0]))
+    places = find_hard_examples(*volumes(), np.diag([0.5, 0.5, 2.0, 1.0]))
     assert places == {"false_mm": [[15.5, 5.5, 6.0]], "missed": [5]}
 
 
@@ -36,15 +36,15 @@ def test_places_are_in_mm_of_the_scan() -> None:
     affine = lps_affine()
     flip = np.diag([-1.0, 1.0, 1.0, 1.0])
     flip[0, 3] = pred.shape[0] - 1
-    assert find_hard_places(pred[::-1], label[::-1], affine @ flip) == find_hard_places(pred, label, affine)
+    assert find_hard_examples(pred[::-1], label[::-1], affine @ flip) == find_hard_examples(pred, label, affine)
 
 
 def test_without_a_candidate_all_are_missed_and_without_a_fracture_all_are_false() -> None:
     pred, label = volumes()
     none = np.zeros_like(pred)
-    assert find_hard_places(none, label, np.eye(4)) == {"false_mm": [], "missed": [2, 5]}
-    assert len(find_hard_places(pred, none, np.eye(4))["false_mm"]) == 3
-    assert find_hard_places(none, none, np.eye(4)) == {"false_mm": [], "missed": []}
+    assert find_hard_examples(none, label, np.eye(4)) == {"false_mm": [], "missed": [2, 5]}
+    assert len(find_hard_examples(pred, none, np.eye(4))["false_mm"]) == 3
+    assert find_hard_examples(none, none, np.eye(4)) == {"false_mm": [], "missed": []}
 
 
 @pytest.fixture
@@ -67,21 +67,21 @@ def test_command_writes_what_a_training_reads(
     main(["--predictions_dir", str(masks), "--dataset_dir", str(dataset), "--output", str(output)])
     assert "0 false candidates and 2 missed fractures in 1 scans" in capsys.readouterr().out
     assert json.loads(output.read_text()) == {"RibFrac1": {"false_mm": [], "missed": [1, 2]}}
-    items = add_hard_places([{"scan": "RibFrac1"}, {"scan": "RibFrac2"}], output)
-    assert items[0]["hard_places"]["missed"] == [1, 2] and items[0]["hard_places"]["false_mm"].shape == (0, 3)
+    items = add_hard_examples([{"scan": "RibFrac1"}, {"scan": "RibFrac2"}], output)
+    assert items[0]["hard_examples"]["missed"] == [1, 2] and items[0]["hard_examples"]["false_mm"].shape == (0, 3)
     assert items[1] == {"scan": "RibFrac2"}
 
 
 def test_no_file_adds_nothing() -> None:
-    assert add_hard_places([{"scan": "RibFrac1"}], None) == [{"scan": "RibFrac1"}]
+    assert add_hard_examples([{"scan": "RibFrac1"}], None) == [{"scan": "RibFrac1"}]
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
         pytest.param(None, "does not exist: python -m scripts mine writes it", id="missing"),
-        pytest.param("{", "is no file of hard places", id="no JSON"),
-        pytest.param('{"RibFrac1": [1]}', "is no file of hard places", id="another JSON"),
+        pytest.param("{", "is no file of hard examples", id="no JSON"),
+        pytest.param('{"RibFrac1": [1]}', "is no file of hard examples", id="another JSON"),
         pytest.param('{"RibFrac9": {"false_mm": [], "missed": []}}', "knows none of the 1 scans", id="other scans"),
     ],
 )
@@ -90,7 +90,7 @@ def test_a_wrong_file_is_told(text: str | None, message: str, tmp_path: Path) ->
     if text is not None:
         path.write_text(text)
     with pytest.raises((FileNotFoundError, ValueError), match=message):
-        add_hard_places([{"scan": "RibFrac1"}], path)
+        add_hard_examples([{"scan": "RibFrac1"}], path)
 
 
 def test_nothing_predicted_is_told(predicted: tuple[Path, Path], tmp_path: Path) -> None:

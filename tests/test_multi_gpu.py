@@ -53,9 +53,23 @@ def data(tmp_path_factory):
 def test_an_evaluation_in_two_processes_scores_as_one_does(data, tmp_path):
     model = tmp_path / "model.pt"
     torch.save(BrightNetwork().state_dict(), model)
-    settings = SMALL_PREDICTION | {"checkpoint": str(model), "num_workers": 0, "save_pictures": False, "bootstrap": 100}
-    settings |= {"dataset_dir": str(data), "probability_threshold": 0.5, "faint_threshold": 0.0, "peak_share": 0.0}
-    settings |= {"save_review_page": False, "network_def::_target_": "bright_network.BrightNetwork", "min_score": 0.0}
+    settings = SMALL_PREDICTION | {
+        "checkpoint": str(model),
+        "num_workers": 0,
+        "outputs::pictures": False,
+        "bootstrap": 100,
+    }
+    settings |= {
+        "dataset_dir": str(data),
+        "candidates::threshold": 0.5,
+        "candidates::low_threshold": 0.0,
+        "candidates::peak_share": 0.0,
+    }
+    settings |= {
+        "outputs::review_page": False,
+        "network_def::_target_": "bright_network.BrightNetwork",
+        "candidates::min_score": 0.0,
+    }
     one, two = tmp_path / "one", tmp_path / "two"
     alone = workflow("inference.yaml", "evaluate.yaml", run_id="evaluating", output_dir=str(one), **settings)
     alone.initialize()
@@ -78,18 +92,23 @@ def test_a_process_without_a_good_scan_keeps_nobody_waiting(model, tmp_path):
         write_scan(tmp_path / "data", "test", number, fractures=1, shape=(24, 22, 20))
     bad = tmp_path / "data" / "ribfrac-test-images" / "RibFrac502-image.nii.gz"
     bad.write_bytes(bad.read_bytes()[:200])
-    settings = SMALL_PREDICTION | {"checkpoint": str(model), "num_workers": 0, "save_pictures": False, "bootstrap": 0}
+    settings = SMALL_PREDICTION | {
+        "checkpoint": str(model),
+        "num_workers": 0,
+        "outputs::pictures": False,
+        "bootstrap": 0,
+    }
     settings |= {
         "dataset_dir": str(tmp_path / "data"),
         "section": "test",
-        "save_review_page": False,
+        "outputs::review_page": False,
         "wait_hours": 0.02,
     }
     done = torchrun("multi_gpu_evaluate.yaml", output_dir=tmp_path / "out", **settings)
     assert done.returncode != 0 and "1 of 2 scans could not be loaded, the others are done" in done.stdout, done.stdout
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["counts"]["scans"] == 1
     told = [json.loads((tmp_path / "out" / f"summary-{rank}.json").read_text()) for rank in (0, 1)]
-    assert [len(summary["bad_scans"]) for summary in told] == [0, 1]
+    assert [len(summary["skipped_scans"]) for summary in told] == [0, 1]
     assert told[0]["froc"]["scans"] == 1
 
 

@@ -1,4 +1,4 @@
-"""Tests of the made-up data set."""
+"""Tests of the synthetic data set."""
 
 from __future__ import annotations
 
@@ -435,7 +435,7 @@ def test_layout_and_names_are_ribfracs(generated: Path) -> None:
         expected += [f"ribfrac-{section}-labels/RibFrac{i}-label.nii.gz" for i in ids]
     assert names == sorted(expected)
     info = json.loads((generated / "dataset-info.json").read_text())
-    assert info["description"] == "made-up data, no patient"
+    assert info["description"] == "synthetic data, no patient"
     assert (info["seed"], info["training"], info["validation"], info["test"]) == (3, 6, 1, 2)
 
 

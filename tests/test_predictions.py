@@ -53,7 +53,9 @@ def stored_otherwise(model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     write(folder / "scans" / "as it is.nii.gz", image_of(patient()))
     for way, store in WAYS.items():
         write(folder / "scans" / f"{way}.nii.gz", store(image_of(patient())))
-    return predict(folder / "scans", folder / "out", model, save_pictures=False, save_review_page=False)
+    return predict(
+        folder / "scans", folder / "out", model, **{"outputs::pictures": False}, **{"outputs::review_page": False}
+    )
 
 
 def in_patient(path: Path) -> dict[tuple[float, ...], int]:
@@ -138,7 +140,9 @@ def test_what_is_doubtful_is_logged_and_written(model: Path, tmp_path: Path, cap
 @pytest.mark.slow
 def test_a_thousand_and_more_slices(model: Path, tmp_path: Path) -> None:
     write(tmp_path / "scans" / "long.nii.gz", image_of(patient((16, 16, 2000))))
-    out = predict(tmp_path / "scans", tmp_path / "out", model, save_review_page=False, save_pictures=False)
+    out = predict(
+        tmp_path / "scans", tmp_path / "out", model, **{"outputs::review_page": False}, **{"outputs::pictures": False}
+    )
     mask, _ = stored(out / "predictions" / "long.nii.gz")
     assert mask.shape == (16, 16, 2000) and mask[..., 1990:].any()
 
@@ -194,7 +198,7 @@ def test_other_formats_and_an_output_folder_among_the_scans(model: Path, tmp_pat
         itk.imwrite(image, str(data / name))
     (data / "study.zip").touch()
     for _ in range(2):
-        out = predict(data, data / "found", model, save_pictures=False, save_review_page=False)
+        out = predict(data, data / "found", model, **{"outputs::pictures": False}, **{"outputs::review_page": False})
         masks = {path.name: stored(path) for path in (out / "predictions").glob("*.nii.gz")}
         assert sorted(masks) == ["B.nii.gz", "c.nii.gz", "d.nii.gz", "e.nii.gz"]
     ids, affine = masks["B.nii.gz"]

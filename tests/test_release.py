@@ -25,7 +25,7 @@ from scripts.commands.release import archive_files, build_archive, main
 from scripts.networks import ResUNet
 
 NAME = "rib_fracture_ct_segmentation"
-SMALL = {"roi_size": "[16,16,16]", "num_workers": 0}
+SMALL = {"windows::roi_size": "[16,16,16]", "num_workers": 0}
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,13 @@ def test_the_downloaded_bundle_trains(downloaded: Path, tmp_path: Path) -> None:
         "cache_dir": "$None",
         "max_epochs": 1,
     }
-    settings |= {"max_shift_voxels": 4, "rois_per_scan": 2, "scans_per_batch": 1, **SMALL}
+    settings |= {
+        "rois::max_shift_voxels": 4,
+        "rois::per_scan": 2,
+        "scans_per_batch": 1,
+        "num_workers": 0,
+        "rois::roi_size": "[16,16,16]",
+    }
     run(downloaded, "run", "training", config_file="configs/train.yaml", **settings)
     assert (tmp_path / "out" / "models" / "model.pt").is_file()
 

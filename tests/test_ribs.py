@@ -1,4 +1,4 @@
-"""Pieces of ribs, and nothing else, are found in made-up chests of known shape and in the sample CT."""
+"""Pieces of ribs, and nothing else, are found in synthetic chests of known shape and in the sample CT."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ MARROW_HU = 60
 
 
 class Chest(NamedTuple):
-    """A made-up chest; arrays of shape ``(H, W, D)``, RAS axes."""
+    """A synthetic chest; arrays of shape ``(H, W, D)``, RAS axes."""
 
     image_hu: np.ndarray
     ribs: np.ndarray  # 1, 2, … from below, the right one first: ids of the ribs from 45 degrees beside the front
@@ -101,7 +101,7 @@ def make_chest(extras: str = "", spacing_mm: tuple = SPACING_MM, shape: tuple = 
 
 @cache
 def found_in_chest(extras: str = "", spacing_mm: tuple = SPACING_MM, shape: tuple = SHAPE) -> np.ndarray:
-    """What is found in a made-up chest."""
+    """What is found in a synthetic chest."""
     return find_ribs(make_chest(extras, spacing_mm, shape).image_hu, spacing_mm)
 
 

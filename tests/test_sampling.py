@@ -287,11 +287,13 @@ def test_a_label_of_floats_is_sampled_too():
 
 
 def hard(false_voxels=(), missed=()):
-    """Hard places as python -m scripts mine adds them to a scan."""
-    return {"hard_places": {"false_mm": np.reshape(false_voxels, (-1, 3)) * [0.75, 0.75, 1.25], "missed": list(missed)}}
+    """Hard examples as python -m scripts mine adds them to a scan."""
+    return {
+        "hard_examples": {"false_mm": np.reshape(false_voxels, (-1, 3)) * [0.75, 0.75, 1.25], "missed": list(missed)}
+    }
 
 
-def test_negatives_lie_on_false_alarms():
+def test_negatives_lie_on_false_positives():
     data = scan((12, 20, 25), **hard([(40, 11, 20), (50, 30, 40)]))
     rois = sampler(positive_share=0.5, hard_share=1.0)(data)
     assert kinds(rois) == ["positive"] * 8 + ["hard"] * 8
@@ -305,13 +307,13 @@ def test_positives_lie_on_missed_fractures():
     assert {int(roi["label"].max()) for roi in rois} == {7}
 
 
-def test_a_share_of_the_negatives_lies_on_false_alarms():
+def test_a_share_of_the_negatives_lies_on_false_positives():
     data = scan((30, 20, 25), **hard([(12, 11, 20)]))
     found = kinds(sampler(num_samples=400, hard_share=0.25, positive_share=0.5)(data))
     assert found.count("positive") == 200 and 25 < found.count("hard") < 75  # as many as of bone above
 
 
-def test_false_alarms_are_shifted_like_positives():
+def test_false_positives_are_shifted_like_positives():
     rois = sampler(max_shift_voxels=(4, 0, 2), hard_share=1.0)(scan(**hard([(30, 20, 25)])))
     starts = np.array([np.asarray(roi["image"].affine)[:3, 3] / [0.75, 0.75, 1.25] for roi in rois])
     assert np.abs(starts + 8 - [30, 20, 25]).max(axis=0).round(3).tolist() == [4, 0, 2]
@@ -320,12 +322,12 @@ def test_false_alarms_are_shifted_like_positives():
 @pytest.mark.parametrize(
     "arguments, places",
     [
-        pytest.param({"hard_share": 1.0}, {}, id="scan without hard places"),
+        pytest.param({"hard_share": 1.0}, {}, id="scan without hard examples"),
         pytest.param({"hard_share": 0.0}, hard([(30, 20, 25)], [1]), id="no share"),
         pytest.param({"hard_share": 1.0}, hard([(90, 20, 25)]), id="place cropped away"),
     ],
 )
-def test_without_hard_places_rois_are_as_ever(arguments, places):
+def test_without_hard_examples_rois_are_as_ever(arguments, places):
     assert "hard" not in kinds(sampler(**arguments)(scan((30, 20, 25), **places)))
 
 

@@ -47,7 +47,7 @@ def test_rois_are_fed_with_and_without_prepared_scans(
     monkeypatch.setattr(training, "time", SimpleNamespace(perf_counter=lambda: next(times)))
     cache = tmp_path / "cache" if cached else None
     found = training.rois_a_second(tmp_path / "scans", cache, workers=0, epochs=3)
-    rois_per_scan = yaml.safe_load((BUNDLE_ROOT / "configs" / "train.yaml").read_text())["rois_per_scan"]
+    rois_per_scan = yaml.safe_load((BUNDLE_ROOT / "configs" / "train.yaml").read_text())["rois"]["per_scan"]
     assert found == (5.0, 3 * 2 * rois_per_scan / 4.0)
     assert (tmp_path / "cache").exists() == cached
 
@@ -56,7 +56,12 @@ def test_rois_are_fed_with_and_without_prepared_scans(
 def test_a_step_is_of_a_batch_and_told_for_an_roi(
     monkeypatch: pytest.MonkeyPatch, bfloat16: bool, precision: torch.dtype
 ) -> None:
-    small = {"roi_size": [16, 16, 16], "rois_per_scan": 3, "scans_per_batch": 2, "network_def::channels": CHANNELS}
+    small = {
+        "rois::roi_size": [16, 16, 16],
+        "rois::per_scan": 3,
+        "scans_per_batch": 2,
+        "network_def::channels": CHANNELS,
+    }
     config, seen = training._config(), []
     config.update(small)
 

@@ -19,8 +19,19 @@ from scripts.__main__ import COMMANDS, main
 
 SCRIPTS = BUNDLE_ROOT / "scripts"
 MODULES = [path for path in sorted(SCRIPTS.rglob("*.py")) if "old_commands" not in path.parts]
-# they do the same for two things: for the phantoms and for implants, or for arrays and for dictionaries
-SHARED_NAMES = {"__init__", "__main__", "anatomy", "dataset", "dicom", "fractures", "implant", "scan", "training"}
+# they do the same for two things: for the phantoms and for implants, for what is known of candidates and for transforms
+SHARED_NAMES = {
+    "__init__",
+    "__main__",
+    "anatomy",
+    "candidates",
+    "dataset",
+    "dicom",
+    "fractures",
+    "implant",
+    "scan",
+    "training",
+}
 
 
 def name_of(path: Path) -> str:

@@ -28,7 +28,12 @@ def test_a_training(ribfrac_dir, tmp_path):
     settings = SMALL_TRAINING | {"dataset_dir": str(ribfrac_dir), "max_epochs": 2}
     client, (run,), (kept,) = tracked("train.yaml", kind="train", run_id="training", output_dir=tmp_path, **settings)
     assert run.info.status == "FINISHED"
-    params = {"max_epochs": "2", "learning_rate": "0.001", "roi_size": "[16, 16, 16]", "hard_places": "None"}
+    params = {
+        "max_epochs": "2",
+        "learning_rate": "0.001",
+        "rois.roi_size": "[16, 16, 16]",
+        "hard_examples.file": "None",
+    }
     assert params.items() <= run.data.params.items()
     steps = [len(client.get_metric_history(run.info.run_id, name)) for name in ("train_loss", "validation_loss")]
     assert steps == [4, 2]  # two scans, one a step; two epochs
@@ -47,7 +52,11 @@ def test_an_evaluation_keeps_its_curve(ribfrac_dir, model, tmp_path):
 
 
 def test_a_run_that_was_killed_goes_on_also_with_another_setting(ribfrac_dir, model, tmp_path):
-    settings = SMALL_PREDICTION | {"dataset_dir": str(ribfrac_dir), "checkpoint": str(model), "save_pictures": False}
+    settings = SMALL_PREDICTION | {
+        "dataset_dir": str(ribfrac_dir),
+        "checkpoint": str(model),
+        "outputs::pictures": False,
+    }
     killed = workflow("inference.yaml", tracking="mlflow", output_dir=str(tmp_path), **settings)
     killed.initialize()
     evaluator = killed.parser.get_parsed_content("evaluator")

@@ -98,7 +98,7 @@ class Killed(torch.utils.data.Dataset):
 
 
 SENTENCE = (
-    r"A process that loads scans was ended( \(signal: Killed\))?, perhaps for want of memory: free some, or lower"
+    r"A process that loads scans was ended( \(signal: Killed\))?, perhaps because memory ran out: free some, or lower"
 )
 
 

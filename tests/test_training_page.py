@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from test_review import Page
+from test_pages import Page
 
 from scripts.handlers import CurveHistory, TrainingPageHandler
 from scripts.reporting.pages.training import Example, curve_charts, roi_view, write_training_page

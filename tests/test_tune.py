@@ -1,10 +1,11 @@
-"""Tests of scripts/commands/tune.py: choice and calibration counted on paper, and the command from files to files."""
+"""Tests of scripts/commands/tune.py: scans scored as a prediction would be, and the command from files to files."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -13,180 +14,195 @@ import torch
 import yaml
 from conftest import BUNDLE_ROOT, SPACING_MM, lps_affine, write_scan
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Orientationd
+from scipy import ndimage
 
-from scripts.commands._setting_tables import Setting, scan_table
-from scripts.commands.tune import (
-    Outcome,
-    fit_calibration,
-    grid_of_settings,
-    list_scans,
-    main,
-    operating_score,
-    outcome_of,
-    ranked,
-)
-from scripts.transforms.candidates import CalibrateScoresd, CandidateScore
+from scripts.commands.tune import list_scans, main, prepare_scan, prepared_scan_result
+from scripts.metrics.froc import ScanResult, score_scan
+from scripts.transforms import FindCandidatesd, InvertCandidatesd, RemoveSpined
 
-SETTING = Setting(0.5, 0.0, 0.0, 0.0, 0.0, CandidateScore.MEAN)
+INFERENCE = BUNDLE_ROOT / "configs" / "inference.yaml"
+# toward the head, to the right, to the back: no axis where RAS has it, unequal spacing
+TURNED = np.array([[0, 0.75, 0, -20], [0, 0, -1.5, 30], [1.25, 0, 0, 4], [0, 0, 0, 1.0]])
+SETTINGS: dict[str, Any] = {
+    "postprocess": True,
+    "spine_margin_mm": 0.0,
+    "threshold": 0.5,
+    "low_threshold": 0.0,
+    "min_volume_mm3": 1.0,
+    "min_mean_probability": 0.0,
+    "split_distance_mm": 0.0,
+    "peak_share": 0.0,
+    "score": "mean",
+    "score_slope": 1.0,
+    "score_intercept": 0.0,
+    "min_score": 0.0,
+}
+HU_RANGE = (-200.0, 1000.0)
 
 
-def outcome(average_recall: float, candidates: float, false: float = 0.0) -> Outcome:
-    return Outcome(SETTING, 1.0, 0.0, average_recall, candidates, false)
+# ---- one scan ----
+
+
+def write_item(folder: Path, affine: np.ndarray, **volumes: np.ndarray) -> dict[str, str]:
+    paths = {key: str(folder / f"{key}.nii.gz") for key in volumes}
+    for key, volume in volumes.items():
+        nib.save(nib.Nifti1Image(volume, affine), paths[key])
+    return paths
+
+
+def scan_result(item: dict[str, str], folder: Path, lowest: float = 0.4, **changed: Any) -> ScanResult:
+    prepare_scan(item, folder / "scan.npz", SETTINGS | changed, HU_RANGE, lowest)
+    return prepared_scan_result(folder / "scan.npz", SETTINGS | changed)
+
+
+@pytest.fixture()
+def item(tmp_path: Path) -> dict[str, str]:
+    """One scan of air and bone as files, its map of probabilities, and a label of one fracture."""
+    shape = (12, 10, 8)
+    image, label, pred = np.full(shape, -1000, np.int16), np.zeros(shape, np.uint8), np.zeros(shape, np.float32)
+    image[2:6, 2:6, 2:6], label[2:6, 2:6, 2:6], pred[2:6, 2:6, 2:5] = 700, 1, 0.75
+    return write_item(tmp_path, TURNED, image=image, label=label, pred=pred)
+
+
+def test_a_scan_of_files(item: dict[str, str], tmp_path: Path) -> None:
+    result = scan_result(item, tmp_path)
+    # 4 * 4 * 3 of 4 * 4 * 4 voxels
+    assert result.best_overlap.tolist() == pytest.approx([3 / 4])
+    assert result.label_scores.tolist() == [0.75]
 
 
 @pytest.mark.parametrize(
-    "outcomes, first",
+    "key, candidates, fractures",
+    [pytest.param("pred", 0, 1, id="a miss"), pytest.param("label", 1, 0, id="no fracture")],
+)
+def test_nothing_predicted_or_annotated(
+    item: dict[str, str], tmp_path: Path, key: str, candidates: int, fractures: int
+) -> None:
+    nib.save(nib.Nifti1Image(np.zeros((12, 10, 8), np.float32), TURNED), item[key])
+    result = scan_result(item, tmp_path)
+    assert (len(result.label_scores), len(result.fracture_codes)) == (candidates, fractures)
+    assert result.best_fracture.tolist() == [-1] * candidates and result.best_overlap.tolist() == [0] * candidates
+
+
+def test_nothing_predicted_and_annotated(item: dict[str, str], tmp_path: Path) -> None:
+    for key in ("pred", "label"):
+        nib.save(nib.Nifti1Image(np.zeros((12, 10, 8), np.float32), TURNED), item[key])
+    result = scan_result(item, tmp_path)
+    assert len(result.label_scores) == len(result.fracture_codes) == 0
+
+
+def by_score(result: ScanResult) -> list[tuple[float, int, float]]:
+    return sorted(zip(result.label_scores, result.best_fracture, result.best_overlap))
+
+
+def whole_scan_result(probability: np.ndarray, label: np.ndarray, settings: dict[str, Any]) -> ScanResult:
+    """Find candidates in the whole scan, turn them back to its own axes, and score them, as a prediction does."""
+    turn = Orientationd("image", axcodes="RAS", labels=None)
+    data = turn({"image": MetaTensor(torch.from_numpy(probability)[None], affine=torch.from_numpy(TURNED))})
+    data = FindCandidatesd("pred", settings).find(data | {"pred": data["image"]})
+    data = InvertCandidatesd("pred", orig_keys="image", transform=turn)(data)
+    return score_scan(data["pred"][0].numpy(), label, dict(enumerate(data["label_scores"].tolist(), start=1)))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_part_that_is_kept_scores_as_the_whole_scan(tmp_path: Path, seed: int) -> None:
+    # blurred noise in the middle of a scan, and fractures half on it, so that candidates and fractures touch
+    rng = np.random.default_rng(seed)
+    noise = np.pad(ndimage.gaussian_filter(rng.normal(size=(24, 30, 22)), (1.2, 2.0, 1.0)), 6)
+    other = np.pad(ndimage.gaussian_filter(rng.normal(size=(24, 30, 22)), 1.5), 6)
+    probability = (1 / (1 + np.exp(2.0 - 3 * noise / noise.std()))).astype(np.float32)
+    label = ndimage.label(0.5 * noise / noise.std() + other / other.std() > 1.5)[0].astype(np.uint8)
+    image = np.full(label.shape, -1000, np.int16)
+    item = write_item(tmp_path, TURNED, image=image, label=label, pred=probability)
+    found = set()
+    for changed in (
+        {"threshold": 0.5, "score": "max"},
+        {"threshold": 0.9, "score": "max", "low_threshold": 0.4, "min_volume_mm3": 60.0},
+        {"threshold": 0.5, "split_distance_mm": 5.0, "score": "mean_above_threshold"},
+        {"threshold": 0.5, "peak_share": 0.9, "min_mean_probability": 0.8},
+    ):
+        part = scan_result(item, tmp_path, **changed)
+        whole = whole_scan_result(probability, label, SETTINGS | changed)
+        np.testing.assert_allclose(by_score(part), by_score(whole), rtol=1e-6, atol=1e-9)
+        assert len(part.fracture_codes) == len(whole.fracture_codes) == label.max()
+        found.add(tuple(by_score(part)))
+        assert part.best_overlap.any()
+    assert len(found) == 4, "the settings differ in what they find"
+
+
+def test_what_candidates_do_not_need_is_not_kept(tmp_path: Path) -> None:
+    shape = (60, 10, 10)
+    pred, label = np.full(shape, 0.3, np.float32), np.zeros(shape, np.uint8)
+    pred[30:32], label[50] = 0.9, 1
+    item = write_item(tmp_path, np.diag([1.0, 1.0, 1.0, 1.0]), image=np.zeros(shape, np.int16), label=label, pred=pred)
+    prepare_scan(item, tmp_path / "scan.npz", SETTINGS, HU_RANGE, 0.3)
+    with np.load(tmp_path / "scan.npz") as saved:
+        kept, marked = saved["probability"], saved["label"]
+    # the local mean is over 5 voxels: two to each side of the two voxels of 0.9; and one plane of a fracture
+    assert (kept == np.float32(0.9)).sum() == 2 * 100 and (kept == np.float32(0.3)).sum() == 4 * 100
+    assert (marked > 0).sum() == 100
+    assert kept.size < 3 * 700, "of 6000 voxels"
+
+
+def test_the_spine_is_removed_as_in_a_prediction(
+    item: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def spine_of_all(transform: RemoveSpined, image: MetaTensor) -> torch.Tensor:
+        seen.append((transform.margin_mm, transform.hu_range, float(image.max()), nib.aff2axcodes(image.affine)))
+        return torch.ones(image.shape, dtype=torch.bool)
+
+    monkeypatch.setattr(RemoveSpined, "_spine", spine_of_all)
+    assert len(scan_result(item, tmp_path, spine_margin_mm=3.0).label_scores) == 0
+    # once, when the scan is prepared; 700 HU lie 3/4 up from -200 to 1000 HU: half way from 0 to 1
+    assert seen == [(3.0, (-200.0, 1000.0), pytest.approx(0.5), ("R", "A", "S"))]
+
+
+@pytest.mark.parametrize(
+    "key, change, message",
     [
-        pytest.param([outcome(0.6, 9), outcome(0.7, 9)], 1, id="the highest recall"),
-        pytest.param([outcome(0.7, 9), outcome(0.7, 8)], 1, id="a tie: fewer candidates"),
-        pytest.param([outcome(0.7004, 9), outcome(0.7001, 8)], 1, id="a tie to three digits"),
-        pytest.param([outcome(0.7014, 9), outcome(0.7001, 8)], 0, id="no tie to three digits"),
+        pytest.param("pred", lambda v: v[:-1], "pred.nii.gz is not on the grid of .*label.nii.gz", id="another shape"),
+        pytest.param("pred", lambda v: v * 2, r"pred.nii.gz holds values outside \[0, 1\]", id="no probabilities"),
+        pytest.param("pred", lambda v: v * np.nan, r"outside \[0, 1\]", id="not a number"),
+        pytest.param("label", lambda v: v * 0.5, "label.nii.gz: .*not whole numbers", id="a label of halves"),
+        pytest.param("image", lambda v: v[:-1], "pred has shape", id="an image of another shape"),
     ],
 )
-def test_the_best_setting(outcomes: list[Outcome], first: int) -> None:
-    assert ranked(outcomes)[0] is outcomes[first]
+def test_wrong_files_are_named(item: dict[str, str], tmp_path: Path, key: str, change: Any, message: str) -> None:
+    volume = nib.load(item[key]).get_fdata()
+    nib.save(nib.Nifti1Image(change(volume).astype(np.float32), TURNED), item[key])
+    with pytest.raises(ValueError, match=message):
+        scan_result(item, tmp_path)
 
 
-def test_the_grid_names_no_mean_that_drops_nothing() -> None:
-    settings = grid_of_settings([0.9, 0.3], [0.0, 12.0])
-    assert len(settings) == len(set(settings))
-    means = {(s.probability_threshold, s.min_mean_probability) for s in settings if not s.faint_threshold}
-    assert {mean for threshold, mean in means if threshold == 0.9} == {0.0, 0.93, 0.95, 0.97, 0.98, 0.99}
-    assert (0.3, 0.4) in means and (0.3, 0.3) not in means
-    assert any(s.min_mean_probability == 0.4 for s in settings if s.probability_threshold == 0.9), "0.4 is above 0.2"
-    assert not any(s.faint_threshold for s in grid_of_settings([0.2], [0.0])), "none below 0.2"
-    shares = {(s.probability_threshold, s.peak_share) for s in settings}
-    assert shares == {(0.9, 0.0), (0.3, 0.0), (0.3, 0.5), (0.3, 0.8)}
-    assert {(s.probability_threshold, s.faint_threshold) for s in settings} == {
-        (0.9, 0.0),
-        (0.9, 0.2),
-        (0.3, 0.0),
-        (0.3, 0.2),
-    }
-    assert {s.split_distance_mm for s in settings} == {0.0, 12.0} and {s.score for s in settings} == {*CandidateScore}
+def test_a_map_of_a_spacing_a_little_larger_is_refused_with_its_shift(tmp_path: Path) -> None:
+    shape, item = (512, 2, 2), {}
+    for key, side_mm in (("image", 0.74), ("label", 0.74), ("pred", 0.749)):
+        volume = np.zeros(shape, np.float32 if key == "pred" else np.int16)
+        item |= write_item(tmp_path, np.diag([-side_mm, -0.8, 1.25, 1]), **{key: volume})
+    # 511 steps of 0.74 and 0.749 mm end 4.6 mm apart
+    with pytest.raises(ValueError, match="pred.nii.gz is not on the grid of .*corners lie up to 4.6 mm apart"):
+        scan_result(item, tmp_path)
 
 
-def test_calibrated_scores_are_the_shares_of_hits() -> None:
-    # of 40 candidates with the score 0.9, 30 are hits; of 40 with 0.6, 10 are
-    scores = np.repeat([0.9, 0.6], 40)
-    is_hit = np.tile(np.arange(40), 2) < np.repeat([30, 10], 40)
-    slope, intercept = fit_calibration(scores, is_hit)
-    calibrated = CalibrateScoresd("s", slope, intercept)({"s": torch.tensor([0.9, 0.6])})["s"]
-    assert calibrated.tolist() == pytest.approx([3 / 4, 1 / 4], abs=2e-3)
+def test_a_map_of_another_place_is_refused(item: dict[str, str], tmp_path: Path) -> None:
+    moved = TURNED.copy()
+    moved[0, 3] += 1
+    nib.save(nib.Nifti1Image(nib.load(item["pred"]).get_fdata().astype(np.float32), moved), item["pred"])
+    with pytest.raises(ValueError, match="not on the grid"):
+        scan_result(item, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "hits, misses", [pytest.param(9, 50, id="nine hits"), pytest.param(50, 9, id="nine misses"), (0, 0)]
-)
-def test_too_few_candidates_are_not_calibrated(hits: int, misses: int) -> None:
-    assert fit_calibration(np.full(hits + misses, 0.5), np.arange(hits + misses) < hits) is None
-
-
-@pytest.mark.parametrize(
-    "hit_score, miss_score",
-    [
-        pytest.param(0.2, 0.9, id="misses score higher"),
-        pytest.param(0.9, 0.2, id="scores that part them wholly"),
-        pytest.param(1.0, 0.0, id="scores of 0 and 1"),
-    ],
-)
-def test_the_slope_is_positive_and_finite(hit_score: float, miss_score: float) -> None:
-    is_hit = np.arange(40) < 20
-    slope, intercept = fit_calibration(np.where(is_hit, hit_score, miss_score), is_hit)
-    assert 0 < slope < 20 and abs(intercept) < 20
-
-
-def row_of_candidates(probabilities: list[float], fractures: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Single voxels of these probabilities with one between, and which of them (by index) are fractures."""
-    volume = np.zeros((2 * len(probabilities), 1, 1), np.float32)
-    volume[::2, 0, 0] = probabilities
-    label = np.zeros(volume.shape, int)
-    label[2 * np.array(fractures, int), 0, 0] = np.arange(1, len(fractures) + 1)
-    return volume, label
-
-
-def tables_of(*scans: tuple[list[float], list[int]]) -> list:
-    return [scan_table(*row_of_candidates(*scan), lps_affine(), [SETTING]) for scan in scans]
-
-
-def test_an_outcome_counted_by_hand() -> None:
-    # one hit at 0.9 and a false one at 0.8, and a scan without a fracture that has 3 candidates
-    tables = tables_of(([0.9, 0.8], [0]), ([0.7, 0.7, 0.7], []))
-    result = outcome_of([tables], SETTING)
-    # recall is 1 from 0 false positives on
-    assert result == Outcome(SETTING, 1.0, 0.0, pytest.approx(1.0), 2.5, 3.0)
-
-
-def test_sets_count_alike_and_the_worst_ones_false_candidates_count() -> None:
-    found, missed = tables_of(([0.9], [0]), ([0.9], [])), tables_of(([0.4], [0]), ([0.4], []), ([0.4], []))
-    result = outcome_of([found, missed], SETTING)
-    assert result.average_recall == pytest.approx(1 / 2)
-    assert result.candidates_per_scan == 2 / 5 and result.false_candidates_per_scan == 1.0
-
-
-def test_where_all_scans_have_fractures_candidates_that_hit_none_are_false() -> None:
-    tables = tables_of(([0.9, 0.8, 0.7], [1]), ([0.9], [0]))
-    assert outcome_of([tables], SETTING).false_candidates_per_scan == 2 / 2
-
-
-@pytest.mark.parametrize(
-    "most, score",
-    [
-        pytest.param(3.0, 0.0, id="all"),
-        pytest.param(2.0, 0.61, id="the least score above the third one"),
-        pytest.param(0.0, 0.83, id="none"),
-        pytest.param(-1.0, None, id="cannot be"),
-    ],
-)
-def test_the_score_from_which_on_candidates_are_written(most: float, score: float | None) -> None:
-    # 3 false candidates in the scan without a fracture; those of the other do not count
-    tables = tables_of(([0.9, 0.8], [0]), ([0.605, 0.705, 0.825], []))
-    plain = outcome_of([tables], SETTING, (1.0, 0.0))
-    assert operating_score([tables], plain, most) == score
-
-
-def test_what_is_less_likely_a_fracture_than_not_is_not_written_where_scores_are_calibrated() -> None:
-    tables = tables_of(([0.9, 0.8], [0]), ([0.605], []))
-    calibrated = outcome_of([tables], SETTING, (2.0, 0.0))
-    assert operating_score([tables], calibrated, 2.0) == 0.5 and operating_score([tables], calibrated, 2.0, 0.3) == 0.3
-    assert operating_score([tables], calibrated, 0.0) > 0.6
-
-
-# Ten hits of scores in one step of 0.01, and ten misses below them in the same step, in one scan.
-CROWDED = [0.9991 + 0.00004 * i for i in range(20)], list(range(10, 20))
-
-
-def test_crowded_scores_are_spread() -> None:
-    tables = tables_of(CROWDED, ([0.1], []))
-    plain, fitted = outcome_of([tables], SETTING, (1.0, 0.0)), outcome_of([tables], SETTING)
-    # all 20 pass every threshold up to 0.99: the curve is one point, 10 false positives in 2 scans, right of 4
-    assert plain.average_recall == pytest.approx(1 / 5)
-    assert fitted.slope != 1 and fitted.average_recall > 0.8
-
-
-def test_a_calibration_that_would_lower_the_recall_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    # most misses score higher than hits, so the fit's slope is the least one: it puts hits of 0.60 and misses of 0.58,
-    # 3 and 5 false positives per scan, into one step, between which lies the recall at 4
-    mixed = [0.9] * 30 + [0.6 + 0.01 * i for i in range(20)] + [0.58] * 20, list(range(30, 50))
-    tables = tables_of(mixed, *[([0.1], [])] * 9)
-    slope, _ = fit_calibration(*samples_of(tables))
-    result = outcome_of([tables], SETTING)
-    assert slope == 0.05 and (result.slope, result.intercept) == (1.0, 0.0)
-    monkeypatch.setattr("scripts.commands.tune.CALIBRATION_COST", 1.0)
-    assert outcome_of([tables], SETTING).slope == 0.05
-
-
-def samples_of(tables: list) -> tuple[np.ndarray, np.ndarray]:
-    labelings = [table.labelings[SETTING.labeling] for table in tables]
-    scores = np.concatenate([labeling.scores[CandidateScore.MEAN] for labeling in labelings])
-    hits = [next(iter(labeling.matches.values()))[1] > 0.2 for labeling in labelings]
-    return scores, np.concatenate(hits)
+# ---- the command ----
 
 
 @pytest.fixture(scope="module")
 def predicted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """
-    Three validation scans and their maps: each fracture at 0.95, and beside it a small and a faint false candidate.
+    Three validation scans and their maps: each fracture at 0.95, and beside it a small and a weak false candidate.
 
     Fractures are cubes of 4 * 4 * 4 voxels of 0.703 mm3, 45 mm3; the false ones are 8 and 64 voxels.
     """
@@ -202,15 +218,10 @@ def predicted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 # what this module's scans need, whatever the shipped defaults are
-GRID = ["--probability_thresholds", "0.5", "0.9", "--split_distances_mm", "0", "--spine_margin_mm", "0"]
+GRID = ["--thresholds", "0.5", "0.9", "--split_distances_mm", "0", "--min_volumes_mm3", "1", "30"]
+GRID += ["--spine_margin_mm", "0"]
 
 
-@pytest.fixture()
-def small_volumes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scripts.commands.tune.MIN_VOLUMES_MM3", (1.0, 30.0))
-
-
-@pytest.mark.usefixtures("small_volumes")
 def test_the_command_writes_an_overlay_and_its_figures(
     predicted: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -219,33 +230,64 @@ def test_the_command_writes_an_overlay_and_its_figures(
     main(["--probabilities_dir", str(maps), "--dataset_dir", str(data), "--output", str(output), *GRID])
     text, report = output.read_text(), json.loads(output.with_suffix(".json").read_text())
     chosen = yaml.safe_load(text)
-    # at 0.9 the faint one goes, at 30 mm3 the small one of 8 * 0.703 mm3
+    # 800 mm3 drop all. At 30 mm3 the small one of 8 * 0.703 mm3 goes, and then at a mean of 0.6 the weak one, which the
+    # low threshold adds. With no false one left all else ties, so it is as before
     assert 8 * np.prod(SPACING_MM) < 30 < 64 * np.prod(SPACING_MM)
-    assert (chosen["probability_threshold"], chosen["min_volume_mm3"]) in [(0.9, 30.0), (0.5, 30.0)]
+    present = ConfigParser.load_config_files([str(INFERENCE)])["candidates"]
+    assert (chosen["candidates::min_volume_mm3"], chosen["candidates::min_mean_probability"]) == (30.0, 0.6)
+    for name in ("threshold", "low_threshold", "split_distance_mm", "peak_share", "score"):
+        assert chosen[f"candidates::{name}"] == present[name]
+    assert (
+        report["before"]["average_recall"] == pytest.approx(0.0, abs=1e-6)
+        and report["before"]["candidates_per_scan"] == 0.0
+    )
     assert report["after"]["average_recall"] == pytest.approx(1.0) and report["after"]["candidates_per_scan"] == 1.0
     assert report["after"]["false_candidates_per_scan"] == 0.0
-    assert chosen["min_score"] == report["after"]["min_score"] == 0.0
+    assert chosen["candidates::min_score"] == report["after"]["min_score"] == 0.0
     assert report["after"]["sets"][0]["recall_at_min_score"] == pytest.approx(1.0)
     assert (report["sets"][0]["scans"], report["sets"][0]["fractures"]) == (3, 3)
     assert report["sets"][0]["scans_without_fractures"] == 1
+    assert len(report["best"]) == 10 < report["settings_tried"] and f"best of {report['settings_tried']}" in text
     # three hits and no miss
-    assert (chosen["score_slope"], chosen["score_intercept"]) == (1.0, 0.0)
+    assert (chosen["candidates::score_slope"], chosen["candidates::score_intercept"]) == (1.0, 0.0)
     assert "3 hits and 0 misses are too few" in text and "3 hits and 0 misses" in capsys.readouterr().out
-    assert f"--output {output}" in text and chosen["spine_margin_mm"] == 0.0
+    assert f"--output {output}" in text and chosen["candidates::spine_margin_mm"] == 0.0
 
 
-@pytest.mark.usefixtures("small_volumes")
-def test_the_overlay_sets_what_the_config_has(predicted: tuple[Path, Path], tmp_path: Path) -> None:
-    maps, data = predicted
-    output = tmp_path / "tuned.yaml"
-    main(["--probabilities_dir", str(maps), "--dataset_dir", str(data), "--output", str(output), *GRID])
-    config = ConfigParser(ConfigParser.load_config_files([str(BUNDLE_ROOT / "configs" / "inference.yaml")]))
-    names = set(yaml.safe_load(output.read_text()))
-    assert names <= set(config.config), "a misspelled override is added as a new id, silently"
+@pytest.fixture(scope="module")
+def tuned(predicted: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The overlay of a run whose limit of false candidates no score keeps."""
+    maps, data = map(str, predicted)
+    output = tmp_path_factory.mktemp("tuned") / "tuned.yaml"
+    arguments = ["--max_candidates_per_scan", "-1", "--output", str(output), *GRID]
+    main(["--probabilities_dir", maps, "--dataset_dir", data, *arguments])
+    return output
+
+
+def test_no_score_within_the_limit_is_said(tuned: Path) -> None:
+    assert "No score stays within -1 false candidates per scan." in tuned.read_text()
+    assert yaml.safe_load(tuned.read_text())["candidates::min_score"] == 0.99
+
+
+def test_the_overlay_sets_what_the_config_has(tuned: Path) -> None:
+    config, chosen = ConfigParser.load_config_files([str(INFERENCE)]), yaml.safe_load(tuned.read_text())
+    names = {f"candidates::{name}" for name in config["candidates"]}
+    assert set(chosen) < names, "a misspelled override is added as a new id, silently"
+    # what the command neither chooses nor takes from its options is not set
+    assert names - set(chosen) == {"candidates::operating_score", "candidates::many_fractures"}
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_the_overlay_stands_in_front_of_or_behind_evaluate_yaml(tuned: Path, place: int) -> None:
+    files = [str(INFERENCE), str(INFERENCE.with_name("evaluate.yaml"))]
+    files.insert(place, str(tuned))
+    config = ConfigParser(ConfigParser.load_config_files(files))
+    assert config.get_parsed_content("candidates")["min_volume_mm3"] == 30.0
+    assert config.get_parsed_content("candidates")["min_score"] == 0.99
+    assert config.get_parsed_content("outputs::min_score") == 0.0
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("small_volumes")
 def test_two_sets_in_two_processes(predicted: tuple[Path, Path], tmp_path: Path) -> None:
     maps, data = map(str, predicted)
     output = tmp_path / "tuned.yaml"
@@ -258,20 +300,13 @@ def test_two_sets_in_two_processes(predicted: tuple[Path, Path], tmp_path: Path)
     assert report["after"]["sets"][0] == report["after"]["sets"][1]
 
 
-def test_no_score_within_the_limit_is_said(predicted: tuple[Path, Path], tmp_path: Path) -> None:
-    maps, data = map(str, predicted)
-    output = tmp_path / "tuned.yaml"
-    arguments = ["--max_candidates_per_scan", "-1", "--output", str(output), *GRID]
-    main(["--probabilities_dir", maps, "--dataset_dir", data, *arguments])
-    assert "No score stays within -1 false candidates per scan." in output.read_text()
-    assert yaml.safe_load(output.read_text())["min_score"] == 0.99
-
-
 @pytest.mark.parametrize(
     "changed, message",
     [
         pytest.param({"--dataset_dir": ["a", "b"]}, "names 1 folders, --dataset_dir 2", id="unpaired folders"),
-        pytest.param({"--probabilities_dir": ["nowhere"]}, r"RibFrac421.nii.gz is missing: .*save_prob", id="no map"),
+        pytest.param(
+            {"--probabilities_dir": ["nowhere"]}, r"RibFrac421.nii.gz is missing: .*outputs#prob", id="no map"
+        ),
         pytest.param(
             {"--config_file": [str(BUNDLE_ROOT / "configs" / "evaluate.yaml")]},
             "name inference.yaml first",

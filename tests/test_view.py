@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import re
+from dataclasses import asdict
 from importlib import metadata
 from types import SimpleNamespace
 from urllib.parse import quote
@@ -18,15 +19,15 @@ import yaml
 from conftest import BUNDLE_ROOT
 from dicom_scans import OBLIQUE, ras_affine, write_series
 from monai.data import MetaTensor
-from test_review import EVIL, Page, annotated_scan, run_handler
+from test_pages import EVIL, Page, annotated_scan, run_handler
 
+from scripts.candidates import describe_candidates
 from scripts.commands.view import main, write_views
 from scripts.files.atomic_write import write_json
 from scripts.reporting.pages.niivue import PACKAGE, installed_niivue
 from scripts.reporting.pages.viewer import Mark, write_viewer_page
 from scripts.reporting.pages.views import places_mm
-from scripts.reporting.tables import candidate_rows
-from scripts.runs.records import record_path
+from scripts.runs.records import RECORD_FORMAT, record_path
 
 SHAPE, SPACING_MM, ORIGIN_MM = (40, 36, 30), (0.75, 0.8, 1.25), (-20.0, 5.0, 130.0)
 AIR_HU, BODY_HU, LUNG_HU, BONE_HU = -1000, 40, -850, 800
@@ -62,6 +63,10 @@ def save(path, volume, axes, tilt_degrees=0.0):
     return image
 
 
+def record_of(name, candidates):
+    return {"format": RECORD_FORMAT, "scan": name, "candidates": [asdict(candidate) for candidate in candidates]}
+
+
 def made_up_run(folder, name="A", axes="LPS", labels=True, tilt_degrees=0.0):
     """A scan with an annotation, and what an evaluation leaves of it."""
     image = volume_of([(AIR_HU, np.s_[:]), (BODY_HU, np.s_[4:-2, 3:-1, :])], dtype=np.int16)
@@ -71,10 +76,10 @@ def made_up_run(folder, name="A", axes="LPS", labels=True, tilt_degrees=0.0):
     output = folder / "run"
     mask = save(output / "predictions" / f"{name}.nii.gz", volume_of(CANDIDATES.items()), axes, tilt_degrees)
     pred = MetaTensor(torch.as_tensor(np.asarray(mask.dataobj).astype(np.int32))[None], affine=mask.affine)
-    rows = candidate_rows(pred, SCORES, torch.tensor([1.0, 0.0, 0.0, -5.0]))
-    write_json(record_path(output, name), {"scan": name, "candidates": rows})
+    candidates = describe_candidates(pred, SCORES, torch.tensor([1.0, 0.0, 0.0, -5.0]))
+    write_json(record_path(output, name), record_of(name, candidates))
     config = yaml.safe_load((BUNDLE_ROOT / "configs" / "inference.yaml").read_text())
-    config |= {"dataset_dir": str(folder / "data"), "section": "all", "labels": labels, "operating_score": 0.5}
+    config |= {"dataset_dir": str(folder / "data"), "section": "all", "labels": labels}
     (output / "config.yaml").write_text(yaml.safe_dump(config))
     return output
 
@@ -92,7 +97,7 @@ def html(tmp_path_factory):
 
 
 def at_ras(image, voxel):
-    """The value of a volume where a voxel of the made-up scan lies."""
+    """The value of a volume where a voxel of the synthetic scan lies."""
     place = np.array(ORIGIN_MM) + np.array(SPACING_MM) * voxel
     inside = np.linalg.inv(image.affine) @ [*place, 1]
     assert np.abs(inside - np.rint(inside)).max() < 1e-3
@@ -169,7 +174,7 @@ def test_the_list_tells_candidates_by_score_and_fractures(html):
     assert [text for _, text in listed(html)] == [
         "C10.90Hit; right side; 56 mm³",
         "C30.60Hit on a fracture that is found already; right side; 56 mm³",
-        "C20.40False alarm; left side; 94 mm³",
+        "C20.40False positive; left side; 94 mm³",
         "F2Unknown; hit by C1 (0.90), C3 (0.60)",
         "F5Unknown; missed",
     ]
@@ -209,7 +214,7 @@ def test_a_prediction_shows_no_annotation(tmp_path):
     html = page.read_text(encoding="utf-8")
     assert 'id="volume-fracture"' not in html
     assert [a["data-outcome"] for a, _ in listed(html)] == ["candidate"] * 3
-    assert "false alarm" not in html.lower().partition("<script")[0]
+    assert "false positive" not in html.lower().partition("<script")[0]
 
 
 def test_no_patient_is_named(html):
@@ -228,7 +233,7 @@ def test_a_tilted_dicom_series_lies_in_its_place_without_its_patient(tmp_path):
     output = made_up_run(tmp_path, labels=False)
     nib.save(nib.Nifti1Image(ids, ras_affine(OBLIQUE)), tmp_path / "case.nii.gz")
     pred = MetaTensor(torch.as_tensor(ids.astype(np.int32))[None], affine=ras_affine(OBLIQUE))
-    write_json(record_path(output, "case"), {"scan": "case", "candidates": candidate_rows(pred, [0.7])})
+    write_json(record_path(output, "case"), record_of("case", describe_candidates(pred, [0.7])))
     (page,) = write_views(output, ["case"], tmp_path / "dicom", tmp_path, min_spacing_mm=0.1)
     html = page.read_text(encoding="utf-8")
     image = volume_in(html, "image")
@@ -339,6 +344,11 @@ def other_grid(output):
     save(output / "predictions" / "A.nii.gz", volume_of(CANDIDATES.items()), "RAS")
 
 
+def record_of_before(output):
+    path = record_path(output, "A")
+    write_json(path, {"scan": "A", "candidates": [{"id": 1, "score": "0.900000"}]})
+
+
 def other_ids(output):
     save(output / "predictions" / "A.nii.gz", volume_of([(7, BONE)]), "LPS")
 
@@ -360,6 +370,7 @@ def without_scans(output):
             other_grid, "A.nii.gz is not on the grid of the scan, .*: predict A again", id="a mask of another grid"
         ),
         pytest.param(other_ids, "A.nii.gz has 7 candidates, its record 3", id="a mask of another run"),
+        pytest.param(record_of_before, "record of A is of another version.*: predict it again", id="a record of texts"),
         pytest.param(without_scans, "moved does not exist", id="scans that were moved"),
     ],
 )

@@ -59,7 +59,7 @@ def place(page):
 
 
 def middle_mm(part):
-    """The middle of a part of the made-up scan, mm in RAS."""
+    """The middle of a part of the synthetic scan, mm in RAS."""
     return np.array(ORIGIN_MM) + np.array(SPACING_MM) * [(axis.start + axis.stop - 1) / 2 for axis in part]
 
 
@@ -214,7 +214,7 @@ def test_candidates_and_fractures_differ_in_color(page):
     page.uncheck("#crosshair")
     page.fill("#threshold", "0")
     page.fill("#opacity", "1")
-    # vermilion for a false alarm, yellow for fractures, hit or missed
+    # vermilion for a false positive, yellow for fractures, hit or missed
     expected = {"C2": (0xE8, 0x74, 0x3B), "F5": (0xF0, 0xE4, 0x42), "F2": (0xF0, 0xE4, 0x42)}
     for name, color in expected.items():
         page.fill("#threshold", "1" if name == "F2" else "0")

@@ -267,9 +267,9 @@ def test_what_tells_no_orientation_is_refused_unless_it_is_stated(
     kind: str, volume: np.ndarray, tmp_path: Path
 ) -> None:
     path = REFUSED[kind][0](tmp_path, volume)
-    assert "tells no orientation" in problem(path) and "by the setting assumed_orientation" in problem(path)
+    assert "states no orientation" in problem(path) and "by the setting assumed_orientation" in problem(path)
     reader = CTReader()
-    with pytest.raises(ValueError, match="tells no orientation"):
+    with pytest.raises(ValueError, match="states no orientation"):
         reader.get_data(reader.read(path))
 
     assert file_problems(str(path), None, "PIR") == []

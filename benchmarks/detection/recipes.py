@@ -155,74 +155,87 @@ CHANGES = {
     "group": Change(
         "group normalization, of eight groups", settings={"network_def::norm": ["GROUP", {"num_groups": 8}]}
     ),
-    "unmirrored": Change("no mirrored negatives", settings={"mirrored": False}),
-    "bone": Change("random negatives on bone", ours=("bone_share",)),
+    "unmirrored": Change("no mirrored negatives", settings={"rois::mirrored": False}),
+    "bone": Change("random negatives on bone", ours=("rois::bone_share",)),
     "roi96": Change(
-        "ROIs and windows of 96 x 96 x 64 voxels", settings={"roi_size": [96, 96, 64], "wide_roi_size": None}
+        "ROIs and windows of 96 x 96 x 64 voxels",
+        settings={
+            "rois::roi_size": [96, 96, 64],
+            "windows::roi_size": [96, 96, 64],
+            "large_windows::roi_size": None,
+        },
     ),
-    "spacing": Change("resampling of unusual spacing", ours=("spacing_mm",)),
+    "spacing": Change("resampling of unusual spacing", ours=("spacing::pixdim",)),
     "augmentation": Change(
         "augmentation of ours",
-        ours=("noise", "noise_is_fixed", "noise_prob", "zoom_prob", "rotation_prob", "blur_prob", "contrast_prob"),
+        ours=(
+            *("noise::std", "noise::sample_std", "noise::prob"),
+            *("zoom::prob", "rotation::prob", "blur::prob", "contrast::prob"),
+        ),
     ),
-    "spread": Change("fractures anywhere in their ROI", ours=("max_shift_voxels",)),
-    "share": Change("half of the ROIs positive", ours=("positive_share",)),
-    "plane": Change("mirrored about the body's plane", ours=("mirror_plane",)),
+    "spread": Change("fractures anywhere in their ROI", ours=("rois::max_shift_voxels",)),
+    "share": Change("half of the ROIs positive", ours=("rois::positive_share",)),
+    "plane": Change("mirrored about the body's plane", ours=("rois::mirror_plane",)),
     "ema": Change("moving average of the weights", ours=("ema_decay",)),
     "optimizer": Change("AdamW with warm-up", ours=("optimizer", "weight_decay", "lr_scheduler")),
     "narrow": Change(
         "half the channels; candidates for a short training: above 0.1, by the highest local mean",
         settings={
             "network_def::channels": [16, 32, 64, 128],
-            "probability_threshold": 0.1,
-            "score": "max",
-            "wide_roi_size": None,
-            "faint_threshold": 0.0,
-            "min_volume_mm3": 500.0,
-            "min_score": 0.55,
-            "score_slope": 0.3,  # many a false one is at 0.99 and more, where the challenge's thresholds end
-            "score_intercept": 0.0,
+            "candidates::threshold": 0.1,
+            "candidates::score": "max",
+            "large_windows::roi_size": None,
+            "candidates::low_threshold": 0.0,
+            "candidates::min_volume_mm3": 500.0,
+            "candidates::min_score": 0.55,
+            "candidates::score_slope": 0.3,  # many a false one is at 0.99 or more, where the thresholds end
+            "candidates::score_intercept": 0.0,
         },
     ),
     "reseeded": Change("other random numbers: what differs by chance", settings={"seed": 1}),
     "mined": Change("goes on, where it went wrong in the training scans", mines=True),
     **{
         name: Change(
-            f"goes on likewise, on {scans['training']} other made-up scans (seed {scans['seed']}) beside the real ones",
+            f"goes on likewise, on {scans['training']} other synthetic scans (seed {scans['seed']}), and the real",
             mines=True,
             data_list=f"train_{name}.json",
         )
         for name, scans in MORE_MADE_UP.items()
     },
     MORE_IMPLANTED: Change(
-        "goes on likewise, on as many real scans as made-up ones, its weights averaged over ten times as many steps",
+        "goes on likewise, on as many real scans as synthetic ones, its weights averaged over ten times as many steps",
         settings={"ema_decay": 0.999},
         mines=True,
         data_list=f"train_{MORE_IMPLANTED}.json",
     ),
     EVERYTHING: Change(
         "goes on likewise, on every training scan there is, real ones several times; 32 ROIs a step",
-        settings={"rois_per_scan": 16, "val_interval": 5},
+        settings={"rois::per_scan": 16, "val_interval": 5},
         mines=True,
         data_list=f"train_{EVERYTHING}.json",
     ),
     # on the weights of the base
     "tuned": Change("post-processing and scores tuned for its weights on the validation scans", tunes=True),
-    "split": Change("candidates that touch are split", settings={"split_distance_mm": 20.0}),
-    "part": Change("candidates of several pieces above a share of their peak are parted", ours=("peak_share",)),
-    "wide": Change("larger windows before, averaged with the others", ours=("wide_roi_size",)),
-    "everywhere": Change(
-        "a second look everywhere, also where the larger windows see nothing", settings={"look_again_above": 0.0}
+    "split": Change("candidates that touch are split", settings={"candidates::split_distance_mm": 20.0}),
+    "part": Change(
+        "candidates of several pieces above a share of their peak are parted", ours=("candidates::peak_share",)
     ),
-    "faint": Change("pieces above a lower threshold that hold no candidate are candidates", ours=("faint_threshold",)),
-    "sparse": Change("larger windows with an eighth of overlap", settings={"wide_overlap": 0.125}),
-    "dense": Change("larger windows with half of overlap", settings={"wide_overlap": 0.5}),
-    "spine": Change("a margin around the spine", ours=("spine_margin_mm",)),
+    "wide": Change("larger windows before, averaged with the others", ours=("large_windows::roi_size",)),
+    "everywhere": Change(
+        "a second pass everywhere, also where the larger windows see nothing",
+        settings={"large_windows::refine_above": 0.0},
+    ),
+    "weak": Change(
+        "pieces above a lower threshold that hold no candidate are candidates", ours=("candidates::low_threshold",)
+    ),
+    "sparse": Change("larger windows with an eighth of overlap", settings={"large_windows::overlap": 0.125}),
+    "dense": Change("larger windows with half of overlap", settings={"large_windows::overlap": 0.5}),
+    "spine": Change("a margin around the spine", ours=("candidates::spine_margin_mm",)),
     "flips": Change("left and right exchanged, averaged", settings={"flips": [[0]]}),
-    "gaussian": Change("windows weighted to their middle", ours=("window_weights",)),
+    "gaussian": Change("windows weighted to their middle", ours=("windows::mode",)),
     "float32": Change("float32 throughout", settings={"amp": False}),
-    "unskipped": Change("all windows predicted", settings={"min_bone_voxels": 0}),
-    "fast": Change("a quarter of overlap", settings={"overlap": 0.25}),
+    "unskipped": Change("all windows predicted", settings={"bone::min_voxels": 0}),
+    "fast": Change("a quarter of overlap", settings={"windows::overlap": 0.25}),
 }
 
 
@@ -322,14 +335,20 @@ def _find_change(name: str) -> Change | None:
 
 def _values(change: Change, config: Path, of_report: Sequence[Path]) -> dict[str, Any]:
     """Return what a change sets in one config, or the report's overlays of it: only settings that the config has."""
-    ours = _read(config)
-    source = {
-        name: value for path in (config, *(of_report if change.undone else ())) for name, value in _read(path).items()
-    }
+    ours = _flat(_read(config))
+    source = ours | (
+        _flat({name: of for path in of_report for name, of in _read(path).items()}) if change.undone else {}
+    )
     own = {setting: source[setting] for setting in change.ours if setting in ours}
-    return own | {setting: value for setting, value in change.settings.items() if _has(ours, setting.split("::"))}
+    return own | {setting: value for setting, value in change.settings.items() if setting in ours}
 
 
-def _has(config: Any, path: Sequence[str]) -> bool:
-    """Tell whether a config holds an id, given part by part."""
-    return not path or (isinstance(config, Mapping) and path[0] in config and _has(config[path[0]], path[1:]))
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with each part of a part also under ``part::name``."""
+    parts = {
+        f"{name}::{inner}": value
+        for name, of_name in config.items()
+        if isinstance(of_name, Mapping)
+        for inner, value in of_name.items()
+    }
+    return {**config, **parts}

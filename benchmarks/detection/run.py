@@ -35,26 +35,25 @@ PREDICTION_SETTINGS = {
     "amp": True,
     "engine": "auto",
     "num_workers": 1,
-    "save_pictures": False,
-    "save_review_page": False,
+    "outputs::pictures": False,
+    "outputs::review_page": False,
 }
 # Every training scan is looked at once, in a third of the windows. What is nearly a candidate counts too; a lower
 # threshold would let the false ones of a first training run into each other, and into fractures
 MINING_SETTINGS = {
     **PREDICTION_SETTINGS,
     "section": "training",
-    "overlap": 0.25,
-    "wide_roi_size": None,
-    "probability_threshold": 0.2,
-    "min_volume_mm3": 1200.0,
-    "min_mean_probability": 0.0,
-    "peak_share": 0.3,
-    "min_score": 0.0,
+    "windows::overlap": 0.25,
+    "large_windows::roi_size": None,
+    "candidates::threshold": 0.2,
+    "candidates::min_volume_mm3": 1200.0,
+    "candidates::min_mean_probability": 0.0,
+    "candidates::peak_share": 0.3,
+    "candidates::min_score": 0.0,
 }
-# A twelfth of the settings that tune tries by default: those that were chosen for one recipe or another, or lie between
-# them
+# Of the values that tune tries by default those that were chosen for one recipe or another, or lie between them
 TUNING_ARGUMENTS = (
-    *("--probability_thresholds", "0.05", "0.1", "0.2", "0.3", "0.5", "0.7"),
+    *("--thresholds", "0.05", "0.1", "0.2", "0.3", "0.5", "0.7"),
     *("--peak_shares", "0.0", "0.8", "--split_distances_mm", "0"),
 )
 _SECONDS_BETWEEN_NOTES = 20.0  # a killed run loses no more of its time than this
@@ -115,7 +114,7 @@ def train(
     record_path = folder / RUN_NAME
     record = _read_record(record_path)
     scans = len(load_datalist(data_list, "training"))
-    rois_per_scan = int(_value("rois_per_scan", recipe.train_configs, recipe.train_settings))
+    rois_per_scan = int(_value("rois::per_scan", recipe.train_configs, recipe.train_settings))
     epochs = epochs_for(rois or recipe.rois, scans, rois_per_scan)
     if record.get("epochs", epochs) != epochs:
         raise ValueError(
@@ -142,10 +141,10 @@ def train(
         before = _finished(recipe.goes_on_from, output_dir)
         record |= {"goes_on_from": recipe.goes_on_from, "rois_before": rois_in_all(before)}
         pretrained = output_dir / recipe.goes_on_from / "models" / find_recipe(recipe.goes_on_from).weights
-        hard_places, seconds_mining = _mine(recipe, data_list, pretrained, folder, threads)
+        hard_examples, seconds_mining = _mine(recipe, data_list, pretrained, folder, threads)
         record |= {"seconds_before": seconds_in_all(before)}
         record |= {"seconds_mining": record.get("seconds_mining", seconds_mining)}
-        settings |= {"pretrained": str(pretrained.resolve()), "hard_places": str(hard_places.resolve())}
+        settings |= {"pretrained": str(pretrained.resolve()), "hard_examples::file": str(hard_examples.resolve())}
     settings = {**TRAINING_SETTINGS, **recipe.train_settings, **settings}
     overlay = write_overlay(settings, folder / "train_overlay.yaml")
     seconds_before = record.get("seconds", 0.0)
@@ -197,7 +196,9 @@ def predict(
             figures = measure_set(data_list, folder / "predictions", annotated=known[set_name])
             figures["seconds_per_scan"] = seconds / len(figures["scans"])
             figures["made_by"] = made_by
-            figures["min_score"] = float(_value("min_score", recipe.inference_configs, recipe.inference_settings))
+            figures["min_score"] = float(
+                _value("candidates::min_score", recipe.inference_configs, recipe.inference_settings)
+            )
             write_json(folder / FIGURES_NAME, figures)
 
 
@@ -205,7 +206,7 @@ def _predict_set(recipe: Recipe, data_list: Path, annotated: bool, weights: Path
     """Predict one set; return the seconds that it took, the start of the program included."""
     first, *overlays = recipe.inference_configs
     settings = {
-        "save_probabilities": data_list.stem in VALIDATION_SETS,  # to tune on
+        "outputs::probabilities": data_list.stem in VALIDATION_SETS,  # to tune on
         "dataset_dir": str(data_list.resolve()),
         "section": "test",
         "output_dir": str(folder.resolve()),
@@ -244,13 +245,13 @@ def _absolute(argument: str | Path) -> str:
 
 def _mine(recipe: Recipe, data_list: Path, weights: Path, folder: Path, threads: int) -> tuple[Path, float]:
     """
-    Predict the training scans with the weights so far, unless that is done; return the hard places, and seconds.
+    Predict the training scans with the weights so far, unless that is done; return the hard examples, and seconds.
 
     A scan that the list repeats is predicted once.
     """
     start = time.monotonic()
-    hard_places, predictions = folder / "hard_places.json", folder / "mining"
-    if not hard_places.is_file():
+    hard_examples, predictions = folder / "hard_examples.json", folder / "mining"
+    if not hard_examples.is_file():
         shutil.rmtree(predictions, ignore_errors=True)  # what a stopped run left
         once = write_once(data_list, folder / "mining.json")
         settings = {
@@ -264,8 +265,8 @@ def _mine(recipe: Recipe, data_list: Path, weights: Path, folder: Path, threads:
         _run_bundle("inference", configs, threads, folder / "mining.log")
         places = mine(predictions / "predictions", once)
         scans = [item["scan"] for item in load_datalist(data_list, "training")]
-        write_json(hard_places, {scan: places[first_name(scan)] for scan in scans})
-    return hard_places, time.monotonic() - start
+        write_json(hard_examples, {scan: places[first_name(scan)] for scan in scans})
+    return hard_examples, time.monotonic() - start
 
 
 def _finished(name: str, output_dir: Path) -> dict[str, Any]:

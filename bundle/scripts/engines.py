@@ -11,7 +11,7 @@ import torch
 from monai.utils import StrEnum, optional_import
 from torch import nn
 
-__all__ = ["Engine", "OpenVINONetwork", "check_device", "choose_engine", "has_fast_bfloat16"]
+__all__ = ["Engine", "OpenVINONetwork", "check_device", "choose_engine", "default_device", "has_fast_bfloat16"]
 
 openvino, has_openvino = optional_import("openvino")
 
@@ -22,6 +22,13 @@ _BELOW = {
     "avx512_bf16": _BELOW_AVX512_BF16,
     "amx_bf16": _BELOW_AVX512_BF16 | {"avx512_core_bf16", "avx512_core_fp16", "avx10_1_512", "avx10_2", "avx10_2_512"},
 }
+
+
+def default_device() -> torch.device:
+    """Return the first GPU, or under ``torchrun`` the one of this process; the CPU where torch sees no GPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
 
 
 def check_device(device: torch.device | str) -> None:
@@ -107,7 +114,7 @@ def _has(*instructions: str) -> bool:
     """
     Tell whether oneDNN may use any of these instructions, by torch's names; an older torch knows of none.
 
-    oneDNN reads ``ONEDNN_MAX_CPU_ISA``, and its older name ``DNNL_MAX_CPU_ISA``, once, in either case, and passes over
+    oneDNN reads ``ONEDNN_MAX_CPU_ISA``, and its older name ``DNNL_MAX_CPU_ISA``, once, in either case, and skips
     a value that it does not know.
     """
     known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,8 +21,9 @@ __all__ = [
     "AutocastInferer",
     "EngineInferer",
     "FlipAveragingInferer",
-    "SecondLookInferer",
+    "RibFractureInferer",
     "SlidingWindowProbabilityInferer",
+    "TwoPassInferer",
     "box_sums",
 ]
 
@@ -34,7 +35,7 @@ class SlidingWindowProbabilityInferer(Inferer):
     Average the probabilities of overlapping windows, and show the network only those that can hold a rib fracture.
 
     MONAI's ``SlidingWindowInferer`` averages what the network returns, here logits; the report averages
-    probabilities. It also has no way to pass over windows, and a rib fracture needs a rib: those that hold next to no
+    probabilities. It also has no way to skip windows, and a rib fracture needs a rib: those that hold next to no
     bone, half of a chest CT, are not shown to the network, and count as probability 0. Windows that hold bone in their
     margin alone are not shown either, and do not count: their neighbors have that bone closer to the middle. Beyond its
     own margin a window next to such ones fades. Which ones is known before the first window is computed, so all
@@ -164,7 +165,7 @@ class SlidingWindowProbabilityInferer(Inferer):
         """Halve the windows at a time, for this scan and those that follow; raise the error where it is one already."""
         if self.sw_batch_size == 1:
             raise torch.OutOfMemoryError(
-                "the device has no memory for a single window: give smaller ones (roi_size), or --device cpu."
+                "the device has no memory for a single window: give smaller ones (windows#roi_size), or --device cpu."
             ) from error
         self.sw_batch_size //= 2
         _logger.warning(f"The device is short of memory: from now on {self.sw_batch_size} windows at a time.")
@@ -255,36 +256,36 @@ class FlipAveragingInferer(Inferer):
         return total / (1 + len(self.flips))
 
 
-class SecondLookInferer(Inferer):
+class TwoPassInferer(Inferer):
     """
-    Predict a scan, look again where that saw anything, and average both.
+    Predict a scan in two passes, the second only where the first found anything, and average both.
 
-    Such as a survey in large windows with little overlap, and then smaller ones with more: those are shown to the
-    network only where the survey saw something. Where the mean is above ``(1 + look_again_above) / 2``, it is the same
-    as if they were shown everywhere, since the survey has more than ``look_again_above`` there.
+    Such as a first pass in large windows with little overlap, and a second in smaller ones with more. Where the mean is
+    above ``(1 + refine_above) / 2``, it is the same as if the second pass were everywhere, since the first has more
+    than ``refine_above`` there.
 
     Args:
-        inferer: the second look; its windows in which the survey saw nothing are skipped, and count as probability 0.
-        survey: the first look; None: there is none, and the other one looks everywhere.
-        look_again_above: probability of the survey above which it saw something; at 0 the second look is everywhere.
+        inferer: the second pass; its windows in which the first found nothing are skipped, and count as probability 0.
+        first: the first pass; None: there is none, and the other one is everywhere.
+        refine_above: probability of the first pass above which the second follows; at 0 it is everywhere.
 
     Inputs are ``(B, 1, H, W, D)``; the result is float32 of the same shape, with probabilities in [0, 1].
     """
 
     def __init__(
-        self, inferer: SlidingWindowProbabilityInferer, survey: Inferer | None = None, look_again_above: float = 0.1
+        self, inferer: SlidingWindowProbabilityInferer, first: Inferer | None = None, refine_above: float = 0.1
     ) -> None:
         super().__init__()
         self.inferer = inferer
-        self.survey = survey
-        self.look_again_above = look_again_above
+        self.first = first
+        self.refine_above = refine_above
 
     def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if self.survey is None:
+        if self.first is None:
             return self.inferer(inputs, network, *args, **kwargs)
-        seen = self.survey(inputs, network, *args, **kwargs)
-        where = convert_to_tensor(seen > self.look_again_above, track_meta=False) if self.look_again_above > 0 else None
-        return (seen + self.inferer(inputs, network, *args, where=where, **kwargs)) / 2
+        found = self.first(inputs, network, *args, **kwargs)
+        where = convert_to_tensor(found > self.refine_above, track_meta=False) if self.refine_above > 0 else None
+        return (found + self.inferer(inputs, network, *args, where=where, **kwargs)) / 2
 
 
 class AutocastInferer(Inferer):
@@ -299,10 +300,10 @@ class AutocastInferer(Inferer):
         enabled: ``False`` runs it as it is, in float32.
     """
 
-    def __init__(self, inferer: Inferer, enabled: bool = True) -> None:
+    def __init__(self, inferer: Inferer, enabled: bool | str = True) -> None:
         super().__init__()
         self.inferer = inferer
-        self.enabled = enabled
+        self.enabled = str2bool(enabled)
 
     def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> Any:
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled):
@@ -377,6 +378,62 @@ class EngineInferer(Inferer):
         if message not in self._logged:
             self._logged.add(message)
             _logger.info(message)
+
+
+class RibFractureInferer(EngineInferer):
+    """
+    Predict a scan as ``inference.yaml`` does: in one or two passes of windows, on the fastest engine.
+
+    It is an :class:`EngineInferer` of a :class:`FlipAveragingInferer` of a :class:`TwoPassInferer` of
+    :class:`SlidingWindowProbabilityInferer`, with the groups of settings that a config has.
+
+    Args:
+        windows: ``roi_size``, ``overlap``, ``mode`` and ``batch_size`` of the windows, see ``roi_size``, ``overlap``,
+            ``mode`` and ``sw_batch_size`` of :class:`SlidingWindowProbabilityInferer`.
+        large_windows: ``roi_size`` and ``overlap`` of a first pass, and ``refine_above`` of :class:`TwoPassInferer`. It
+            is given an eighth as many windows at a time. None, or ``roi_size: None``: there is no first pass.
+        bone: ``hu`` above which a voxel is bone, and ``min_voxels`` and ``margin``, see ``min_bone_voxels`` and
+            ``bone_margin`` of :class:`SlidingWindowProbabilityInferer`. None skips no window.
+        hu_range: HU that were scaled to -1 and 1.
+        flips: see :class:`FlipAveragingInferer`.
+        engine: see :class:`EngineInferer`.
+        amp: likewise.
+        progress: show a bar of the windows' batches.
+
+    Inputs are ``(B, 1, H, W, D)``, scaled; the result is float32 of the same shape, with probabilities in [0, 1].
+    """
+
+    def __init__(
+        self,
+        windows: Mapping[str, Any],
+        large_windows: Mapping[str, Any] | None = None,
+        bone: Mapping[str, Any] | None = None,
+        hu_range: Sequence[float] = (-200.0, 1000.0),
+        flips: Sequence[Sequence[int]] = (),
+        engine: Engine | str = Engine.AUTO,
+        amp: bool | str = "auto",
+        progress: bool = True,
+    ) -> None:
+        low_hu, high_hu = hu_range
+        bone = bone or {"hu": high_hu, "min_voxels": 0, "margin": 0.0}
+        shared = {
+            "mode": windows["mode"],
+            "cval": -1.0,  # air, in the scaled range
+            "progress": progress,
+            "bone_level": 2 * (bone["hu"] - low_hu) / (high_hu - low_hu) - 1,
+            "min_bone_voxels": bone["min_voxels"],
+            "bone_margin": bone["margin"],
+        }
+        first = None
+        if large_windows is not None and large_windows["roi_size"] is not None:
+            first = SlidingWindowProbabilityInferer(
+                large_windows["roi_size"], max(windows["batch_size"] // 8, 1), large_windows["overlap"], **shared
+            )
+        second = SlidingWindowProbabilityInferer(
+            windows["roi_size"], windows["batch_size"], windows["overlap"], **shared
+        )
+        refine_above = 0.0 if large_windows is None else large_windows["refine_above"]
+        super().__init__(FlipAveragingInferer(TwoPassInferer(second, first, refine_above), flips), engine, amp)
 
 
 def _can_move(network: Any) -> bool:

@@ -1,7 +1,7 @@
 """Where the body, the spine, the ribs and the lungs lie in a scan, by plain image processing."""
 
 from .body import block_mean, body_mask, checked_spacing, cut_body, cut_shares, front_mm, is_whole, width_and_depth_mm
-from .components import connected_components
+from .components import connected_components, packed_components
 from .midline import MidsagittalPlane, known_plane, midsagittal_plane
 from .ribs import find_ribs
 from .spine import find_canal, spine_mask
@@ -24,6 +24,7 @@ __all__ = [
     "known_plane",
     "largest_extent_mm",
     "midsagittal_plane",
+    "packed_components",
     "spine_mask",
     "thorax_axis",
     "width_and_depth_mm",

@@ -1,12 +1,13 @@
-"""Connected components of a mask, whatever its shape."""
+"""Connected components of a mask, whatever its shape, and volumes of nothing else."""
 
 from __future__ import annotations
 
 import cc3d
 import numpy as np
 from monai.transforms.utils import generate_spatial_bounding_box
+from scipy import ndimage
 
-__all__ = ["connected_components"]
+__all__ = ["connected_components", "packed_components"]
 
 
 def connected_components(mask: np.ndarray) -> np.ndarray:
@@ -34,3 +35,52 @@ def connected_components(mask: np.ndarray) -> np.ndarray:
     components = np.zeros(mask.shape, dtype=numbers.dtype)
     components[box] = numbers[:-1, :-1, :-1]
     return components
+
+
+def packed_components(components: np.ndarray, *volumes: np.ndarray) -> list[np.ndarray]:
+    """
+    Move connected components close together, so that little is left of volumes that are empty elsewhere.
+
+    Args:
+        components: their numbers, as :func:`connected_components` gives them, shape ``(H, W, D)``.
+        volumes: of the same shape.
+
+    Returns:
+        the volumes with the components alone, each as it was and apart from the others, 0 elsewhere, shape
+        ``(I, J, K)``; one voxel where there is none.
+    """
+    boxes = ndimage.find_objects(components.astype(np.int32))
+    sizes = np.array([[side.stop - side.start for side in box] for box in boxes], dtype=int).reshape(-1, 3)
+    places, shape = _places(sizes)
+    packed = [np.zeros(shape, dtype=volume.dtype) for volume in volumes]
+    for number, (box, place, size) in enumerate(zip(boxes, places, sizes), start=1):
+        inside = components[box] == number
+        there = tuple(slice(start, start + width) for start, width in zip(place, size))
+        for volume, target in zip(volumes, packed):
+            target[there] = np.where(inside, volume[box], 0)
+    return packed
+
+
+def _places(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Place boxes side by side: in rows along the second axis, rows in layers along the third, and these along the first.
+
+    Args:
+        sizes: of the boxes, shape ``(n, 3)``.
+
+    Returns:
+        the first voxel of each, with an empty voxel at least between any two, likewise, and the shape that holds all.
+    """
+    places = np.zeros_like(sizes)
+    limit = sizes.max(axis=0, initial=1)
+    layer, row, column, layer_depth, row_depth = 0, 0, 0, 0, 0
+    for box in np.lexsort((-sizes[:, 1], -sizes[:, 2], -sizes[:, 0])):  # of much the same size beside each other
+        depth, width, height = sizes[box] + 1
+        if column + width > limit[1] + 1:
+            row, column, row_depth = row + row_depth, 0, 0
+        if row + height > limit[2] + 1:
+            layer, row, column, layer_depth, row_depth = layer + layer_depth, 0, 0, 0, 0
+        places[box] = layer, column, row
+        column += width
+        layer_depth, row_depth = max(layer_depth, depth), max(row_depth, height)
+    return places, np.array([max(layer + layer_depth, 1), *limit[1:]])

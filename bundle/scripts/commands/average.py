@@ -15,20 +15,19 @@ References:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
-from torch import nn
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
 from scripts.files.atomic_write import write_tensors
 from scripts.handlers.checkpoints import read_weights
 
-__all__ = ["average_weights", "main", "take_statistics_anew"]
+__all__ = ["average_weights", "main"]
 
 _BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 _CONFIG = _BUNDLE_ROOT / "configs" / "train.yaml"
@@ -63,17 +62,6 @@ def average_weights(weights: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, 
     }
 
 
-def take_statistics_anew(network: nn.Module, images: Iterable[torch.Tensor]) -> None:
-    """
-    Take the means and variances of batch normalizations from images: the mean of weights fits neither network's own.
-
-    Args:
-        network: the network; what it has of other normalizations is left as it is.
-        images: batches as in training, shape ``(B, C, H, W, D)``, on the network's device; all of them count alike.
-    """
-    update_bn(images, network)
-
-
 def _shape(weights: Mapping[str, torch.Tensor], name: str) -> torch.Size | None:
     return weights[name].shape if name in weights else None
 
@@ -101,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         if len(options.weights) < 2:
-            raise ValueError("one file of weights has no mean but itself: give two or more.")
+            raise ValueError("give two or more files of weights.")
         mean = average_weights([read_weights(path) for path in options.weights])
         config = ConfigParser()
         config.read_config(options.config_file)
@@ -118,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (FileNotFoundError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
     batches = (batch["image"].to(device) for _ in range(options.passes) for batch in loader)
-    take_statistics_anew(network, tqdm(batches, total=options.passes * len(loader), desc="statistics", unit="batch"))
+    # of batch normalizations: the mean of weights fits the statistics of neither
+    update_bn(tqdm(batches, total=options.passes * len(loader), desc="statistics", unit="batch"), network)
     write_tensors(options.output, {name: value.cpu().contiguous() for name, value in network.state_dict().items()})
     print(f"{options.output}: the mean of {len(options.weights)} trainings")

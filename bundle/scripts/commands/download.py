@@ -259,13 +259,13 @@ def _persist(act: Callable[[], T], url: str, progress: Callable[[], int] = lambd
         except _DROPPED as error:
             if isinstance(error, HTTPError) and error.code not in _BUSY:
                 raise FileNotFoundError(
-                    f"{url} cannot be had ({error}): look whether it opens in a browser."
+                    f"{url} cannot be downloaded ({error}): check whether it opens in a browser."
                 ) from error
             failures = 0 if progress() > furthest else failures + 1
             furthest = max(furthest, progress())
             if failures == _TRIES:
                 raise FileNotFoundError(
-                    f"{url} cannot be had, {_TRIES} tries in a row ({error}). The same command goes on from here."
+                    f"{url} cannot be downloaded, {_TRIES} tries in a row ({error}). Run the same command to go on."
                 ) from error
             logger.info(f"{url}: {error}. Trying again.")
             time.sleep(_WAIT_S * max(failures, 1))

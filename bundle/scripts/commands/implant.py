@@ -19,7 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--image", required=True, nargs="+", help="scans in HU: NIfTI files or DICOM folders")
-    parser.add_argument("--ribs", nargs="+", help="masks of their ribs, one each; without them the ribs are searched")
+    parser.add_argument(
+        "--ribs", nargs="+", help="masks of their ribs, one each; without them the program finds the ribs"
+    )
     parser.add_argument(
         "--rib_ids", type=int, nargs=2, metavar=("LOW", "HIGH"), help="ids of the ribs in masks of more than ribs"
     )

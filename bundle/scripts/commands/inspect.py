@@ -157,7 +157,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset_dir", required=True, help="the data set, as for a training")
     parser.add_argument("--section", default="all", help="training, validation, test or all")
     parser.add_argument("--images_only", action="store_true", help="pass annotations over")
-    parser.add_argument("--assumed_orientation", help="of a file that tells none, such as LPS; refused without it")
+    parser.add_argument(
+        "--assumed_orientation", help="orientation of a file that states none, such as LPS; refused without it"
+    )
     parser.add_argument("--output", type=Path, default=Path("output/inspect.html"), help="page to write")
     options = parser.parse_args(arguments)
     try:

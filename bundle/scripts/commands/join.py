@@ -32,4 +32,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
         scans = join_tables(options.output_dir, options.predictions_dir)
     except (FileNotFoundError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
-    print(f"{Path(options.output_dir) / FRACTURES_CSV} tells of {scans} scans.")
+    print(f"{Path(options.output_dir) / FRACTURES_CSV} lists {scans} scans.")

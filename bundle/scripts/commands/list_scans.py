@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset_dir", required=True, help="folder of NIfTI files and DICOM studies")
     parser.add_argument("--output", type=Path, required=True, help="JSON to write; it names files, so perhaps patients")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # tells what is passed over
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # tells what is skipped
     try:
         items = load_datalist(Path(options.dataset_dir).resolve(), "all", labels=False, check=False)
         write_json(options.output, {"test": items}, indent=1)

@@ -2,10 +2,10 @@
 List where a prediction of training scans went wrong, so that a further training looks there more often.
 
     python -m scripts mine --predictions_dir output/prediction/predictions --dataset_dir /data/ribfrac \\
-      --output hard_places.json
+      --output hard_examples.json
 
-``train.yaml`` takes the file as ``hard_places``. Few ROIs at random meet the few places of a scan that a network takes
-for a fracture, so most of them teach it nothing new.
+``train.yaml`` takes the file as ``hard_examples``. Few ROIs at random meet the few places of a scan that a network
+takes for a fracture, so most of them teach it nothing new.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from scripts.files.atomic_write import write_json
 from scripts.metrics.folders import load_pair
 from scripts.metrics.froc import instance_overlaps
 
-__all__ = ["find_hard_places", "main", "mine"]
+__all__ = ["find_hard_examples", "main", "mine"]
 
 
-def find_hard_places(pred: np.ndarray, label: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
+def find_hard_examples(pred: np.ndarray, label: np.ndarray, affine: np.ndarray) -> dict[str, Any]:
     """
     List the false candidates and the missed fractures of one scan.
 
@@ -63,16 +63,16 @@ def mine(
     assumed_orientation: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """
-    List the hard places of every predicted scan of a data set.
+    List the hard examples of every predicted scan of a data set.
 
     Args:
         predictions_dir: folder of masks, ``SCAN.nii.gz``, as an inference writes them.
         dataset_dir: the data set that was predicted, see ``scripts.data.load_datalist``.
-        section: of the data set; scans that were not predicted are passed over.
+        section: of the data set; scans that were not predicted are skipped.
         assumed_orientation: of a file that tells none, as in the prediction.
 
     Returns:
-        See ``find_hard_places``, by the scan's name.
+        See ``find_hard_examples``, by the scan's name.
 
     Raises:
         FileNotFoundError: when the folder holds no prediction of any scan.
@@ -90,7 +90,7 @@ def mine(
         )
     places = {}
     for scan, prediction, annotation in tqdm(pairs, desc="mine", unit="scan"):
-        places[scan] = find_hard_places(*load_pair(prediction, annotation, assumed_orientation))
+        places[scan] = find_hard_examples(*load_pair(prediction, annotation, assumed_orientation))
     return places
 
 
@@ -110,8 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--predictions_dir", required=True, help="folder of the masks that inference wrote")
     add("--dataset_dir", required=True, help="the data set that was predicted")
     add("--section", default="training", help="training, validation, test or all")
-    add("--assumed_orientation", help="of a file that tells none, such as LPS; refused without it")
-    add("--output", default="hard_places.json", help="file to write")
+    add("--assumed_orientation", help="orientation of a file that states none, such as LPS; refused without it")
+    add("--output", default="hard_examples.json", help="file to write")
     options = parser.parse_args(arguments)
     try:
         places = mine(options.predictions_dir, options.dataset_dir, options.section, options.assumed_orientation)

@@ -1,4 +1,4 @@
-"""Command line of the made-up data set: ``python -m scripts phantom --output_dir DIR``, from the bundle's folder."""
+"""Command line of the synthetic data set: ``python -m scripts phantom --output_dir DIR``, from the bundle's folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and write the data set; ends with a message where the folder or a number is wrong."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts phantom",
-        description="Write made-up chest CT with rib fractures in RibFrac's layout.",
+        description="Write synthetic chest CT with rib fractures in RibFrac's layout.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--output_dir", required=True, help="folder of the data set, made if needed")

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95 %% interval; 0: no interval")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--workers", type=int, default=1, help="scans to read and score at the same time")
-    parser.add_argument("--assumed_orientation", help="of a volume that tells none, such as LPS")
+    parser.add_argument("--assumed_orientation", help="orientation of a volume that states none, such as LPS")
     options = parser.parse_args(arguments)
     try:
         results = score_folders(options.gt_dir, options.pred_dir, options.workers, options.assumed_orientation)

@@ -156,7 +156,7 @@ def _problems_of_scan(mask: Path, table: Path, rows: dict[int, int] | None) -> l
         if numbers:
             problems.append(what.format(", ".join(map(str, sorted(numbers)))))
     if present and sorted(present) != list(range(1, len(present) + 1)):
-        problems.append(f"{mask}: its ids are not 1 to {len(present)}; number them anew.")
+        problems.append(f"{mask}: its ids are not 1 to {len(present)}; renumber them.")
     return problems
 
 

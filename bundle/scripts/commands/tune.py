@@ -4,8 +4,7 @@ Choose the post-processing for a network's probabilities on annotated scans, and
     python -m scripts tune --probabilities_dir output/evaluation/probabilities --dataset_dir /data/ribfrac \\
       --output tuned.yaml
 
-Every setting is scored by the challenge's rule (``scripts.metrics.froc``), from tables that
-``scripts.commands._setting_tables`` makes.
+Every setting that is tried makes candidates by the transforms of a prediction, and is scored by the challenge's rule.
 """
 
 from __future__ import annotations
@@ -14,241 +13,69 @@ import argparse
 import multiprocessing
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, fields
 from functools import partial
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import nibabel as nib
 import numpy as np
+import torch
 from monai.bundle import ConfigParser
-from scipy.optimize import minimize
-from scipy.special import expit, logit
+from monai.data import MetaTensor
+from monai.transforms import EnsureChannelFirstd, LoadImaged, Orientationd, ScaleIntensityRanged
+from scipy import ndimage
 from tqdm import tqdm
 
-from scripts.commands._setting_tables import ScanTable, Setting, measure_scan, scan_result
+from scripts.anatomy.components import connected_components, packed_components
 from scripts.data.datalist import load_datalist
-from scripts.data.ribfrac import CHALLENGE_THRESHOLDS, MIN_OVERLAP
+from scripts.data.ribfrac import CHALLENGE_THRESHOLDS
 from scripts.files.atomic_write import write_json, write_text
-from scripts.metrics.froc import ScanResult, detection_scores
-from scripts.transforms.candidates import SCORE_MARGIN, CandidateScore
+from scripts.images.grids import grid_difference
+from scripts.images.image_reader import CTReader
+from scripts.metrics.calibration import MIN_SAMPLES
+from scripts.metrics.froc import ScanResult, detection_scores, score_scan
+from scripts.metrics.tuning import (
+    LIKELY,
+    Outcome,
+    ScanSets,
+    Setting,
+    calibrated_sets,
+    coordinate_search,
+    false_candidates,
+    operating_score,
+    outcome_of,
+    ranked,
+    scores_and_hits,
+)
+from scripts.transforms.candidates import LOCAL_MEAN_MM, CandidateScore, FindCandidatesd
+from scripts.transforms.labels import CheckLabeld
 
-__all__ = [
-    "Outcome",
-    "fit_calibration",
-    "grid_of_settings",
-    "list_scans",
-    "main",
-    "measure_sets",
-    "operating_score",
-    "outcome_of",
-    "ranked",
-    "tune",
-]
+__all__ = ["list_scans", "main", "prepare_scan", "prepared_scan_result", "tune"]
 
-THRESHOLDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
-SPLIT_DISTANCES_MM = (0.0, 20.0)
-PEAK_SHARES = (0.0, 0.1, 0.3, 0.5, 0.8)
-FAINT_THRESHOLDS = (0.0, 0.2)
-MIN_VOLUMES_MM3 = (50.0, 100.0, 200.0, 300.0, 500.0, 800.0, 1200.0)
-MIN_MEANS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
-# A fit needs about ten of the rarer outcome for each number beside the base rate:
-# Peduzzi et al. (1996), doi:10.1016/S0895-4356(96)00236-3.
-MIN_SAMPLES = 10
-# So weak that it counts only where the scores of hits and misses do not overlap, and the slope would grow without end.
-RIDGE = 0.01
-MIN_SLOPE = 0.05
-LIKELY = 0.5  # a candidate of this calibrated score is a fracture as likely as not
-# What calibrated scores may cost in average recall, less than any set of scans tells apart: they mean something.
-CALIBRATION_COST = 0.002
-# Settings whose average recall agrees to this many digits tie: no set of scans tells them apart.
-TIE_DIGITS = 3
+# What to try, in this order: the option's name, that of the setting's value, and the values
+CHOICES = {
+    "thresholds": ("threshold", (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)),
+    "low_thresholds": ("low_threshold", (0.0, 0.2)),
+    "min_volumes_mm3": ("min_volume_mm3", (50.0, 100.0, 200.0, 300.0, 500.0, 800.0, 1200.0)),
+    "min_mean_probabilities": (
+        "min_mean_probability",
+        (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99),
+    ),
+    "peak_shares": ("peak_share", (0.0, 0.1, 0.3, 0.5, 0.8)),
+    "split_distances_mm": ("split_distance_mm", (0.0, 20.0)),
+    "scores": ("score", tuple(score.value for score in CandidateScore)),
+}
+MOST_SETTINGS = 300  # that are tried
 HIGHEST_SCORE = round(float(CHALLENGE_THRESHOLDS[-1]), 2)
 ROWS_SHOWN = 10
 INFERENCE_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "inference.yaml"
-
-
-class Outcome(NamedTuple):
-    """
-    What one setting gives on one or more sets of scans.
-
-    Args:
-        setting: the setting.
-        slope: of the calibration of scores, ``scripts.transforms.CalibrateScoresd``.
-        intercept: of it; 0 with slope 1 leaves scores as they are.
-        average_recall: the challenge's, mean over the sets.
-        candidates_per_scan: mean over all scans.
-        false_candidates_per_scan: of whatever score; of each set the mean over the scans without fractures, or, where
-            all have some, the mean number of candidates that hit none; the highest of the sets.
-    """
-
-    setting: Setting
-    slope: float
-    intercept: float
-    average_recall: float
-    candidates_per_scan: float
-    false_candidates_per_scan: float
-
-
-def grid_of_settings(
-    thresholds: Sequence[float] = THRESHOLDS,
-    split_distances_mm: Sequence[float] = SPLIT_DISTANCES_MM,
-    peak_shares: Sequence[float] = PEAK_SHARES,
-    faint_thresholds: Sequence[float] = FAINT_THRESHOLDS,
-) -> list[Setting]:
-    """
-    List the settings to try.
-
-    Args:
-        thresholds: probability thresholds, in [0, 1).
-        split_distances_mm: least distances of two peaks; 0 splits nothing.
-        peak_shares: shares of its highest probability above which a component's pieces count apart; 0 parts nothing.
-        faint_thresholds: thresholds of the components that count where they hold no candidate; 0 adds none.
-
-    Returns:
-        every combination with ``MIN_VOLUMES_MM3``, every score, and each of ``MIN_MEANS`` that is 0 or above the
-        lowest threshold: others drop nothing either. Likewise a share that is 0 or above the threshold, since others
-        part nothing, and a faint threshold below it.
-    """
-    return [
-        Setting(threshold, distance_mm, share, volume_mm3, mean, score, faint)
-        for threshold, distance_mm, share, faint, volume_mm3, mean, score in product(
-            thresholds,
-            split_distances_mm,
-            peak_shares,
-            faint_thresholds,
-            MIN_VOLUMES_MM3,
-            MIN_MEANS,
-            CandidateScore,
-        )
-        if (mean == 0 or mean > (faint or threshold)) and (share == 0 or share > threshold) and faint < threshold
-    ]
-
-
-def fit_calibration(scores: np.ndarray, is_hit: np.ndarray) -> tuple[float, float] | None:
-    """
-    Fit the probability that a candidate is a hit to its score: logistic regression on the score's logit.
-
-    Args:
-        scores: scores in [0, 1], shape ``(candidates,)``.
-        is_hit: whether each is a hit, bool, of the same shape.
-
-    Returns:
-        slope, at least ``MIN_SLOPE``, and intercept, to four digits; None with fewer than ``MIN_SAMPLES`` hits or
-        misses.
-
-    References:
-        Platt (1999), Probabilistic outputs for support vector machines, in: Advances in Large Margin Classifiers.
-    """
-    if min(is_hit.sum(), (~is_hit).sum()) < MIN_SAMPLES:
-        return None
-    x = logit(np.clip(scores.astype(np.float64), SCORE_MARGIN, 1 - SCORE_MARGIN))
-
-    def loss(line: np.ndarray) -> tuple[float, np.ndarray]:
-        off = line - (1, 0)  # from the line that changes nothing
-        z = line[0] * x + line[1]
-        wrong = expit(z) - is_hit
-        value = np.logaddexp(0, np.where(is_hit, -z, z)).sum() + RIDGE / 2 * off @ off
-        return value, np.array([wrong @ x, wrong.sum()]) + RIDGE * off
-
-    line = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(MIN_SLOPE, None), (None, None)]).x
-    return round(float(line[0]), 4), round(float(line[1]), 4)
-
-
-def outcome_of(
-    sets: Sequence[Sequence[ScanTable]], setting: Setting, line: tuple[float, float] | None = None
-) -> Outcome:
-    """
-    Score one setting.
-
-    Args:
-        sets: the tables of each set's scans.
-        setting: a setting that the tables were made for.
-        line: slope and intercept of the calibration; None fits them to these scans, and keeps them where they cost no
-            more than ``CALIBRATION_COST`` of the average recall.
-
-    Returns:
-        what it gives.
-
-    Raises:
-        ValueError: when a set holds no scan.
-    """
-    if line is not None:
-        return _outcome(sets, setting, *line)
-    plain = _outcome(sets, setting, 1.0, 0.0)
-    line = fit_calibration(*_samples([scan_result(table, setting) for table in chain.from_iterable(sets)]))
-    calibrated = plain if line is None else _outcome(sets, setting, *line)
-    return calibrated if calibrated.average_recall >= plain.average_recall - CALIBRATION_COST else plain
-
-
-def _outcome(sets: Sequence[Sequence[ScanTable]], setting: Setting, slope: float, intercept: float) -> Outcome:
-    results = [[scan_result(table, setting, slope, intercept) for table in tables] for tables in sets]
-    return Outcome(
-        setting,
-        slope,
-        intercept,
-        float(np.mean([detection_scores(its)["average_recall"] for its in results])),
-        float(np.mean([len(result.label_scores) for result in chain.from_iterable(results)])),
-        max(map(_false_candidates, results)),
-    )
-
-
-def _samples(results: Sequence[ScanResult]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scores of all candidates, and which of them are hits."""
-    scores = np.concatenate([result.label_scores for result in results])
-    return scores, np.concatenate([result.best_overlap for result in results]) > MIN_OVERLAP
-
-
-def _false_candidates(results: Sequence[ScanResult], min_score: float = 0.0) -> float:
-    """Return candidates per scan without fractures, or, where all have some, candidates per scan that hit none."""
-    empty = [(result.label_scores >= min_score).sum() for result in results if len(result.fracture_codes) == 0]
-    misses = [((result.best_overlap <= MIN_OVERLAP) & (result.label_scores >= min_score)).sum() for result in results]
-    return float(np.mean(empty or misses))
-
-
-def ranked(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """
-    Order settings by average recall, those that tie by fewer candidates.
-
-    Args:
-        outcomes: what each setting gives.
-
-    Returns:
-        the settings, the best one first.
-    """
-    return sorted(outcomes, key=lambda o: (-round(o.average_recall, TIE_DIGITS), o.candidates_per_scan))
-
-
-def operating_score(
-    sets: Sequence[Sequence[ScanTable]], outcome: Outcome, max_candidates_per_scan: float, least: float = LIKELY
-) -> float | None:
-    """
-    Choose the score below which candidates are not written.
-
-    A few validation scans hold too few false candidates to tell how many other scans will have. So where scores are
-    calibrated, what is less likely a fracture than not is not written either.
-
-    Args:
-        sets: the tables of each set's scans.
-        outcome: the setting, with its calibration.
-        max_candidates_per_scan: the most false candidates per scan, counted as ``false_candidates_per_scan``.
-        least: the least score to choose, where scores are calibrated.
-
-    Returns:
-        the least of the challenge's thresholds 0, 0.01 ... 0.99 with so few in every set; None where 0.99 has more.
-    """
-    is_calibrated = (outcome.slope, outcome.intercept) != (1.0, 0.0)
-    results = [
-        [scan_result(table, outcome.setting, outcome.slope, outcome.intercept) for table in tables] for tables in sets
-    ]
-    for score in CHALLENGE_THRESHOLDS.round(2).tolist():
-        if is_calibrated and score < least:
-            continue
-        if max(_false_candidates(its, score) for its in results) <= max_candidates_per_scan:
-            return score
-    return None
+_ROUNDING = 1e-4  # of a map that was resampled to the scan's own grid
 
 
 def list_scans(
@@ -274,121 +101,187 @@ def list_scans(
         path = Path(probabilities_dir) / f"{item['scan']}.nii.gz"
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is missing: predict {dataset_dir}, section {section}, with --save_probabilities true first."
+                f"{path} is missing: predict {dataset_dir}, section {section}, with --outputs#probabilities true first."
             )
         item["pred"] = str(path)
     return items
 
 
-_SETTING_NAMES = (
-    "probability_threshold",
-    "faint_threshold",
-    "split_distance_mm",
-    "peak_share",
-    "min_volume_mm3",
-    "min_mean_probability",
-    "score",
-    "score_slope",
-    "score_intercept",
-    "min_score",
-    "hu_range",
-    "spine_margin_mm",
-    "assumed_orientation",
-)
-
-
 class _Present(NamedTuple):
-    """The post-processing that a config has now."""
+    """What a config says: its group ``candidates``, and how its scans are read."""
 
-    setting: Setting
-    line: tuple[float, float]
-    min_score: float
-    hu_range: Sequence[float]
-    spine_margin_mm: float
+    candidates: dict[str, Any]
+    hu_range: tuple[float, float]
     assumed_orientation: str | None
+
+    @property
+    def setting(self) -> Setting:
+        return Setting(**{field.name: self.candidates[field.name] for field in fields(Setting)})
 
 
 def _read_config(files: Sequence[str]) -> _Present:
     """Read the settings of a prediction."""
     try:
         config = ConfigParser(ConfigParser.load_config_files(list(files)))
-        value = {name: config.get_parsed_content(name) for name in _SETTING_NAMES}
+        present = _Present(*(config.get_parsed_content(name) for name in _Present._fields))
+        present.candidates["postprocess"] = True
+        FindCandidatesd("pred", present.candidates, present.hu_range)  # raises where a value is missing or wrong
+        return present
     except KeyError as error:
         raise ValueError(f"{', '.join(files)}: {error}; name inference.yaml first, then its overlays.") from error
-    setting = Setting(
-        float(value["probability_threshold"]),
-        float(value["split_distance_mm"]),
-        float(value["peak_share"]),
-        float(value["min_volume_mm3"]),
-        float(value["min_mean_probability"]),
-        CandidateScore(value["score"]),
-        float(value["faint_threshold"]),
-    )
-    line = float(value["score_slope"]), float(value["score_intercept"])
-    return _Present(
-        setting,
-        line,
-        float(value["min_score"]),
-        value["hu_range"],
-        float(value["spine_margin_mm"]),
-        value["assumed_orientation"],
+
+
+def _plain_setting(values: Mapping[str, Sequence[Any]]) -> Setting:
+    """Return the setting of the middle threshold, and of the first, plainest of all other values."""
+    thresholds = values["threshold"]
+    return Setting(
+        **{name: tried[0] for name, tried in values.items()} | {"threshold": thresholds[len(thresholds) // 2]}
     )
 
 
-def measure_sets(
-    sets: Sequence[Sequence[dict[str, Any]]],
-    settings: Sequence[Setting],
-    hu_range: Sequence[float],
-    spine_margin_mm: float,
-    workers: int = 1,
+def prepare_scan(
+    item: Mapping[str, Any],
+    path: Path,
+    candidates: Mapping[str, Any],
+    hu_range: tuple[float, float],
+    lowest: float,
     assumed_orientation: str | None = None,
-) -> list[list[ScanTable]]:
+) -> None:
     """
-    Measure every scan at every setting.
+    Read one scan, remove its spine, and save what candidates are made of: a few percent of it.
+
+    Voxels that can be in a candidate, with as much around them as a local mean takes in, and those of fractures form
+    connected components. Nothing that makes candidates or matches them reaches from one to another, so these are moved
+    close together: a scan that is a tenth as large is scored ten times as fast.
+
+    Args:
+        item: paths of the ``image``, of its ``label`` and of its map of probabilities ``pred``, with the spine left
+            in, all on one grid, and ``label_codes`` where there is a table.
+        path: the file to write, ``.npz``.
+        candidates: the config's group, whose spine margin counts.
+        hu_range: HU that become -1 and 1, as in the prediction.
+        lowest: no candidate that will be made has voxels at or below it.
+        assumed_orientation: of a file that tells none, as in the prediction.
+
+    Raises:
+        ValueError: when the map is not on the label's grid, or holds other values than probabilities.
+    """
+    keys = ("image", "label", "pred")
+    # one after another: Compose would hide the message of an error
+    reader = CTReader(assumed_orientation)
+    data: Mapping[Any, Any] = LoadImaged(keys, reader, image_only=True)(item)  # type: ignore[arg-type]
+    data = CheckLabeld("label")(EnsureChannelFirstd(keys)(data))
+    own_affine = data["label"].affine.numpy()
+    pred, label = data["pred"], data["label"]
+    if difference := grid_difference(pred.shape[1:], pred.affine, label.shape[1:], own_affine):
+        raise ValueError(f"{item['pred']} is not on the grid of {item['label']}, {difference}: predict it again.")
+    if not (pred.min() >= -_ROUNDING and pred.max() <= 1 + _ROUNDING):
+        raise ValueError(f"{item['pred']} holds values outside [0, 1]: a map of probabilities is needed.")
+    data["pred"] = pred.clamp(0, 1)
+    data = Orientationd(keys, axcodes="RAS", labels=None)(data)
+    data = ScaleIntensityRanged("image", hu_range[0], hu_range[1], -1.0, 1.0, clip=True)(data)
+    data = FindCandidatesd("pred", candidates, hu_range).remove_spine(data)
+
+    probability, marks = data["pred"].numpy()[0], data["label"].numpy()[0]
+    reach = (LOCAL_MEAN_MM / 2 / data["pred"].pixdim.numpy()).astype(int)
+    is_near = ndimage.maximum_filter(probability > lowest, 2 * reach + 1)
+    probability, marks = packed_components(
+        connected_components(is_near | (marks > 0)), np.where(is_near, probability, 0), marks
+    )
+    to_own = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.io_orientation(own_affine))
+    np.savez_compressed(
+        path,
+        probability=probability,
+        affine=data["pred"].affine.numpy(),
+        label=nib.apply_orientation(marks, to_own),
+        to_own=to_own,
+    )
+
+
+def prepared_scan_result(path: Path, candidates: Mapping[str, Any]) -> ScanResult:
+    """
+    Make the candidates of a scan and match them with its fractures, on the scan's own axes.
+
+    Args:
+        path: the file that `prepare_scan` wrote.
+        candidates: settings as in the config's group.
+
+    Returns:
+        what the scan adds to the score.
+    """
+    with np.load(path) as saved:
+        scan = dict(saved)
+    pred = MetaTensor(torch.from_numpy(scan["probability"])[None], affine=torch.from_numpy(scan["affine"]))
+    found = FindCandidatesd("pred", candidates).find({"pred": pred})
+    ids = nib.apply_orientation(found["pred"].numpy()[0], scan["to_own"])
+    return score_scan(ids, scan["label"], dict(enumerate(found["label_scores"].tolist(), start=1)))
+
+
+class _PreparedScans:
+    """
+    All scans of all sets, prepared in a folder.
 
     Args:
         sets: the scans of each set, as `list_scans` gives them.
-        settings: what to measure.
-        hu_range: HU that become -1 and 1, as in the prediction.
-        spine_margin_mm: margin around the spine that is removed with it.
-        workers: scans that are measured at the same time; each needs about 30 bytes per voxel.
-        assumed_orientation: of a file that tells none, as in the prediction.
-
-    Returns:
-        the tables of each set's scans.
+        folder: where to keep them.
+        present: the config.
+        lowest: see `prepare_scan`.
+        pool: processes to work in; this one where None.
     """
-    measure = partial(
-        measure_scan,
-        settings=settings,
-        hu_range=hu_range,
-        spine_margin_mm=spine_margin_mm,
-        assumed_orientation=assumed_orientation,
-    )
-    items = list(chain.from_iterable(sets))
-    progress = partial(tqdm, total=len(items), desc="measure scans", unit="scan")
+
+    def __init__(
+        self,
+        sets: Sequence[Sequence[dict[str, Any]]],
+        folder: Path,
+        present: _Present,
+        lowest: float,
+        pool: ProcessPoolExecutor | None,
+    ) -> None:
+        self._map = map if pool is None else pool.map
+        self._candidates = present.candidates
+        self._sizes = [len(items) for items in sets]
+        items = list(chain.from_iterable(sets))
+        self._paths = [folder / f"{number}.npz" for number in range(len(items))]
+        _, hu_range, axcodes = present
+        prepare = partial(
+            prepare_scan,
+            candidates=present.candidates,
+            hu_range=hu_range,
+            lowest=lowest,
+            assumed_orientation=axcodes,
+        )
+        list(tqdm(self._map(prepare, items, self._paths), total=len(items), desc="prepare scans", unit="scan"))
+
+    def results(self, setting: Setting) -> ScanSets:
+        """Return what a setting gives on each scan of each set, all candidates, with scores that are not calibrated."""
+        changed = asdict(setting) | {"score_slope": 1.0, "score_intercept": 0.0, "min_score": 0.0}
+        results = self._map(partial(prepared_scan_result, candidates=self._candidates | changed), self._paths)
+        return [[next(results) for _ in range(size)] for size in self._sizes]
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Start processes to work in, or none where there is one worker."""
     if workers == 1:
-        tables = list(progress(map(measure, items)))
+        yield None
     else:
         # spawned: a fork would copy the locks of threads that torch has started
         with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-            tables = list(progress(pool.map(measure, items)))
-    in_order = iter(tables)
-    return [[next(in_order) for _ in its] for its in sets]
+            yield pool
 
 
-def _figures(sets: Sequence[Sequence[ScanTable]], outcome: Outcome, min_score: float) -> dict[str, Any]:
+def _figures(sets: ScanSets, outcome: Outcome, min_score: float) -> dict[str, Any]:
     """Describe an outcome for ``tuned.json``, also at the score from which on candidates are written."""
     details = []
-    for tables in sets:
-        results = [scan_result(table, outcome.setting, outcome.slope, outcome.intercept) for table in tables]
+    for results in calibrated_sets(sets, outcome.slope, outcome.intercept):
         scores = detection_scores(results)
         details.append(
             {name: scores[name] for name in ("average_recall", "key_recall", "max_recall")}
             | {
                 "candidates_per_scan": float(np.mean([len(result.label_scores) for result in results])),
-                "false_candidates_per_scan": _false_candidates(results),
+                "false_candidates_per_scan": false_candidates(results),
                 "recall_at_min_score": scores["recall"][round(min_score * 100)],
-                "false_candidates_per_scan_at_min_score": _false_candidates(results, min_score),
+                "false_candidates_per_scan_at_min_score": false_candidates(results, min_score),
             }
         )
     return _row(outcome) | {"min_score": min_score, "sets": details}
@@ -401,13 +294,13 @@ def _row(outcome: Outcome) -> dict[str, Any]:
 def _table(rows: Sequence[tuple[str, Outcome]]) -> str:
     """Format outcomes for the terminal."""
     lines = [
-        f"{'':<8}{'threshold':>10}{'faint':>6}{'split mm':>9}{'peak':>6}{'mm3':>7}{'mean':>6}  {'score':<21}"
+        f"{'':<8}{'threshold':>10}{'low':>6}{'split mm':>9}{'peak':>6}{'mm3':>7}{'mean':>6}  {'score':<21}"
         f"{'slope':>8}{'intercept':>10}{'average':>9}{'cand.':>7}{'false':>7}"
     ]
     for name, outcome in rows:
         s = outcome.setting
         lines.append(
-            f"{name:<8}{s.probability_threshold:>10g}{s.faint_threshold:>6g}{s.split_distance_mm:>9g}"
+            f"{name:<8}{s.threshold:>10g}{s.low_threshold:>6g}{s.split_distance_mm:>9g}"
             f"{s.peak_share:>6g}{s.min_volume_mm3:>7g}"
             f"{s.min_mean_probability:>6g}  {s.score:<21}{outcome.slope:>8.3f}{outcome.intercept:>10.3f}"
             f"{outcome.average_recall:>9.3f}{outcome.candidates_per_scan:>7.1f}"
@@ -416,16 +309,23 @@ def _table(rows: Sequence[tuple[str, Outcome]]) -> str:
     return "\n".join(lines)
 
 
-def _overlay(report: dict[str, Any], spine_margin_mm: float, name: str) -> str:
+def _overlay(report: dict[str, Any], name: str) -> str:
     """Write the chosen setting as an overlay for ``inference.yaml``."""
     after, before = report["after"], report["before"]
+    chosen = {field.name: after[field.name] for field in fields(Setting)} | {
+        "postprocess": "true",
+        "spine_margin_mm": report["spine_margin_mm"],
+        "score_slope": after["slope"],
+        "score_intercept": after["intercept"],
+        "min_score": after["min_score"],
+    }
     lines = [
         "# Post-processing chosen on annotated scans: an overlay for inference.yaml. Chosen by:",
         f"#   {report['command']}",
         "# Run from the bundle's folder:",
         "#   python -m monai.bundle run inference "
         f"--config_file \"['configs/inference.yaml','{name}']\" --dataset_dir /data/scans",
-        "# Measured on these scans themselves, so on the hopeful side:",
+        f"# The best of {report['settings_tried']} settings, on these scans themselves, so on the hopeful side:",
         *(
             f"# - {its['dataset_dir']} ({its['section']}): {its['scans']} scans, {its['scans_without_fractures']}"
             f" of them without a fracture, {its['fractures']} fractures in the others: average recall"
@@ -436,31 +336,19 @@ def _overlay(report: dict[str, Any], spine_margin_mm: float, name: str) -> str:
         *(f"# {note}" for note in report["notes"]),
         "",
         "# ---- settings ----",
-        f"probability_threshold: {after['probability_threshold']}",
-        f"faint_threshold: {after['faint_threshold']}",
-        f"split_distance_mm: {after['split_distance_mm']}",
-        f"peak_share: {after['peak_share']}",
-        f"min_volume_mm3: {after['min_volume_mm3']}",
-        f"min_mean_probability: {after['min_mean_probability']}",
-        f"score: {after['score']}",
-        f"score_slope: {after['slope']}  # of the score's logit",
-        f"score_intercept: {after['intercept']}  # of the score's logit",
-        f"min_score: {after['min_score']}  # candidates below are not written",
-        f"spine_margin_mm: {spine_margin_mm}",
+        *(f"candidates::{name}: {value}" for name, value in chosen.items()),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _notes(
-    sets: Sequence[Sequence[ScanTable]], best: Outcome, min_score: float | None, max_candidates_per_scan: float
-) -> list[str]:
+def _notes(sets: ScanSets, best: Outcome, min_score: float | None, max_candidates_per_scan: float) -> list[str]:
     """Say what the reader of the result must know."""
     notes = []
     if min_score is None:
         notes.append(f"No score stays within {max_candidates_per_scan:g} false candidates per scan.")
-    if any(all(table.fractures for table in tables) for tables in sets):
+    if any(all(len(result.fracture_codes) for result in results) for results in sets):
         notes.append("Where no scan is without fractures, false candidates are those that hit none, per scan.")
-    _, is_hit = _samples([scan_result(table, best.setting) for table in chain.from_iterable(sets)])
+    _, is_hit = scores_and_hits(sets)
     if min(is_hit.sum(), (~is_hit).sum()) < MIN_SAMPLES:
         notes.append(
             f"Scores stay as they are: {is_hit.sum()} hits and {(~is_hit).sum()} misses are too few to calibrate them,"
@@ -493,43 +381,55 @@ def tune(options: argparse.Namespace, command: str) -> str:
             " maps, in the same order."
         )
     present = _read_config(options.config_file)
-    margin_mm = present.spine_margin_mm if options.spine_margin_mm is None else options.spine_margin_mm
-    settings = grid_of_settings(
-        options.probability_thresholds, options.split_distances_mm, options.peak_shares, options.faint_thresholds
-    )
-    axcodes = options.assumed_orientation or present.assumed_orientation
+    if options.spine_margin_mm is not None:
+        present.candidates["spine_margin_mm"] = options.spine_margin_mm
+    present = present._replace(assumed_orientation=options.assumed_orientation or present.assumed_orientation)
     scans = [
-        list_scans(*pair, options.section, axcodes) for pair in zip(options.probabilities_dir, options.dataset_dir)
+        list_scans(*pair, options.section, present.assumed_orientation)
+        for pair in zip(options.probabilities_dir, options.dataset_dir)
     ]
-    sets = measure_sets(scans, [*settings, present.setting], present.hu_range, margin_mm, options.workers, axcodes)
+    start, present_line = present.setting, (present.candidates["score_slope"], present.candidates["score_intercept"])
+    values = {name: getattr(options, option) for option, (name, _) in CHOICES.items()}
+    lowest = min(filter(None, (*values["threshold"], *values["low_threshold"], start.threshold, start.low_threshold)))
 
-    before = outcome_of(sets, present.setting, present.line)
-    outcomes = [outcome_of(sets, setting) for setting in tqdm(settings, desc="try settings", unit="setting")]
-    best = ranked(outcomes)
-    min_score = operating_score(sets, best[0], options.max_candidates_per_scan, options.least_score)
+    with TemporaryDirectory() as folder, _processes(options.workers) as pool:
+        prepared = _PreparedScans(scans, Path(folder), present, lowest, pool)
+        with tqdm(total=MOST_SETTINGS, desc="try settings, at most", unit="setting") as progress:
+
+            def score(setting: Setting) -> Outcome:
+                progress.update()
+                return outcome_of(setting, prepared.results(setting))
+
+            outcomes = coordinate_search(score, [start, _plain_setting(values)], values, MOST_SETTINGS)
+        best = ranked(outcomes)
+        results_before, results = prepared.results(start), prepared.results(best[0].setting)
+
+    before = outcome_of(start, results_before, present_line)
+    min_score = operating_score(results, best[0], options.max_candidates_per_scan, options.least_score)
     report = {
         "command": command,
         "max_candidates_per_scan": options.max_candidates_per_scan,
-        "spine_margin_mm": margin_mm,
-        "notes": _notes(sets, best[0], min_score, options.max_candidates_per_scan),
+        "spine_margin_mm": present.candidates["spine_margin_mm"],
+        "settings_tried": len(outcomes),
+        "notes": _notes(results, best[0], min_score, options.max_candidates_per_scan),
         "sets": [
             {
                 "probabilities_dir": probabilities_dir,
                 "dataset_dir": dataset_dir,
                 "section": options.section,
-                "scans": len(tables),
-                "fractures": sum(table.fractures for table in tables),
-                "scans_without_fractures": sum(table.fractures == 0 for table in tables),
+                "scans": len(of_set),
+                "fractures": sum(len(result.fracture_codes) for result in of_set),
+                "scans_without_fractures": sum(len(result.fracture_codes) == 0 for result in of_set),
             }
-            for probabilities_dir, dataset_dir, tables in zip(options.probabilities_dir, options.dataset_dir, sets)
+            for probabilities_dir, dataset_dir, of_set in zip(options.probabilities_dir, options.dataset_dir, results)
         ],
-        "before": _figures(sets, before, present.min_score),
-        "after": _figures(sets, best[0], HIGHEST_SCORE if min_score is None else min_score),
+        "before": _figures(results_before, before, present.candidates["min_score"]),
+        "after": _figures(results, best[0], HIGHEST_SCORE if min_score is None else min_score),
         "best": [_row(outcome) for outcome in best[:ROWS_SHOWN]],
     }
     output = Path(options.output)
     write_json(output.with_suffix(".json"), report, indent=2)
-    write_text(output, _overlay(report, margin_mm, output.name))
+    write_text(output, _overlay(report, output.name))
     rows = [("before", before), *((str(place), outcome) for place, outcome in enumerate(best[:ROWS_SHOWN], start=1))]
     return "\n".join([_table(rows), *report["notes"], f"{output} and {output.with_suffix('.json')} written."])
 
@@ -547,20 +447,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--probabilities_dir", nargs="+", required=True, help="folders of maps that --save_probabilities true wrote")
+    add("--probabilities_dir", nargs="+", required=True, help="folders of maps that --outputs#probabilities true wrote")
     add("--dataset_dir", nargs="+", required=True, help="the data sets that were predicted, in the same order")
     add("--section", default="validation", help="training, validation, test or all")
     add("--output", default="tuned.yaml", help="overlay to write; its figures go beside it, as .json")
     add("--config_file", nargs="+", default=[str(INFERENCE_CONFIG)], help="config of the prediction, and its overlays")
     add("--max_candidates_per_scan", type=float, default=2.0, help="most of those written, on average")
     add("--least_score", type=float, default=LIKELY, help="least min_score to choose, where scores are calibrated")
-    add("--probability_thresholds", nargs="+", type=float, default=THRESHOLDS, help="thresholds to try")
-    add("--split_distances_mm", nargs="+", type=float, default=SPLIT_DISTANCES_MM, help="distances to try; 0: no split")
-    add("--peak_shares", nargs="+", type=float, default=PEAK_SHARES, help="shares to try; 0 parts nothing")
-    add("--faint_thresholds", nargs="+", type=float, default=FAINT_THRESHOLDS, help="to try below; 0 adds nothing")
+    for option, (name, values) in CHOICES.items():
+        add(f"--{option}", nargs="+", type=type(values[0]), default=values, help=f"to try as candidates#{name}")
     add("--spine_margin_mm", type=float, help="margin around the spine; by default the config's")
-    add("--assumed_orientation", help="of a file that tells none, such as LPS; by default the config's")
-    add("--workers", type=int, default=1, help="scans to measure at the same time")
+    add("--assumed_orientation", help="orientation of a file that states none, such as LPS; by default the config's")
+    add("--workers", type=int, default=1, help="scans to work on at the same time")
     options = parser.parse_args(arguments)
     command = shlex.join(["python", "-m", "scripts", "tune", *(sys.argv[1:] if arguments is None else arguments)])
     try:

@@ -22,18 +22,20 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
 from monai.utils import str2bool
 
+from scripts.candidates import Candidate
 from scripts.data.datalist import load_datalist
 from scripts.data.loading_faults import loading_fault
 from scripts.data.ribfrac import integer_ids
 from scripts.images.grids import grid_difference, on_grid_of
 from scripts.images.headers import checked_axcodes
 from scripts.images.image_reader import CTReader
-from scripts.reporting.pages.findings import Outcome, fracture_type, match_outcomes, scan_result
+from scripts.metrics.ribfrac_froc import scan_result
+from scripts.reporting.pages.findings import Outcome, fracture_type, known_ids, match_outcomes
 from scripts.reporting.pages.niivue import installed_niivue
 from scripts.reporting.pages.page import show_viewer_links, viewer_address
 from scripts.reporting.pages.viewer import Mark, write_viewer_page
 from scripts.reporting.pages.views import places_mm
-from scripts.runs.records import read_record, record_path
+from scripts.runs.records import read_record, record_path, recorded_candidates
 from scripts.transforms import CheckFilesd, CheckImaged, CheckLabeld, CropBodyd, SpacingOnlyd
 
 __all__ = ["main", "write_views"]
@@ -85,7 +87,7 @@ def write_views(
             missing = mask if record else path
             raise FileNotFoundError(f"{missing} does not exist, or is empty: predict {scan} first.")
         pages.append(output_dir / viewer_address(scan))
-        _write_view(pages[-1], items[scan], mask, record["candidates"], settings, min_spacing_mm)
+        _write_view(pages[-1], items[scan], mask, recorded_candidates(record), settings, min_spacing_mm)
     for report in sorted(output_dir.glob("report*.html")):
         show_viewer_links(report, scans)
     return pages
@@ -104,7 +106,7 @@ def _settings(output_dir: Path, dataset_dir: str | Path | None) -> dict[str, Any
     given = {} if dataset_dir is None else {"dataset_dir": str(dataset_dir)}
     settings = {}
     for name in ("dataset_dir", "section", "labels", "body_hu", "operating_score"):
-        value = given.get(name, config.get(name))
+        value = given.get(name, (config.get("candidates") or {} if name == "operating_score" else config).get(name))
         if value is None:
             raise ValueError(f"{path} has no {name}: it is of no prediction or evaluation by this bundle.")
         if str(value)[:1] in (EXPR_KEY, ID_REF_KEY):
@@ -121,12 +123,12 @@ def _write_view(
     page: Path,
     item: Mapping[str, Any],
     mask: Path,
-    rows: Sequence[Mapping[str, Any]],
+    candidates: Sequence[Candidate],
     settings: Mapping[str, Any],
     min_spacing_mm: float,
 ) -> None:
-    data = _load(item, mask, len(rows), settings["assumed_orientation"])
-    marks = _marks(data, rows)
+    data = _load(item, mask, len(candidates), settings["assumed_orientation"])
+    marks = _marks(data, candidates)
     spacing_mm, any_mm = [min_spacing_mm] * 3, [np.inf] * 3
     show = Compose(
         [
@@ -168,33 +170,35 @@ def _load(item: Mapping[str, Any], mask: Path, candidates: int, axcodes: str | N
     return data
 
 
-def _marks(data: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Mark]:
+def _marks(data: Mapping[str, Any], candidates: Sequence[Candidate]) -> list[Mark]:
     """List the candidates by falling score and the annotated fractures, with what the tables say of them."""
-    scores = [float(row["score"]) for row in rows]
+    scores = [candidate.score for candidate in candidates]
     by_score = sorted(range(len(scores)), key=lambda i: -scores[i])
     matches: Mapping[int, tuple[Outcome, int]] = {}
     fractures = []
     if "label" in data:
-        result, ids = scan_result(data["pred"], data["label"], scores, data.get("label_codes"))
+        result = scan_result({"pred": data["pred"], "label_scores": scores}, data)
         matches = match_outcomes(result, by_score)
         places = places_mm(data["label"][0].numpy(), data["label"].affine.numpy())
-        for number, fracture in enumerate(ids):
+        for number, fracture in enumerate(known_ids(result)):
             hits = [f"C{i + 1} ({scores[i]:.2f})" for i, (_, hit) in matches.items() if hit == number]
             told = f"hit by {', '.join(hits)}" if hits else "missed"
             words = f"{fracture_type(int(result.fracture_codes[number]))}; {told}"
             fractures.append(Mark("fracture", fracture, "hit" if hits else "missed", None, words, places[fracture]))
     places = places_mm(data["pred"][0].numpy(), data["pred"].affine.numpy())
-    candidates = [
-        Mark("candidate", i + 1, matches.get(i, ("candidate", -1))[0], scores[i], _words(rows[i]), places[i + 1])
+    by_falling_score = [
+        Mark("candidate", i + 1, matches.get(i, ("candidate", -1))[0], scores[i], _words(candidates[i]), places[i + 1])
         for i in by_score
     ]
-    return [*candidates, *fractures]
+    return [*by_falling_score, *fractures]
 
 
-def _words(row: Mapping[str, Any]) -> str:
+def _words(candidate: Candidate) -> str:
     """Tell where a candidate lies, as far as it is known, and its volume."""
-    place = [f"{row['side']} side" if row["side"] else "", row["part"], f"{row['level']} third" if row["level"] else ""]
-    return "; ".join([*filter(None, [", ".join(filter(None, place))]), f"{float(row['volume_mm3']):.0f} mm³"])
+    side = f"{candidate.side} side" if candidate.side else ""
+    third = f"{candidate.level} third" if candidate.level else ""
+    place = ", ".join(filter(None, [side, candidate.part, third]))
+    return "; ".join([*filter(None, [place]), f"{candidate.volume_mm3:.0f} mm³"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

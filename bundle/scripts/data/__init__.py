@@ -4,7 +4,7 @@ from .by_value import pack, unpack
 from .datalist import ScanList, list_scans, load_datalist
 from .dataloader import PipeFallbackDataLoader, SkippedScan, SkippingDataLoader
 from .dataset import MappedDataset, files_hashing
-from .hard_examples import add_hard_places
+from .hard_examples import add_hard_examples
 from .loading_faults import loading_fault, where_raised
 from .loading_process import LoadingProcess, how_it_ended
 from .ribfrac import RibFracTable, TableRow, integer_ids, is_hidden, read_ribfrac_table
@@ -21,7 +21,7 @@ __all__ = [
     "SkippedScan",
     "SkippingDataLoader",
     "TableRow",
-    "add_hard_places",
+    "add_hard_examples",
     "doubled_images",
     "files_hashing",
     "how_it_ended",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.data import load_decathlon_datalist
-from monai.utils import ensure_tuple
+from monai.utils import ensure_tuple, str2bool
 
 from scripts.data.ribfrac import read_ribfrac_table
 from scripts.files.folder_files import FolderFiles, files_below
@@ -67,7 +67,7 @@ class ScanList(list[dict[str, Any]]):
 
     Args:
         items: see :func:`load_datalist`.
-        ignored: files that were passed over, see :func:`scripts.files.ignored_files.ignored_files`.
+        ignored: files that were skipped, see :func:`scripts.files.ignored_files.ignored_files`.
     """
 
     def __init__(self, items: Iterable[dict[str, Any]] = (), ignored: Sequence[IgnoredFiles] = ()) -> None:
@@ -78,7 +78,7 @@ class ScanList(list[dict[str, Any]]):
 def load_datalist(
     dataset_dir: str | os.PathLike[str],
     section: str,
-    labels: bool = True,
+    labels: bool | str = True,
     check: bool = True,
     assumed_orientation: str | None = None,
     predictions_dir: str | os.PathLike[str] | None = None,
@@ -112,7 +112,7 @@ def load_datalist(
     Args:
         dataset_dir: the folder or file, as above.
         section: ``"training"``, ``"validation"``, ``"test"``, or ``"all"``.
-        labels: whether scans have annotations; if not, labels and tables that are there are passed over.
+        labels: whether scans have annotations; if not, labels and tables that are there are skipped.
         check: whether the header of every file is read here, so that one bad scan stops the run at its start; otherwise
             :class:`scripts.transforms.CheckFilesd` has to do it.
         assumed_orientation: of a file that tells none, see :func:`file_problems`; used by the check alone.
@@ -137,6 +137,7 @@ def load_datalist(
     References:
         Jin et al. (2020), EBioMedicine, doi:10.1016/j.ebiom.2020.103106.
     """
+    labels = str2bool(labels)
     items, problems = list_scans(dataset_dir, section, labels, predictions_dir)
     root = Path(dataset_dir).expanduser()
     _raise_problems(root, problems)
@@ -395,7 +396,7 @@ def _choose(root: Path, scans: dict[str, _Scan], section: str, labels: bool) -> 
     _raise_problems(
         root,
         (
-            f"{[*scans[scan].images, *scans[scan].labels][0]}: no folder tells whether {scan} is for training, "
+            f"{[*scans[scan].images, *scans[scan].labels][0]}: no folder name says whether {scan} is for training, "
             "validation or test, as for other scans: move it to such a folder, or ask for the section 'all'."
             for scan, its_section in section_of.items()
             if its_section is None

@@ -102,13 +102,13 @@ class _PackingCollate:
 
 class SkippingDataLoader(DataLoader):
     """
-    Load scans one at a time, and pass over those that fail; MONAI's ``DataLoader`` ends the run at the first.
+    Load scans one at a time, and skip those that fail; MONAI's ``DataLoader`` ends the run at the first.
 
     Each that fails is logged as an error at once and kept in ``skipped``; end a run by ``raise_skipped``, so that it
     does not end as if all were well. How many scans will come is not known beforehand, so there is no length.
 
     Scans are loaded in processes of the loader's own, which need no shared memory. Where one is ended, by the system
-    for want of memory or by a library's crash, its scan is loaded once more in a fresh one, and is then passed over.
+    for want of memory or by a library's crash, its scan is loaded once more in a fresh one, and is then skipped.
 
     Where Python starts processes by a fork server, as on Linux from 3.14 on, the loading ones are forked instead:
     MONAI's ``Invertd`` takes a transform from a fork server for another one, and the prediction would end there.
@@ -131,7 +131,7 @@ class SkippingDataLoader(DataLoader):
         self.skipped = []
         for batch in super().__iter__() if self.processes == 0 else self._loaded_elsewhere():
             if isinstance(batch, SkippedScan):
-                _logger.error(f"{batch.scan} is passed over: {batch.reason}")
+                _logger.error(f"{batch.scan} is skipped: {batch.reason}")
                 self.skipped.append(batch)
             else:
                 yield batch
@@ -177,7 +177,7 @@ class SkippingDataLoader(DataLoader):
 
     def raise_skipped(self) -> None:
         """
-        End a run in which scans were passed over; does nothing where all were loaded.
+        End a run in which scans were skipped; does nothing where all were loaded.
 
         Processes of one run wait for each other here, so that none is ended by another's scans while it still writes.
 

@@ -48,11 +48,11 @@ class MappedDataset(PersistentDataset):
 
     ``prepare`` prepares all scans that the folder does not hold yet, several at a time; without it each is prepared
     when it is first asked for. A file is written whole or not at all, and belongs to the source files' sizes and times
-    of change and to the transforms; where any of them differs the scan is prepared anew. What is of no use any more
+    of change and to the transforms; where any of them differs the scan is prepared again. What is of no use any more
     stays until the folder is removed.
 
     Each file holds its own name and checksums. They are compared when a file is first used in a run, and again when its
-    size or time of change is another: one that is damaged, or another's, is prepared anew, and the log says so.
+    size or time of change is another: one that is damaged, or another's, is prepared again, and the log says so.
 
     Args:
         data: items; what they hold as paths is read by the transforms.
@@ -286,7 +286,7 @@ def _damage(path: Path) -> str | None:
 
 
 def _damaged(path: Path, damage: str, item: Mapping[str, Any]) -> str:
-    return f"{path}: {damage}; {item.get('scan', 'its scan')} is prepared anew."
+    return f"{path}: {damage}; {item.get('scan', 'its scan')} is prepared again."
 
 
 def _read_mapped(path: Path) -> dict[str, Any]:

@@ -9,29 +9,29 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["HARD_KEY", "add_hard_places"]
+__all__ = ["HARD_KEY", "add_hard_examples"]
 
-HARD_KEY = "hard_places"  # of a data list's item
+HARD_KEY = "hard_examples"  # of a data list's item
 
 
-def add_hard_places(data: Sequence[dict[str, Any]], hard_places: str | Path | None) -> list[dict[str, Any]]:
+def add_hard_examples(data: Sequence[dict[str, Any]], hard_examples: str | Path | None) -> list[dict[str, Any]]:
     """
-    Give the items of a data list their hard places, for ``SymmetricROISamplerd``.
+    Give the items of a data list their hard examples, for ``SymmetricROISamplerd``.
 
     Args:
         data: items with the key ``scan``.
-        hard_places: file that ``python -m scripts mine`` wrote; None adds nothing.
+        hard_examples: file that ``python -m scripts mine`` wrote; None adds nothing.
 
     Returns:
-        The items; those of which the file knows something have it as ``hard_places``.
+        The items; those of which the file knows something have it as ``hard_examples``.
 
     Raises:
         FileNotFoundError: when the file does not exist.
         ValueError: when it is no such file, or knows none of the scans.
     """
-    if hard_places is None:
+    if hard_examples is None:
         return list(data)
-    path = Path(hard_places)
+    path = Path(hard_examples)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: python -m scripts mine writes it.")
     try:
@@ -40,7 +40,9 @@ def add_hard_places(data: Sequence[dict[str, Any]], hard_places: str | Path | No
             for scan, of_scan in json.loads(path.read_text()).items()
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no file of hard places ({error!r}): python -m scripts mine writes it.") from error
+        raise ValueError(
+            f"{path} is no file of hard examples ({error!r}): python -m scripts mine writes it."
+        ) from error
     if not places.keys() & {item["scan"] for item in data}:
         raise ValueError(f"{path} knows none of the {len(data)} scans: mine the data set that is trained on.")
     return [item | {HARD_KEY: places[item["scan"]]} if item["scan"] in places else item for item in data]

@@ -95,7 +95,7 @@ def how_it_ended(exit_code: int | None) -> str:
         return f"ended with exit status {exit_code}"
     by = f"was ended by signal {-exit_code} ({signal.strsignal(-exit_code)})"
     if -exit_code == signal.SIGKILL:
-        return f"{by}, perhaps for want of memory: free some, or lower num_workers"
+        return f"{by}, perhaps because memory ran out: free some, or lower num_workers"
     return f"{by}: perhaps a library cannot read the file, or memory ran out"
 
 

@@ -2,8 +2,8 @@
 
 from .checkpoints import CheckedCheckpointLoader
 from .dicom import DicomResultHandler
-from .prediction import FROCReportHandler, ScanPictureHandler, ScanRecordsHandler
-from .review import ReviewPageHandler, TrainingPageHandler
+from .results import FROCReportHandler, ScanPictureHandler, ScanRecordsHandler
+from .review import ReviewPageHandler, TrainingPageHandler, TrainingReportHandler
 from .tracking import MLFlowRunHandler
 from .training import (
     AverageWeightsHandler,
@@ -33,4 +33,5 @@ __all__ = [
     "ScanRecordsHandler",
     "SyncBuffersHandler",
     "TrainingPageHandler",
+    "TrainingReportHandler",
 ]

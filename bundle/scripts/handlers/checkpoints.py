@@ -32,12 +32,21 @@ class CheckedCheckpointLoader(CheckpointLoader):
         the file ``load_path``.
 
     Args:
-        args, kwargs: those of ``monai.handlers.CheckpointLoader``.
+        load_path: the file; None loads nothing.
+        load_dict, kwargs: those of ``monai.handlers.CheckpointLoader``.
 
     Raises:
         FileNotFoundError: when the file does not exist.
         ValueError: when it is no whole file of weights, holds other objects than tensors, or does not fit the network.
     """
+
+    def __init__(self, load_path: str | None, load_dict: dict[str, Any], **kwargs: Any) -> None:
+        self.is_off = load_path is None
+        super().__init__(load_path or "", load_dict, **kwargs)
+
+    def attach(self, engine: Engine) -> None:
+        if not self.is_off:
+            super().attach(engine)
 
     def __call__(self, engine: Engine) -> None:
         read_weights(self.load_path)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ignite.engine import Events
-from monai.config import PathLike
 from numpy.typing import NDArray
 
+from scripts.candidates import Candidate
 from scripts.data.loading_faults import where_raised
 from scripts.files.atomic_write import whole_file
 from scripts.images.dicom_series import is_dicom, series_files
@@ -24,7 +23,7 @@ from scripts.reporting.dicom import (
     read_sources,
     reference_problem,
 )
-from scripts.reporting.tables import scan_row
+from scripts.runs.prediction import PredictionRun
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -34,7 +33,7 @@ __all__ = ["DicomResultHandler"]
 
 class DicomResultHandler:
     """
-    Write a segmentation and a structured report of each scan that came as DICOM; others are passed over.
+    Write a segmentation and a structured report of each scan that came as DICOM; others are skipped.
 
     Attach to:
         the evaluator; its post-processing ends with candidates on the scan's own grid.
@@ -50,54 +49,41 @@ class DicomResultHandler:
 
     Writes:
         into the metadata of ``pred``, after its ``notes``, why there is no DICOM, or what is left empty in it; and
-        ``<scan>.seg.dcm``, unless there is no candidate, and ``<scan>.sr.dcm`` in ``output_dir``; see
+        ``<scan>.seg.dcm``, unless there is no candidate, and ``<scan>.sr.dcm`` in the run's ``dicom/``; see
         ``scripts.reporting.dicom``.
 
     Args:
-        output_dir: folder of the objects.
-        data: the items of the run, as ``load_datalist`` gives them: of a DICOM series ``image`` is a list of slices, or
-            a folder.
-        metadata: the bundle's ``metadata.json``, for the algorithm's name and version.
-        checkpoint: the weights, which the device's serial number tells; None where they are part of the network.
-        operating_score: candidates of this score or more count in the report's number of fractures.
-        many_fractures: so many that count, or more, are many.
+        run: the prediction. The objects lie in its ``dicom/``, and its bundle and weights are the algorithm that they
+            name; without ``dicom`` among its outputs there are none.
     """
 
-    def __init__(
-        self,
-        output_dir: PathLike,
-        data: Sequence[Mapping[str, Any]],
-        metadata: PathLike,
-        checkpoint: PathLike | None,
-        operating_score: float,
-        many_fractures: int,
-    ) -> None:
-        self.output_dir = Path(output_dir)
-        self.series = {str(item["scan"]): item["image"] for item in data if is_dicom(item["image"])}
-        self.metadata = metadata
-        self.checkpoint = checkpoint
-        self.operating_score = operating_score
-        self.many_fractures = many_fractures
+    def __init__(self, run: PredictionRun) -> None:
+        self.run = run
+        self.output_dir = run.path("dicom")
+        self.series = {str(item["scan"]): item["image"] for item in run.to_do if is_dicom(item["image"])}
 
     def attach(self, engine: Engine) -> None:
+        if not self.run.outputs["dicom"]:
+            return
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
 
     def _start(self, engine: Engine) -> None:
         if self.series:
-            self.algorithm = Algorithm.of_bundle(self.metadata, self.checkpoint)
+            metadata = self.run.bundle_root / "configs" / "metadata.json"
+            self.algorithm = Algorithm.of_bundle(metadata, self.run.checkpoint)
 
     def _write(self, engine: Engine) -> None:
         outputs: Any = engine.state.output
         for output in outputs:
-            pred, rows = output["pred"], output["candidates"]
+            pred, candidates = output["pred"], output["candidates"]
             scan = pred.meta["scan"]
             if scan not in self.series:
                 continue
             paths = {kind: self.output_dir / f"{scan}.{kind}.dcm" for kind in ("seg", "sr")}
             ids, affine = pred[0].cpu().numpy(), np.asarray(pred.affine, dtype=float)
             try:
-                files, note = self._files(scan, ids, affine, rows)
+                files, note = self._files(scan, ids, affine, candidates)
             except Exception as error:  # of headers highdicom and pydicom raise nearly anything; the scan is done
                 files, note = {}, f"No DICOM is written: {header_fault(error).removesuffix('.')}."
                 engine.logger.debug("%s: no DICOM, %s", scan, where_raised(error))
@@ -111,17 +97,17 @@ class DicomResultHandler:
                     path.unlink(missing_ok=True)
 
     def _files(
-        self, scan: str, ids: NDArray, affine: NDArray, rows: Sequence[Mapping[str, Any]]
+        self, scan: str, ids: NDArray, affine: NDArray, candidates: Sequence[Candidate]
     ) -> tuple[dict[str, bytes], str]:
         """Return the objects of a scan as files, ``seg`` and ``sr``, and what a user should know of them."""
         sources, emptied = read_sources(series_files(self.series[scan]))
         if problem := reference_problem(sources):
             return {}, f"No DICOM is written, since {problem}."
-        if len(rows) > MAX_SEGMENTS:
+        if len(candidates) > MAX_SEGMENTS:
             return {}, f"No DICOM is written, which holds {MAX_SEGMENTS} candidates at most."
-        found = candidate_segmentation(sources, ids, affine, rows, self.algorithm) if rows else None
-        summary = scan_row(rows, self.operating_score, self.many_fractures)
-        report = candidate_report(sources, found, rows, summary, self.algorithm)
+        found = candidate_segmentation(sources, ids, affine, candidates, self.algorithm) if candidates else None
+        summary = self.run.records.summarize(candidates)
+        report = candidate_report(sources, found, candidates, summary, self.algorithm)
         files = {} if found is None else {"seg": encoded(found)}
         note = f"Not valid in its headers, and left empty in DICOM: {', '.join(emptied)}." if emptied else ""
         return files | {"sr": encoded(report)}, note

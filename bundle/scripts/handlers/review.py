@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ignite.distributed as idist
 import numpy as np
+import torch
 from ignite.engine import Events
 from monai.config import PathLike
+from monai.handlers import StatsHandler, TensorBoardStatsHandler, from_engine
+from monai.utils import str2bool
 
 from scripts.files.file_digest import file_sha256
-from scripts.handlers.training import CurveHistory
+from scripts.handlers.training import CurveHistory, CurvesHandler
 from scripts.images.grids import on_grid_of
-from scripts.reporting.pages.findings import scan_findings, scan_result
+from scripts.metrics.froc import ScanResult, challenge_scores
+from scripts.metrics.ribfrac_froc import RibFracFROCMetric
+from scripts.reporting.pages.findings import scan_findings
 from scripts.reporting.pages.page import ReviewPage
 from scripts.reporting.pages.training import Example, write_training_page
 from scripts.reporting.pages.views import Scan, projections
+from scripts.runs.prediction import PredictionRun
 from scripts.runs.summary import bundle_facts
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
     from monai.engines import Evaluator
 
-__all__ = ["ReviewPageHandler", "TrainingPageHandler"]
+__all__ = ["ReviewPageHandler", "TrainingPageHandler", "TrainingReportHandler"]
 
 _SHIPPED_NOTE = (
-    "The shipped weights ran. They saw made-up fractures, and fractures implanted into real chest CT, and no others; "
+    "The shipped weights ran. They saw synthetic fractures, and fractures implanted into real chest CT, and no others; "
     "nothing was measured on real fractures."
 )
 
@@ -44,81 +50,87 @@ class ReviewPageHandler:
 
     Reads:
         ``image`` (in RAS orientation, scaled to [-1, 1]; its grid is drawn), ``pred``, ``label_scores``, ``candidates``
-        (as ``DescribeCandidatesd`` gives them) and, where present, ``label`` and ``fracture_codes`` of the decollated
-        output; ``midsagittal_plane`` and ``thorax_axis`` of its batch, where present.
+        (as ``DescribeCandidatesd`` gives them) and, where present, ``scan_result`` (as ``MatchCandidatesd`` gives it)
+        with ``label`` of the decollated output; ``midsagittal_plane`` and ``thorax_axis`` of its batch, where present.
 
     Writes:
         the page.
 
     Args:
-        path: the page.
-        bundle_root: the bundle's folder, whose metadata tell its version.
-        checkpoint: the weights that run; None where they are part of the network.
-        threshold: score at which the page opens.
-        settings: settings of the run that the page tells.
-        not_shown: scans of the data set that this run does not predict, since they are done or others do it.
+        run: the prediction. The page is its ``report.html``, opens at its operating score, and reports its settings and
+            weights; without ``review_page`` among its outputs there is none.
+        metric: what scores the scans, where they are annotated: the page shows its figures. Of several processes each
+            has a page with scores of its own scans, with as many draws for their interval as the metric makes.
     """
 
-    def __init__(
-        self,
-        path: PathLike,
-        bundle_root: PathLike,
-        checkpoint: PathLike | None,
-        threshold: float,
-        settings: Mapping[str, Any],
-        not_shown: int = 0,
-    ) -> None:
-        self.path = Path(path)
-        self.bundle_root = Path(bundle_root)
-        self.checkpoint = None if checkpoint is None else Path(checkpoint)
-        self.threshold = float(threshold)
-        self.settings = settings
-        self.not_shown = not_shown
+    def __init__(self, run: PredictionRun, metric: RibFracFROCMetric | None = None) -> None:
+        self.run = run
+        self.path = run.path("report.html")
+        self.metric = metric
         self._page: ReviewPage | None = None
 
     def attach(self, engine: Engine) -> None:
+        if not self.run.outputs["review_page"]:
+            return
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine: Engine) -> None:
-        facts = bundle_facts(self.bundle_root, self.checkpoint)
+        facts = bundle_facts(self.run.bundle_root, self.run.checkpoint)
         digest = facts["weights_sha256"]
-        is_shipped = digest is not None and digest == file_sha256(self.bundle_root / "models" / "model.pt")
+        is_shipped = digest is not None and digest == file_sha256(self.run.bundle_root / "models" / "model.pt")
         summary = {
             "bundle": f"{facts['bundle']} {facts['version']}",
             "weights": f"{facts['weights']}, SHA-256 {digest[:12]}…" if digest else "part of the network",
-            "settings": self.settings,
+            "settings": _by_line(self.run.settings),
         }
-        if self.not_shown:
-            summary["not on this page"] = f"{self.not_shown} scans that are done already, or that others predict"
+        if self.run.not_shown:
+            summary["not on this page"] = f"{self.run.not_shown} scans that are done already, or that others predict"
         if self._page is not None:
             self._page.close()
-        self._page = ReviewPage(self.path, summary, self.threshold, _SHIPPED_NOTE if is_shipped else "")
+        self._page = ReviewPage(
+            self.path, summary, self.run.records.operating_score, _SHIPPED_NOTE if is_shipped else ""
+        )
 
     def _add(self, engine: Engine) -> None:
         assert self._page is not None
         batches: Any = engine.state.batch
         outputs: Any = engine.state.output
         for batch, output in zip(batches, outputs):
-            image, pred, label, scores = (output.get(key) for key in ("image", "pred", "label", "label_scores"))
+            image, pred, result = (output.get(key) for key in ("image", "pred", "scan_result"))
             plane = batch.get("midsagittal_plane")
             instances = {"candidate": on_grid_of(image, pred)}
             annotation = None
-            if label is not None:
-                instances["fracture"] = on_grid_of(image, label)
-                annotation = (label, *scan_result(pred, label, scores, output.get("fracture_codes")))
+            if result is not None:
+                instances["fracture"] = on_grid_of(image, output["label"])
+                annotation = (output["label"], result)
             scan = Scan(image[0].cpu().numpy(), np.asarray(image.affine), (-1.0, 1.0), instances)
             name = str(pred.meta["scan"])
             chest = (plane, batch.get("thorax_axis"))
             findings = scan_findings(name, scan, output["candidates"], annotation, *chest)
-            result = annotation[1] if annotation else None
             self._page.add_scan(name, findings, projections(scan, plane), result, pred.meta.get("notes", ""))
 
     def _write(self, engine: Engine) -> None:
         assert self._page is not None
-        self._page.write()
+        self._page.write(self._details(self._page.results))
         engine.logger.info("To look at the results, open %s in a browser.", self.path)
+
+    def _details(self, results: Sequence[ScanResult]) -> dict[str, Any] | None:
+        if self.metric is None or not results:
+            return None
+        if idist.get_world_size() > 1:
+            return challenge_scores(results, self.metric.exact_thresholds, self.metric.bootstrap, self.metric.seed)
+        return self.metric.details()
+
+
+def _by_line(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with those of a group behind its name, as on the command line."""
+    lines: dict[str, Any] = {}
+    for name, value in settings.items():
+        is_group = isinstance(value, Mapping)
+        lines |= {f"{name}#{key}": of_key for key, of_key in value.items()} if is_group else {name: value}
+    return lines
 
 
 class TrainingPageHandler:
@@ -180,3 +192,53 @@ class TrainingPageHandler:
             self._sampled,
             self._validated,
         )
+
+
+class TrainingReportHandler:
+    """
+    Attach all that reports a training: the log, TensorBoard's files, the curves, and a page to look at.
+
+    The log and TensorBoard's files are of MONAI's ``StatsHandler`` and ``TensorBoardStatsHandler``, of both engines,
+    and of the first of several processes.
+
+    Attach to:
+        the trainer, behind the ``ValidationHandler`` and before the ``ResumableCheckpointHandler``.
+
+    Args:
+        output_dir: folder of ``curves.csv``, ``curves.png``, ``training.html`` and ``tensorboard/``.
+        evaluator: the engine that validates.
+        optimizer: the optimizer whose learning rate is shown.
+        history: the points of the curves.
+        page: False writes no page.
+    """
+
+    def __init__(
+        self,
+        output_dir: PathLike,
+        evaluator: Evaluator,
+        optimizer: torch.optim.Optimizer,
+        history: CurveHistory,
+        page: bool | str = True,
+    ) -> None:
+        self.evaluator = evaluator
+        loss = from_engine("loss", first=True)
+        self.handlers: list[Any] = [CurvesHandler(output_dir, evaluator, optimizer, history, loss)]
+        if str2bool(page):
+            self.handlers.append(TrainingPageHandler(output_dir, evaluator, history))
+        self.of_evaluator: list[Any] = []
+        if idist.get_rank() == 0:
+            log_dir = str(Path(output_dir) / "tensorboard")
+            self.handlers += [
+                StatsHandler(tag_name="train_loss", output_transform=loss),
+                TensorBoardStatsHandler(log_dir=log_dir, tag_name="train_loss", output_transform=loss),
+            ]
+            self.of_evaluator = [
+                StatsHandler(iteration_log=False),
+                TensorBoardStatsHandler(log_dir=log_dir, iteration_log=False),
+            ]
+
+    def attach(self, engine: Engine) -> None:
+        for handler in self.handlers:
+            handler.attach(engine)
+        for handler in self.of_evaluator:
+            handler.attach(self.evaluator)

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ignite.distributed as idist
 from monai.config import PathLike
 from monai.handlers import MLFlowHandler
+
+from scripts.runs.config import is_tracked, run_settings
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -31,14 +34,31 @@ class MLFlowRunHandler(MLFlowHandler):
         ``Events.STARTED`` (settings) and ``Events.COMPLETED`` (files).
 
     Args:
-        settings: names and values.
-        files: files that are kept with the run; those that do not exist are left out.
+        output_dir: folder of the run.
+        files: names of files in it that are kept with the run; those that do not exist are left out.
+        settings: names and values; those of the running config where None.
+        enabled: False records nothing; None: whether the run was started with ``--tracking``. Of several processes the
+            first one records.
         kwargs: ``tracking_uri``, ``experiment_name`` and ``run_name`` of ``MLFlowHandler``.
     """
 
-    def __init__(self, settings: Mapping[str, Any], files: Sequence[PathLike], **kwargs: Any) -> None:
-        super().__init__(iteration_log=False, epoch_log=False, artifacts=[Path(file) for file in files], **kwargs)
-        self.settings = settings
+    def __init__(
+        self,
+        output_dir: PathLike,
+        files: Sequence[str],
+        settings: Mapping[str, Any] | None = None,
+        enabled: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.enabled = (is_tracked() if enabled is None else enabled) and idist.get_rank() == 0
+        if self.enabled:
+            artifacts = [Path(output_dir) / name for name in files]
+            super().__init__(iteration_log=False, epoch_log=False, artifacts=artifacts, **kwargs)
+            self.settings = run_settings() if settings is None else settings
+
+    def attach(self, engine: Engine) -> None:
+        if self.enabled:
+            super().attach(engine)
 
     def start(self, engine: Engine) -> None:
         """Open the run, or take part in the one that is open, and record the settings."""

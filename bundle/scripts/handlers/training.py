@@ -16,6 +16,7 @@ import torch.distributed as dist
 from ignite.engine import Events
 from monai.config import PathLike
 from monai.transforms import LoadImage
+from monai.utils import str2bool
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -79,7 +80,7 @@ class NoFractureHandler:
             )
         if not any(map(_holds_fracture, self.validation)):
             engine.logger.warning(
-                "None of the %d validation scans holds a fracture: the score tells nothing, and model.pt will be of "
+                "None of the %d validation scans holds a fracture: the score means nothing, and model.pt will be of "
                 "the epoch that found least; take final.pt, or move scans with fractures into the validation set.",
                 len(self.validation),
             )
@@ -116,7 +117,7 @@ class LostProcessHandler:
         if match := re.search(r"DataLoader worker \(pid.*?\) (?:is killed by (signal: [\w ]+)|exited)", str(error)):
             reason = f" ({match[1]})" if match[1] else ""
             raise RuntimeError(
-                f"A process that loads scans was ended{reason}, perhaps for want of memory: free some, or lower "
+                f"A process that loads scans was ended{reason}, perhaps because memory ran out: free some, or lower "
                 "num_workers. The training goes on from its last whole epoch by the same command with --resume true."
             ) from error
         engine.logger.error("Exception: %s", error)  # as StatsHandler, which is not reached
@@ -235,7 +236,7 @@ class ResumableCheckpointHandler:
         network: nn.Module,
         evaluator: Evaluator,
         stateful: Mapping[str, Any],
-        resume: bool = False,
+        resume: bool | str = False,
         best_network: nn.Module | None = None,
     ) -> None:
         self.save_dir = Path(save_dir)
@@ -243,7 +244,7 @@ class ResumableCheckpointHandler:
         self.best_network = network if best_network is None else best_network
         self.evaluator = evaluator
         self.stateful = stateful
-        self.resume = resume
+        self.resume = str2bool(resume)
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.restore)

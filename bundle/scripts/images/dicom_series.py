@@ -88,7 +88,7 @@ _DICOM_SUFFIXES = {".dcm", ".dicom", ".dic", ".ima"}
 
 logger = logging.getLogger(__name__)
 
-_Key = tuple[str, Path | None, str]  # series; folder, where it has no UID; why it is passed over
+_Key = tuple[str, Path | None, str]  # series; folder, where it has no UID; why it is skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class DicomSlice:
     Args:
         file: its file.
         series: its Series Instance UID; empty where it was removed.
-        passed_over: why it is no slice of a CT volume; empty where it may be one.
+        skipped: why it is no slice of a CT volume; empty where it may be one.
         identity: names, numbers and dates that tell who the patient is.
         uid: its SOP Instance UID; empty where it was removed.
         patient: the patient's number.
@@ -117,7 +117,7 @@ class DicomSlice:
 
     file: str
     series: str = ""
-    passed_over: str = ""
+    skipped: str = ""
     identity: tuple[str, ...] = ()
     uid: str = ""
     patient: str = ""
@@ -207,7 +207,7 @@ def find_series(files: Iterable[Path]) -> tuple[list[DicomSeries], list[str]]:
     Find the CT volumes among files of any kind.
 
     Files belong together that share a Series Instance UID, in whichever folders they lie, or that lie in one folder and
-    have none. What is no volume of a chest is passed over, with a line in the log that gives the reason: other
+    have none. What is no volume of a chest is skipped, with a line in the log that gives the reason: other
     modalities, localizers, secondary captures, dose reports, segmentations, projections, multi-frame objects, series
     shorter than 40 mm, and damaged files beside no series.
 
@@ -217,11 +217,11 @@ def find_series(files: Iterable[Path]) -> tuple[list[DicomSeries], list[str]]:
     slices before and behind it by name tell which series that is.
 
     Args:
-        files: paths; others that are no DICOM are passed over without a word, see
+        files: paths; others that are no DICOM are skipped without a word, see
             :func:`scripts.images.looks_like_dicom`.
 
     Returns:
-        the series by their folders, broken ones too; and why others were passed over, a sentence each, in which no name
+        the series by their folders, broken ones too; and why others were skipped, a sentence each, in which no name
         or number of a patient stands.
     """
     groups: dict[_Key, list[DicomSlice]] = defaultdict(list)
@@ -230,7 +230,7 @@ def find_series(files: Iterable[Path]) -> tuple[list[DicomSeries], list[str]]:
         for path in tqdm(files, desc="look for DICOM", unit="file", leave=False, delay=_SECONDS_WITHOUT_PROGRESS):
             one = _read_slice(path)
             if one is not None:
-                groups[one.series, None if one.series else path.parent, one.passed_over].append(one)
+                groups[one.series, None if one.series else path.parent, one.skipped].append(one)
                 everyone.update(one.identity)
     unreadable = _unreadable_of(groups)
     blamed = {file for files_ in unreadable.values() for file in files_}
@@ -253,7 +253,7 @@ def find_series(files: Iterable[Path]) -> tuple[list[DicomSeries], list[str]]:
         if not reason and not series.unreadable and not _problem_of_headers(slices):
             reason = _why_too_short(series)
         if reason:
-            passed.append(f"{series.description} is passed over: {reason}.")
+            passed.append(f"{series.description} is skipped: {reason}.")
             logger.info(passed[-1])
         else:
             found.append(series)
@@ -285,7 +285,7 @@ def _unreadable_of(groups: Mapping[_Key, Sequence[DicomSlice]]) -> dict[_Key, se
         order, shapes = [name for name, _, _ in neighbors], {_shape_of_name(name) for _, name, _ in neighbors}
         for one in files:
             name = Path(one.file).name
-            if one.passed_over == _DAMAGED or _is_named_as_slice(name, shapes):
+            if one.skipped == _DAMAGED or _is_named_as_slice(name, shapes):
                 place = bisect.bisect(order, natural_order(name))
                 for _, _, key in neighbors[max(place - 1, 0) : place + 1]:
                     if not key[2]:
@@ -393,9 +393,9 @@ def _read_slice(path: Path) -> DicomSlice | None:
         header = read_dicom(path, stop_before_pixels=True, specific_tags=_TAGS)
         return None if _kind(header) == MediaStorageDirectoryStorage else _slice_of(header, path)
     except InvalidDicomError:
-        return DicomSlice(str(path), passed_over=_NO_DICOM)
+        return DicomSlice(str(path), skipped=_NO_DICOM)
     except Exception:  # of a damaged header pydicom raises nearly anything
-        return DicomSlice(str(path), passed_over=_DAMAGED)
+        return DicomSlice(str(path), skipped=_DAMAGED)
 
 
 def _kind(header: pydicom.FileDataset) -> UID:
@@ -408,7 +408,7 @@ def _slice_of(header: pydicom.FileDataset, path: Path) -> DicomSlice:
     return DicomSlice(
         file=str(path),
         series=sys.intern(str(header.get("SeriesInstanceUID") or "")),
-        passed_over=sys.intern(_why_passed_over(header)),
+        skipped=sys.intern(_why_passed_over(header)),
         identity=_identity_of(header),
         uid=str(header.get("SOPInstanceUID") or ""),
         patient=sys.intern(str(header.get("PatientID", ""))),

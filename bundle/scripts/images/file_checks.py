@@ -68,7 +68,7 @@ def file_problems(
         return [str(error)]
     if of_image.tells_orientation != of_label.tells_orientation:
         silent, other = (label, "image") if of_image.tells_orientation else (image, "label")
-        return [f"{silent}: tells no orientation, and its {other} does: give it the {other}'s header."]
+        return [f"{silent}: states no orientation, and its {other} does: give it the {other}'s header."]
     if difference := grid_difference(of_label.shape, of_label.affine, of_image.shape, of_image.affine):
         return [f"{label}: is not on the grid of its image, {difference}: give the label of this image."]
     return []
@@ -80,7 +80,7 @@ def file_notes(image: str | os.PathLike[str]) -> list[str]:
 
     A NIfTI header can say twice where the voxels lie, by its sform and its qform. nibabel, and so MONAI, takes the
     sform where there is one; other programs may take the other. It can give lengths in other units than mm, which
-    nibabel passes over.
+    nibabel skips.
 
     Args:
         image: a file; of one that is no NIfTI nothing is told.
@@ -154,7 +154,7 @@ def _read_header(path: str, axcodes: str | None) -> _Header:
     if not (_VOXEL_MM[0] <= sides_mm.min() and sides_mm.max() <= _VOXEL_MM[1]):
         sides = " x ".join(f"{side:g}" for side in sides_mm)
         unit = _unit_beside_mm(nifti) if isinstance(nifti, nib.Nifti1Pair) else None
-        said = f" (its header says {unit}, which most programs pass over)" if unit else ""
+        said = f" (its header says {unit}, which most programs skip)" if unit else ""
         raise ValueError(f"{path}: its voxels of {sides} mm are no CT's{said}: correct the spacing in the header.")
     return _Header(image.shape, affine, tells_orientation(nifti) if nifti is not None else not image.no_orientation)
 

@@ -69,21 +69,21 @@ def assumed_affine(spacing_mm: Sequence[float] | NDArray, axcodes: str) -> NDArr
 
 def orientation_problem(path: PathLike, why: str) -> str:
     """
-    Say that a file tells no orientation, and what to do.
+    Say that a file states no orientation, and what to do.
 
     Args:
         path: the file.
         why: what it lacks, such as "it has no space directions".
     """
     return (
-        f"{path}: tells no orientation ({why}), and programs disagree on where its axes run to: write the orientation "
+        f"{path}: states no orientation ({why}), and programs disagree on where its axes run to: write the orientation "
         "into its header, or state it, such as LPS, by the setting assumed_orientation."
     )
 
 
 def orientation_note(axcodes: str) -> str:
     """Say, as a note, that a file's orientation was assumed."""
-    return f"its header tells no orientation; {axcodes} is assumed, and where that is wrong, so are sides and places."
+    return f"its header states no orientation; {axcodes} is assumed, and where that is wrong, so are sides and places."
 
 
 def tells_orientation(image: SpatialImage) -> bool:
@@ -115,7 +115,7 @@ def nifti_affine(image: SpatialImage, path: PathLike, assumed_orientation: str |
         Voxels to mm in RAS, shape ``(4, 4)``; it may have no inverse where the header is wrong.
 
     Raises:
-        ValueError: when the file tells no orientation and none is stated, or tells no size of its voxels.
+        ValueError: when the file states no orientation and none is stated, or tells no size of its voxels.
     """
     affine = np.array(image.affine, dtype=np.float64)
     if not isinstance(image, nib.Nifti1Pair):
@@ -137,7 +137,7 @@ def stated_affine(
     path: PathLike, affine: NDArray, missing: str, assumed_orientation: str | None
 ) -> NDArray[np.float64]:
     """
-    Return the affine of a header, or, where it tells no orientation, of the axes that the user states.
+    Return the affine of a header, or, where it states no orientation, of the axes that the user states.
 
     Args:
         path: the file.
@@ -146,7 +146,7 @@ def stated_affine(
         assumed_orientation: see :func:`checked_axcodes`.
 
     Raises:
-        ValueError: when the header tells no orientation and none is stated.
+        ValueError: when the header states no orientation and none is stated.
     """
     if not missing:
         return affine

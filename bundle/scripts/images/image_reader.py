@@ -47,8 +47,8 @@ class CheckedNibabelReader(NibabelReader):
         kwargs: as for ``NibabelReader``.
 
     Raises:
-        ValueError: when a file is cut short, holds far more than its header tells of, differs from its checksum, or
-            tells no orientation, as a pair in Analyze's format, and none is stated.
+        ValueError: when a file is cut short, holds far more data than its header says, differs from its checksum, or
+            states no orientation, as a pair in Analyze's format, and none is stated.
     """
 
     def __init__(self, assumed_orientation: str | None = None, **kwargs: Any) -> None:
@@ -98,7 +98,7 @@ def _decompressed(path: Path, needed: int) -> bytes:
             while more := file.read(_BYTES_AT_A_TIME):
                 behind += len(more)
                 if behind > needed + _BYTES_AT_A_TIME:
-                    raise ValueError(f"{path}: holds far more than its header tells of: write it again.")
+                    raise ValueError(f"{path}: holds far more data than its header says: write it again.")
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: is damaged ({error}): copy it again.") from error
     return content
@@ -118,7 +118,7 @@ class CTReader(ImageReader):
         assumed_orientation: of a file that tells none, see `CheckedNibabelReader`.
 
     Raises:
-        ValueError: when a file is damaged, or tells no orientation and none is stated, a folder holds no CT series,
+        ValueError: when a file is damaged, or states no orientation and none is stated, a folder holds no CT series,
             several, or a broken one, or a slice cannot be decoded. It names no slice by its file: patients' names may
             stand there.
     """

@@ -166,7 +166,7 @@ def header_by_itk(path: PathLike) -> VolumeHeader:
     """
     Read the header of a NRRD or a MetaImage file; its voxels are not read.
 
-    ITK passes over what it does not know, and so takes a NRRD whose space tells no left and right for one in LPS. This
+    ITK skips what it does not know, and so takes a NRRD whose space tells no left and right for one in LPS. This
     tells so, and refuses headers that leave open how large the voxels are.
 
     Args:
@@ -342,7 +342,7 @@ def _check_zlib(path: Path, fields: dict[str, str]) -> None:
                 chunk = file.read(_BYTES_AT_A_TIME)
                 count += len(decoder.decompress(chunk))
                 if count > most:
-                    raise ValueError(f"{path}: holds far more than its header tells of: write it again.")
+                    raise ValueError(f"{path}: holds far more data than its header says: write it again.")
                 if not chunk:
                     raise ValueError(f"{path}: is cut short: copy it again.")
         except zlib.error as error:

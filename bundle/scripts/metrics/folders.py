@@ -85,7 +85,7 @@ def load_pair(
     """
     Read the candidates and the fractures of a scan, which must lie on one grid.
 
-    Two files that tell no orientation lie on one grid where shape and spacing say so. Where one of them tells it, the
+    Two files that state no orientation lie on one grid where shape and spacing say so. Where one of them tells it, the
     other one's axes must be stated.
 
     Args:
@@ -102,7 +102,7 @@ def load_pair(
     pred, label = (load_instances(path, assumed_orientation) for path in (prediction, annotation))
     if pred.is_oriented != label.is_oriented:
         silent, other = (prediction, annotation) if label.is_oriented else (annotation, prediction)
-        raise ValueError(orientation_problem(silent, f"its sform_code and qform_code are 0; {other} tells one"))
+        raise ValueError(orientation_problem(silent, f"its sform_code and qform_code are 0; {other} states one"))
     if difference := grid_difference(pred.ids.shape, pred.affine, label.ids.shape, label.affine):
         raise ValueError(f"{prediction} is not on the grid of {annotation}, {difference}: predict on the scan's grid")
     return pred.ids, label.ids, label.affine

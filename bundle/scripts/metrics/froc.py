@@ -80,6 +80,7 @@ class ScanResult:
         candidate_voxels: number of voxels in all candidates.
         fracture_voxels: number of voxels in all fractures.
         shared_voxels: number of voxels in both.
+        fracture_ids: id of each fracture, ascending, shape ``(fractures,)``; None where no score needs them.
     """
 
     fracture_codes: np.ndarray
@@ -90,6 +91,7 @@ class ScanResult:
     candidate_voxels: int
     fracture_voxels: int
     shared_voxels: int
+    fracture_ids: np.ndarray | None = None
 
 
 def _foreground(volume: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -209,6 +211,7 @@ def score_scan(
         candidate_voxels=found.candidate_voxels,
         fracture_voxels=found.fracture_voxels,
         shared_voxels=found.shared_voxels,
+        fracture_ids=found.fracture_ids,
     )
 
 
@@ -346,11 +349,11 @@ def classification_scores(results: Sequence[ScanResult]) -> dict[str, Any]:
     right = np.diag(matrix)[:4]
     # Columns 0-3 are the known classes, 4 is FP; fractures of unknown class (5) take no part.
     wrong_class, missed_class = matrix[:4, :4].sum(axis=1) - right, matrix[:4, :4].sum(axis=0) - right
-    false_alarms, missed = matrix[:4, 4], matrix[4, :4]
+    false_positives, missed = matrix[:4, 4], matrix[4, :4]
     names = [CLASS_NAMES[code] for code in MATRIX_CODES]
     return {
         "confusion_matrix": {"rows": [*names, "FN"], "columns": [*names, "FP", "Ignore"], "values": matrix.tolist()},
-        "macro_average_F1": _macro_f1(right, wrong_class + false_alarms, missed_class + missed),
+        "macro_average_F1": _macro_f1(right, wrong_class + false_positives, missed_class + missed),
         "target_aware_F1": _macro_f1(right, wrong_class, missed_class + missed),
         "prediction_aware_F1": _macro_f1(right, wrong_class, missed_class),
     }

@@ -9,12 +9,12 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from monai.metrics import Cumulative
-from monai.utils import convert_to_numpy
+from monai.utils import convert_to_numpy, str2bool
 
 from scripts.data.ribfrac import integer_ids
 from scripts.metrics.froc import ScanResult, challenge_scores, detection_scores, score_scan
 
-__all__ = ["RibFracFROCMetric", "annotated_and_predicted"]
+__all__ = ["RibFracFROCMetric", "annotated_and_predicted", "scan_result"]
 
 # Scans, fractures and candidates are rows of one table, so that MONAI can gather them from several processes.
 # A process without a scan has an empty row: MONAI would gather nothing from it, and the others would wait for it.
@@ -47,9 +47,9 @@ class RibFracFROCMetric(Cumulative):
         tensor(1., dtype=torch.float64)
     """
 
-    def __init__(self, exact_thresholds: bool = False, bootstrap: int = 1000, seed: int = 0) -> None:
+    def __init__(self, exact_thresholds: bool | str = False, bootstrap: int = 1000, seed: int = 0) -> None:
         super().__init__()
-        self.exact_thresholds = exact_thresholds
+        self.exact_thresholds = str2bool(exact_thresholds)
         self.bootstrap = bootstrap
         self.seed = seed
 
@@ -57,6 +57,7 @@ class RibFracFROCMetric(Cumulative):
         """Forget all scans."""
         super().reset()
         self._scans = 0
+        self._details: dict[str, Any] | None = None
 
     def __call__(self, y_pred: Sequence[Mapping[str, Any]], y: Sequence[Mapping[str, Any]]) -> None:
         """
@@ -65,7 +66,8 @@ class RibFracFROCMetric(Cumulative):
         Args:
             y_pred: per scan ``pred``, ids 1 to n of the candidates, integer, shape ``(1, H, W, D)``; ``label_scores``,
                 the score of each candidate in the order of the ids, in [0, 1], shape ``(n,)``; and, where candidates
-                have a class, ``pred_codes``, likewise, 1 to 4, -1 or 0 for none.
+                have a class, ``pred_codes``, likewise, 1 to 4, -1 or 0 for none. Where ``scan_result`` is there, as
+                ``MatchCandidatesd`` stores it, it is taken, and nothing else is read.
             y: per scan ``label``, ids of the fractures, integer, shape ``(1, H, W, D)``; and, where known,
                 ``label_codes``, the class code of each id, 1 to 4 or -1. An entry for id 0 (background) is ignored.
                 MONAI's engines leave such an item of the batch out of their output unless it was copied to another
@@ -77,17 +79,10 @@ class RibFracFROCMetric(Cumulative):
         if len(y_pred) != len(y):
             raise ValueError(f"{len(y_pred)} predicted and {len(y)} annotated scans: give one of each per scan")
         for predicted, annotated in zip(y_pred, y):
-            pred, label = (_channel(scan, key) for scan, key in ((predicted, "pred"), (annotated, "label")))
-            codes = annotated.get("fracture_codes", annotated.get("label_codes"))
-            result = score_scan(
-                pred,
-                label,
-                _by_id(predicted["label_scores"]),
-                None if predicted.get("pred_codes") is None else _by_id(predicted["pred_codes"]),
-                None if codes is None else {int(key): int(code) for key, code in codes.items() if int(key) != 0},
-            )
+            result = predicted.get("scan_result") or scan_result(predicted, annotated)
             self.extend(_to_rows(result, self._scans * idist.get_world_size() + idist.get_rank()))
             self._scans += 1
+            self._details = None
 
     def results(self) -> list[ScanResult]:
         """Return what each scan added, from all processes, in the order in which one process would have met them."""
@@ -112,12 +107,40 @@ class RibFracFROCMetric(Cumulative):
 
     def details(self) -> dict[str, Any]:
         """
-        Return every score, see `challenge_scores`.
+        Return every score, see `challenge_scores`; they are computed once, for all who ask.
 
         Raises:
             ValueError: when no scan was added.
         """
-        return challenge_scores(self.results(), self.exact_thresholds, self.bootstrap, self.seed)
+        if self._details is None:
+            self._details = challenge_scores(self.results(), self.exact_thresholds, self.bootstrap, self.seed)
+        return self._details
+
+
+def scan_result(predicted: Mapping[str, Any], annotated: Mapping[str, Any]) -> ScanResult:
+    """
+    Match the candidates of a scan with its fractures.
+
+    Args:
+        predicted: ``pred``, ``label_scores`` and, where candidates have a class, ``pred_codes``, see
+            `RibFracFROCMetric`.
+        annotated: ``label`` and, where known, ``label_codes`` or ``fracture_codes``, see there; may be the same.
+
+    Returns:
+        What the scan adds to the scores.
+
+    Raises:
+        ValueError: when its volumes, scores and codes do not fit each other.
+    """
+    pred, label = (_channel(scan, key) for scan, key in ((predicted, "pred"), (annotated, "label")))
+    codes = annotated.get("fracture_codes", annotated.get("label_codes"))
+    return score_scan(
+        pred,
+        label,
+        _by_id(predicted["label_scores"]),
+        None if predicted.get("pred_codes") is None else _by_id(predicted["pred_codes"]),
+        None if codes is None else {int(key): int(code) for key, code in codes.items() if int(key) != 0},
+    )
 
 
 def annotated_and_predicted(output: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
 from pydicom.valuerep import DSfloat
 
+from scripts.candidates import Candidate, ScanSummary
 from scripts.files.file_digest import file_sha256
 from scripts.images.dicom_files import read_dicom
 from scripts.images.header_privacy import quiet_headers
@@ -169,7 +170,7 @@ def candidate_segmentation(
     sources: Sequence[Dataset],
     ids: NDArray,
     affine: NDArray,
-    candidates: Sequence[Mapping[str, Any]],
+    candidates: Sequence[Candidate],
     algorithm: Algorithm,
 ) -> hd.seg.Segmentation:
     """
@@ -179,7 +180,7 @@ def candidate_segmentation(
         sources: the slices' headers, in order.
         ids: candidates 1 to n, integers, shape ``(columns, rows, slices)``; n at least 1.
         affine: voxels to RAS mm, shape ``(4, 4)``.
-        candidates: their rows as ``scripts.reporting.candidate_rows`` gives them.
+        candidates: the candidates 1 to n.
         algorithm: what found them.
 
     Returns:
@@ -194,17 +195,17 @@ def candidate_segmentation(
     )
     segments = [
         hd.seg.SegmentDescription(
-            segment_number=row["id"],
-            segment_label=f"Candidate {row['id']}",
+            segment_number=candidate.id,
+            segment_label=f"Candidate {candidate.id}",
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=_FRACTURE,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=identification,
             tracking_uid=hd.UID(),
-            tracking_id=f"Candidate {row['id']}",
+            tracking_id=f"Candidate {candidate.id}",
             anatomic_regions=[codes.SCT.Rib],
         )
-        for row in candidates
+        for candidate in candidates
     ]
     with quiet_headers():
         segmentation = hd.seg.Segmentation(
@@ -229,8 +230,8 @@ def candidate_segmentation(
 def candidate_report(
     sources: Sequence[Dataset],
     segmentation: hd.seg.Segmentation | None,
-    candidates: Sequence[Mapping[str, Any]],
-    summary: Mapping[str, Any],
+    candidates: Sequence[Candidate],
+    summary: ScanSummary,
     algorithm: Algorithm,
 ) -> sr.Comprehensive3DSR:
     """
@@ -239,8 +240,8 @@ def candidate_report(
     Args:
         sources: the slices' headers, in order.
         segmentation: of the candidates; None without any.
-        candidates: their rows as ``scripts.reporting.candidate_rows`` gives them.
-        summary: that of the scan as ``scripts.reporting.scan_row`` gives it.
+        candidates: the candidates 1 to n.
+        summary: the sum of the scan.
         algorithm: what found them.
 
     Returns:
@@ -262,7 +263,7 @@ def candidate_report(
     )
     groups: list[Any] = [_scan_group(sources, summary, identification)]
     if segmentation is not None:
-        groups += [_candidate_group(segmentation, row, identification) for row in candidates]
+        groups += [_candidate_group(segmentation, candidate, identification) for candidate in candidates]
     content = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=sr.ObserverContext(codes.DCM.Device, device)),
         procedure_reported=_CT_CHEST,
@@ -302,19 +303,18 @@ def encoded(dataset: Dataset) -> bytes:
 
 
 def _scan_group(
-    sources: Sequence[Dataset], summary: Mapping[str, Any], identification: sr.AlgorithmIdentification
+    sources: Sequence[Dataset], summary: ScanSummary, identification: sr.AlgorithmIdentification
 ) -> sr.MeasurementsAndQualitativeEvaluations:
     """How many candidates there are at the operating point, and whether they are many."""
     many = CodedConcept("many-fractures", _PRIVATE_SCHEME, "Many rib fractures")
-    is_many = summary["many_fractures"] == "yes"
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=hd.UID(), identifier="Scan"),
         finding_type=_FRACTURE,
         finding_sites=[sr.FindingSite(codes.SCT.Rib)],
         algorithm_id=identification,
-        measurements=[sr.Measurement(codes.SCT.Quantity, summary["at_operating_point"], _NO_UNIT)],
+        measurements=[sr.Measurement(codes.SCT.Quantity, summary.at_operating_point, _NO_UNIT)],
         qualitative_evaluations=[
-            sr.QualitativeEvaluation(many, codes.SCT.Present if is_many else codes.SCT.Absent),
+            sr.QualitativeEvaluation(many, codes.SCT.Present if summary.many_fractures else codes.SCT.Absent),
         ],
         source_images=[
             sr.SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID)
@@ -324,25 +324,25 @@ def _scan_group(
 
 
 def _candidate_group(
-    segmentation: hd.seg.Segmentation, row: Mapping[str, Any], identification: sr.AlgorithmIdentification
+    segmentation: hd.seg.Segmentation, candidate: Candidate, identification: sr.AlgorithmIdentification
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
     """Score, volume, length and place of a candidate."""
-    segment = segmentation.get_segment_description(row["id"])
+    segment = segmentation.get_segment_description(candidate.id)
     source = sr.SourceSeriesForSegmentation(segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID)
     measurements = [
-        (codes.DCM.CertaintyOfFinding, round(100 * float(row["score"]), 2), _PERCENT),
-        (codes.SCT.Volume, float(row["volume_mm3"]), _CUBIC_MILLIMETER),
-        (codes.SCT.Length, float(row["length_mm"]), _MILLIMETER),
+        (codes.DCM.CertaintyOfFinding, round(100 * candidate.score, 2), _PERCENT),
+        (codes.SCT.Volume, candidate.volume_mm3, _CUBIC_MILLIMETER),
+        (codes.SCT.Length, candidate.length_mm, _MILLIMETER),
     ]
-    level = _LEVELS.get(row["level"])
+    level = _LEVELS.get(candidate.level)
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=segment.tracking_uid, identifier=segment.tracking_id),
         # from_segmentation fails where there is one segment alone (highdicom 0.28)
         referenced_segment=sr.ReferencedSegment(
-            segmentation.SOPClassUID, segmentation.SOPInstanceUID, row["id"], source_series=source
+            segmentation.SOPClassUID, segmentation.SOPInstanceUID, candidate.id, source_series=source
         ),
         finding_type=_FRACTURE,
-        finding_sites=[sr.FindingSite(codes.SCT.Rib, _SIDES.get(row["side"]), _PARTS.get(row["part"]))],
+        finding_sites=[sr.FindingSite(codes.SCT.Rib, _SIDES.get(candidate.side), _PARTS.get(candidate.part))],
         algorithm_id=identification,
         measurements=[sr.Measurement(name, value, unit) for name, value, unit in measurements],
         qualitative_evaluations=(

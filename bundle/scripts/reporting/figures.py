@@ -19,9 +19,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from skimage.measure import find_contours
 
+from scripts.data.ribfrac import KEY_FALSE_POSITIVES
 from scripts.files.atomic_write import whole_file
 
-__all__ = ["curves_picture", "froc_picture", "scan_picture"]
+__all__ = ["BLUE", "VERMILION", "curves_picture", "froc_figure", "froc_picture", "scan_picture"]
 
 BLACK, ORANGE, SKY_BLUE, GREEN, BLUE, VERMILION = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"
 FRACTURE_COLOR, CANDIDATE_COLOR = ORANGE, SKY_BLUE
@@ -37,13 +38,15 @@ DOTS_PER_INCH = 130
 _Box = tuple[slice, slice, slice]
 
 
-def froc_picture(details: Mapping[str, Any], path: str | Path) -> None:
+def froc_figure(details: Mapping[str, Any]) -> Figure:
     """
     Draw a FROC curve with the challenge's five points and, where present, its 95 % interval.
 
     Args:
         details: scores as `scripts.metrics.challenge_scores` gives them.
-        path: PNG to write.
+
+    Returns:
+        The figure, of one panel.
     """
     detection, intervals, counts = details["detection"], details.get("bootstrap"), details["counts"]
     figure = Figure(figsize=(7.5, 5.2), layout="constrained")
@@ -63,7 +66,7 @@ def froc_picture(details: Mapping[str, Any], path: str | Path) -> None:
             fp, recall = np.array(scores["fp"]), np.array(scores["recall"])
             order = np.lexsort((recall, fp))
             axes.plot(fp[order], recall[order], color=color, linewidth=linewidth, label=label)
-    key_fp = (0.5, 1, 2, 4, 8)
+    key_fp = KEY_FALSE_POSITIVES
     last_fp = detection["average_fp_at_max_recall"]
     if last_fp < key_fp[-1]:
         axes.plot(
@@ -97,7 +100,7 @@ def froc_picture(details: Mapping[str, Any], path: str | Path) -> None:
     axes.set(
         xlim=(0, 8.4), ylim=(0, 1.02), xlabel="false positives per scan", ylabel="recall (share of fractures found)"
     )
-    axes.set_xticks([0, *key_fp], ["0", "0.5", "1", "2", "4", "8"])
+    axes.set_xticks([0, *key_fp], [f"{at:g}" for at in (0, *key_fp)])
     axes.set_title(
         f"FROC: average recall {detection['average_recall']:.3f}, maximum {detection['max_recall']:.3f}\n"
         f"{counts['scans']} scans, {counts['fractures']} fractures, {counts['candidates']} candidates",
@@ -105,7 +108,18 @@ def froc_picture(details: Mapping[str, Any], path: str | Path) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right" if detection["key_recall"][-1] > 0.5 else "upper right", fontsize=9, framealpha=0.9)
-    _save(figure, path)
+    return figure
+
+
+def froc_picture(details: Mapping[str, Any], path: str | Path) -> None:
+    """
+    Write the picture of a FROC curve, see :func:`froc_figure`.
+
+    Args:
+        details: scores as `scripts.metrics.challenge_scores` gives them.
+        path: PNG to write.
+    """
+    _save(froc_figure(details), path)
 
 
 def curves_picture(history: Mapping[str, Sequence[tuple[int, float]]], path: str | Path) -> None:

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-import cc3d
-import numpy as np
-import torch
 from monai.config import PathLike
-from monai.data import MetaTensor
-from numpy.typing import NDArray
 
-from scripts.anatomy.midline import known_plane
-from scripts.anatomy.thorax import chest_position, largest_extent_mm
+from scripts.candidates import Candidate, ScanSummary
 from scripts.files.atomic_write import whole_file
 
 __all__ = [
     "CHALLENGE_COLUMNS",
     "FRACTURE_COLUMNS",
     "SCAN_COLUMNS",
-    "candidate_rows",
+    "fracture_row",
     "scan_row",
     "write_candidate_tables",
     "write_scan_table",
@@ -58,127 +51,79 @@ _BACKGROUND_CODE = 0
 _UNKNOWN_TYPE_CODE = -1
 
 
-def candidate_rows(
-    pred: MetaTensor,
-    label_scores: Sequence[float] | torch.Tensor,
-    midsagittal_plane: torch.Tensor | None = None,
-    thorax_axis: torch.Tensor | None = None,
-) -> list[dict[str, Any]]:
+def fracture_row(candidate: Candidate) -> dict[str, str]:
     """
-    Describe the candidates of one scan, one row each, by the columns of ``fractures.csv`` but ``scan``.
+    Format a candidate as its row of ``fractures.csv``.
 
     Args:
-        pred: ids 1..n on the scan's own grid, integers, shape ``(1, H, W, D)``, with the scan's affine (RAS mm).
-        label_scores: scores in [0, 1] of the candidates 1..n.
-        midsagittal_plane: the plane n·x = d in RAS mm as ``(nx, ny, nz, d)``, n to the patient's right; without it, or
-            where it is NaN since the scan does not show it, the side stays empty, and the place in the chest.
-        thorax_axis: points of the chest as :func:`scripts.anatomy.thorax_axis` gives them; without it the place in the
-            chest stays empty.
+        candidate: the candidate.
 
     Returns:
-        For each candidate its id and score; ``volume_mm3``; ``side`` (right or left of the patient); the center of
-        mass ``center_*_mm`` in patient coordinates as DICOM has them (LPS, mm) and ``center_ijk`` in voxels of the
-        scan, from 0; ``first_ijk`` and ``last_ijk``, the first and last voxel of its bounding box; ``length_mm``, its
-        largest extent; and of its center ``from_apex_mm``, ``level``, ``angle_degrees`` and ``part``, see
-        :class:`scripts.anatomy.ChestPosition`.
+        Text by the columns but ``scan``, in their order; empty where something is not known.
     """
-    affine = np.asarray(pred.affine, dtype=float)
-    voxel_mm3 = abs(np.linalg.det(affine[:3, :3]))
-    ids = pred[0].cpu().numpy()
-    ids = ids.view(np.uint32) if ids.dtype == np.int32 else ids.astype(np.uint32)  # a view takes no time
-    statistics = cc3d.statistics(ids)
-    plane = known_plane(midsagittal_plane)
-    rows = []
-    for candidate, score in enumerate(label_scores, start=1):
-        center = statistics["centroids"][candidate]
-        x_ras, y_ras, z_ras = affine[:3, :3] @ center + affine[:3, 3]
-        side = ""
-        if plane is not None:
-            *normal, offset = plane
-            side = "right" if np.dot(normal, (x_ras, y_ras, z_ras)) > offset else "left"
-        row = {
-            "id": candidate,
-            "score": f"{float(score):.6f}",
-            "volume_mm3": f"{statistics['voxel_counts'][candidate] * voxel_mm3:.1f}",
-            "side": side,
-            "center_x_mm": f"{-x_ras:.2f}",
-            "center_y_mm": f"{-y_ras:.2f}",
-            "center_z_mm": f"{z_ras:.2f}",
-        }
-        for axis, center_voxel, box in zip("ijk", center, statistics["bounding_boxes"][candidate]):
-            row[f"center_{axis}"] = f"{center_voxel:.1f}"
-            row[f"first_{axis}"] = box.start
-            row[f"last_{axis}"] = box.stop - 1
-        inside = ids[statistics["bounding_boxes"][candidate]] == candidate
-        row["length_mm"] = f"{largest_extent_mm(inside, affine):.1f}"
-        row |= _place((x_ras, y_ras, z_ras), plane, thorax_axis)
-        rows.append(row)
-    return rows
-
-
-def _place(
-    center_mm: Sequence[float], plane: NDArray[np.float64] | None, thorax_axis: torch.Tensor | None
-) -> dict[str, str]:
-    """Describe where in the chest a point in RAS mm lies; what is not known stays empty."""
-    if plane is None or thorax_axis is None:
-        return {"from_apex_mm": "", "level": "", "angle_degrees": "", "part": ""}
-    place = chest_position(center_mm, plane, np.asarray(thorax_axis))
-    return {
-        "from_apex_mm": "" if np.isnan(place.from_apex_mm) else f"{place.from_apex_mm:.0f}",
-        "level": place.level,
-        "angle_degrees": "" if np.isnan(place.angle_degrees) else f"{place.angle_degrees:.0f}",
-        "part": place.part,
+    row = {
+        "id": str(candidate.id),
+        "score": f"{candidate.score:.6f}",
+        "volume_mm3": f"{candidate.volume_mm3:.1f}",
+        "side": candidate.side,
+    }
+    row |= {f"center_{axis}_mm": f"{mm:.2f}" for axis, mm in zip("xyz", candidate.center_mm)}
+    row |= {f"center_{axis}": f"{voxel:.1f}" for axis, voxel in zip("ijk", candidate.center_voxels)}
+    row |= {f"first_{axis}": str(voxel) for axis, voxel in zip("ijk", candidate.first_voxel)}
+    row |= {f"last_{axis}": str(voxel) for axis, voxel in zip("ijk", candidate.last_voxel)}
+    return row | {
+        "length_mm": f"{candidate.length_mm:.1f}",
+        "from_apex_mm": "" if candidate.from_apex_mm is None else f"{candidate.from_apex_mm:.0f}",
+        "level": candidate.level,
+        "angle_degrees": "" if candidate.angle_degrees is None else f"{candidate.angle_degrees:.0f}",
+        "part": candidate.part,
     }
 
 
-def scan_row(candidates: Sequence[Mapping[str, Any]], operating_score: float, many_fractures: int) -> dict[str, Any]:
+def scan_row(summary: ScanSummary) -> dict[str, str]:
     """
-    Sum up the candidates of one scan, by the columns of ``scans.csv`` but ``scan`` and ``notes``.
+    Format the sum of a scan as its row of ``scans.csv``.
 
     Args:
-        candidates: rows as :func:`candidate_rows` gives them.
-        operating_score: the operating point: candidates of this score or more count.
-        many_fractures: so many that count, or more, raise the flag.
+        summary: the sum.
 
     Returns:
-        ``candidates``, all of them; ``at_operating_point``, those that count, of them ``right`` and ``left``, where
-        those of unknown side are in neither; ``highest_score``, empty without any; ``many_fractures``, ``yes`` or
-        ``no``.
+        Text by the columns but ``scan``, in their order; ``highest_score`` is empty without a candidate.
     """
-    counted = [row for row in candidates if float(row["score"]) >= operating_score]
     return {
-        "candidates": len(candidates),
-        "at_operating_point": len(counted),
-        "right": sum(row["side"] == "right" for row in counted),
-        "left": sum(row["side"] == "left" for row in counted),
-        "highest_score": max((row["score"] for row in candidates), key=float, default=""),
-        "many_fractures": "yes" if len(counted) >= many_fractures else "no",
+        "candidates": str(summary.candidates),
+        "at_operating_point": str(summary.at_operating_point),
+        "right": str(summary.right),
+        "left": str(summary.left),
+        "highest_score": "" if summary.highest_score is None else f"{summary.highest_score:.6f}",
+        "many_fractures": "yes" if summary.many_fractures else "no",
+        "notes": summary.notes,
     }
 
 
-def write_scan_table(scans: Iterable[tuple[str, Mapping[str, Any]]], scans_csv: PathLike) -> None:
+def write_scan_table(scans: Iterable[tuple[str, ScanSummary]], scans_csv: PathLike) -> None:
     """
     Write a table with a row for each scan.
 
     Args:
-        scans: name of each scan, and what :func:`scan_row` gives of it and ``notes``; may be empty.
+        scans: name of each scan, and the sum of its candidates; may be empty.
         scans_csv: the table.
     """
     with whole_file(scans_csv) as file, file.open("w", newline="", encoding="utf-8") as text:
         table = csv.DictWriter(text, SCAN_COLUMNS)
         table.writeheader()
-        table.writerows({"scan": scan, **row} for scan, row in scans)
+        table.writerows({"scan": scan, **scan_row(summary)} for scan, summary in scans)
 
 
 def write_candidate_tables(
-    scans: Iterable[tuple[str, Sequence[Mapping[str, Any]]]], fractures_csv: PathLike, challenge_csv: PathLike
+    scans: Iterable[tuple[str, Sequence[Candidate]]], fractures_csv: PathLike, challenge_csv: PathLike
 ) -> int:
     """
     Write the candidates of a run as a table for people and as the table that the challenge takes.
 
     Args:
-        scans: name of each scan and its rows, as :func:`candidate_rows` gives them; may be empty. They are written one
-            by one, so that no more than one scan's rows need be in memory.
+        scans: name of each scan and its candidates; may be empty. They are written one by one, so that no more than one
+            scan's candidates need be in memory.
         fractures_csv: table with a row for each candidate; a scan without any has one row, with its name alone.
         challenge_csv: ``public_id,label_id,confidence,label_code``, with a row 0 for the background of each scan.
 
@@ -195,8 +140,9 @@ def write_candidate_tables(
             people.writerow(FRACTURE_COLUMNS)
             challenge.writerow(CHALLENGE_COLUMNS)
             for count, (scan, candidates) in enumerate(scans, start=1):
-                for row in candidates or [{}]:
+                rows = [fracture_row(candidate) for candidate in candidates]
+                for row in rows or [{}]:
                     people.writerow([scan if column == "scan" else row.get(column, "") for column in FRACTURE_COLUMNS])
                 challenge.writerow((scan, 0, "0.0", _BACKGROUND_CODE))
-                challenge.writerows((scan, row["id"], row["score"], _UNKNOWN_TYPE_CODE) for row in candidates)
+                challenge.writerows((scan, row["id"], row["score"], _UNKNOWN_TYPE_CODE) for row in rows)
     return count

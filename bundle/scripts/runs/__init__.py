@@ -2,12 +2,15 @@
 
 from .config import definition_hash, is_tracked, run_settings, running_parser, save_run_config
 from .lock import FolderLock
-from .records import ScanRecords, join_tables, read_record, record_path
+from .prediction import PredictionRun, run_prediction
+from .records import ScanRecords, join_tables, read_record, record_path, recorded_candidates
 from .settings import is_path, is_text, read_command_line, refuse_stray_words, settings_given
 from .summary import RunSummary, bundle_facts
+from .training import run_training
 
 __all__ = [
     "FolderLock",
+    "PredictionRun",
     "RunSummary",
     "ScanRecords",
     "bundle_facts",
@@ -19,8 +22,11 @@ __all__ = [
     "read_command_line",
     "read_record",
     "record_path",
+    "recorded_candidates",
     "refuse_stray_words",
+    "run_prediction",
     "run_settings",
+    "run_training",
     "running_parser",
     "save_run_config",
     "settings_given",

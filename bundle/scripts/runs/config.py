@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import json
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import ignite.distributed as idist
 from monai.bundle import ConfigParser, ReferenceResolver
-from monai.bundle.utils import EXPR_KEY, ID_REF_KEY
+from monai.bundle.utils import EXPR_KEY, ID_REF_KEY, ID_SEP_KEY
 from monai.config import PathLike
 
 from scripts.files.atomic_write import whole_file
 
 __all__ = ["definition_hash", "is_tracked", "run_settings", "running_parser", "save_run_config"]
 
+_PACKAGE = __name__.split(".")[0]
 # what ConfigWorkflow adds to a config when it is given ``tracking``
 _OF_TRACKING = "save_execute_config"
 
@@ -68,10 +73,18 @@ def is_tracked() -> bool:
 
 
 def run_settings() -> dict[str, Any]:
-    """Return the settings of this run that are plain values: numbers, text and lists of them that refer to nothing."""
+    """
+    Return the settings of this run that are plain values: numbers, text and lists of them that refer to nothing.
+
+    Those of a group have its name before theirs, as in ``windows.overlap``.
+    """
+    plain: dict[str, Any] = {}
+    for name, value in running_parser().get().items():
+        is_group = isinstance(value, dict) and not any(key.startswith("_") for key in value)
+        plain |= {f"{name}.{key}": of_key for key, of_key in value.items()} if is_group else {name: value}
     return {
         name: value
-        for name, value in running_parser().get().items()
+        for name, value in plain.items()
         if not (isinstance(value, dict) or isinstance(value, list) and any(isinstance(item, dict) for item in value))
         and not any(text[:1] in (EXPR_KEY, ID_REF_KEY) for text in _texts(value))
         and name != _OF_TRACKING
@@ -80,36 +93,57 @@ def run_settings() -> dict[str, Any]:
 
 def definition_hash(ids: Sequence[str], files: Sequence[PathLike] = (), leave_out: Sequence[str] = ()) -> str:
     """
-    Hash what defines a result: parts of the config with every setting that they name, files, and the bundle's code.
+    Hash what defines a result: parts of the config with every setting that they name, their code, and files.
+
+    The code is that of the bundle's components in these parts, and of the modules that they import, directly or not.
 
     Args:
         ids: parts of the config.
         files: files whose content counts, such as weights.
-        leave_out: settings that do not change the result, such as folders.
+        leave_out: settings that do not change the result, such as folders; ``group::name`` is one of a group.
 
     Returns:
         SHA-256, in hexadecimal.
 
     Raises:
         FileNotFoundError: when one of the files does not exist.
-        RuntimeError: when it is called from anywhere but a config.
+        RuntimeError: when there are ids, and it is called from anywhere but a config.
     """
-    parser = running_parser()
     definitions: dict[str, Any] = {}
     missing = list(ids)
     while missing:
         name = missing.pop()
         if name not in definitions and name not in leave_out:
-            definitions[name] = parser[name]
-            missing += [ref for text in _texts(parser[name]) for ref in ReferenceResolver.match_refs_pattern(text)]
+            definitions[name] = deepcopy(running_parser()[name])
+            missing += [ref for text in _texts(definitions[name]) for ref in ReferenceResolver.match_refs_pattern(text)]
+    for name in leave_out:
+        group, _, key = name.rpartition(ID_SEP_KEY)
+        if isinstance(definitions.get(group), dict):
+            definitions[group].pop(key, None)
     digest = hashlib.sha256(json.dumps(definitions, sort_keys=True, default=str).encode())
-    scripts = Path(__file__).parents[1]
-    for path in sorted(scripts.rglob("*.py")):
-        digest.update(f"{path.relative_to(scripts)}\n".encode() + path.read_bytes())
+    components = {text for text in _texts(definitions) if text.startswith(f"{_PACKAGE}.")}
+    for path in _modules_of(sorted(components)):
+        digest.update(f"{path.name}\n".encode() + path.read_bytes())
     for filename in files:
         with open(filename, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def _modules_of(components: Sequence[str]) -> list[Path]:
+    """Return the files of the bundle that define components and that these import, sorted."""
+    missing = {located.__module__ for name in components if (located := locate(name)) is not None}
+    found: dict[str, Path] = {}
+    while missing:
+        module = missing.pop()
+        spec = None if module in found or module.split(".")[0] != _PACKAGE else find_spec(module)
+        if spec is None or spec.origin is None:
+            continue
+        found[module] = Path(spec.origin)
+        for node in ast.walk(ast.parse(found[module].read_bytes())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                missing.add(node.module)
+    return sorted(found.values())
 
 
 def _texts(config: Any) -> Iterator[str]:

@@ -5,24 +5,35 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from monai.config import PathLike
 
+from scripts.candidates import Candidate, ScanSummary, candidate_from_record, summarize
 from scripts.data.dataset import files_hashing
 from scripts.files.atomic_write import unfinished_files, write_json
 from scripts.files.scan_names import natural_order
-from scripts.reporting.tables import scan_row, write_candidate_tables, write_scan_table
+from scripts.reporting.tables import write_candidate_tables, write_scan_table
 
-__all__ = ["FRACTURES_CSV", "ScanRecords", "join_tables", "read_record", "record_path"]
+__all__ = [
+    "FRACTURES_CSV",
+    "RECORD_FORMAT",
+    "ScanRecords",
+    "join_tables",
+    "read_record",
+    "record_path",
+    "recorded_candidates",
+]
 
 RECORDS_DIR = "records"
 FRACTURES_CSV = "fractures.csv"
 SCANS_CSV = "scans.csv"
 CHALLENGE_CSV = "ribfrac-pred.csv"
+RECORD_FORMAT = 2  # numbers; a record without a format holds texts, as the tables show them
 
 _logger = logging.getLogger(__name__)
 
@@ -131,28 +142,29 @@ class ScanRecords:
                 if self.shards == 1 or final in names:
                     path.unlink(missing_ok=True)
 
-    def write(self, item: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], notes: str = "") -> None:
+    def write(self, item: Mapping[str, Any], candidates: Sequence[Candidate], notes: str = "") -> None:
         """
         Record that all of a scan is written.
 
         Args:
             item: the scan, of ``data``.
-            rows: its candidates, see ``scripts.reporting.candidate_rows``.
-            notes: what is doubtful about it, as ``NoteDoubtsd`` writes it.
+            candidates: what was found in it.
+            notes: what is doubtful about it, as ``QualityNotesd`` writes it.
         """
         record = {
+            "format": RECORD_FORMAT,
             "scan": item["scan"],
             "made_by": self.made_by,
             "source": _source(item),
             "mask_bytes": self._files(item["scan"])[0].stat().st_size,
-            "summary": self.scan_row(rows) | {"notes": notes},
-            "candidates": rows,
+            "summary": asdict(self.summarize(candidates, notes)),
+            "candidates": [asdict(candidate) for candidate in candidates],
         }
         write_json(self._record(item["scan"]), record)
 
-    def scan_row(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Sum up a scan's candidates at the operating point, see ``scripts.reporting.scan_row``."""
-        return scan_row(rows, self.operating_score, self.many_fractures)
+    def summarize(self, candidates: Sequence[Candidate], notes: str = "") -> ScanSummary:
+        """Sum up a scan's candidates at the operating point, see ``scripts.candidates.summarize``."""
+        return summarize(candidates, self.operating_score, self.many_fractures, notes)
 
     def join(self) -> None:
         """
@@ -166,12 +178,12 @@ class ScanRecords:
         paths = [self._record(item["scan"]) for item in self.data]
         done = _join(paths, self.made_by, *self.tables)
         missing = "" if done == len(self.data) else "; the others are written when they are done"
-        _logger.info(f"{self.tables[0]} tells of {done} of {len(self.data)} scans{missing}.")
+        _logger.info(f"{self.tables[0]} lists {done} of {len(self.data)} scans{missing}.")
 
-    def scan_rows(self) -> list[dict[str, Any]]:
-        """Return the rows of ``scans.csv`` for the scans of this process that are done, see `scan_row`."""
+    def summaries(self) -> list[ScanSummary]:
+        """Return the sums of those scans of this process that are done."""
         paths = {self._record(item["scan"]): None for item in self.mine}
-        return [row for _, row in _of_records(paths, self.made_by, "summary")]
+        return [summary for _, summary in _summaries(_of_kind(paths, self.made_by))]
 
     def check_masks(self) -> None:
         """
@@ -233,7 +245,7 @@ def join_tables(output_dir: PathLike, predictions_dir: PathLike | None = None) -
 
     Raises:
         FileNotFoundError: when there are no records.
-        ValueError: when they are of different settings, weights or code.
+        ValueError: when they are of different settings, weights or code, or of another version of the bundle.
     """
     output_dir = Path(output_dir)
     predictions_dir = output_dir / "predictions" if predictions_dir is None else Path(predictions_dir)
@@ -246,7 +258,7 @@ def join_tables(output_dir: PathLike, predictions_dir: PathLike | None = None) -
     if len(kinds) > 1:
         raise ValueError(
             f"{output_dir / RECORDS_DIR} holds scans that {len(kinds)} different settings, weights or versions of the "
-            "code predicted: start the prediction again, which predicts anew what is not as the others."
+            "code predicted: start the prediction again, which predicts again the scans that differ from the others."
         )
     return _join(paths, kinds.pop(), *_tables(output_dir, predictions_dir))
 
@@ -259,8 +271,8 @@ def _join(paths: Sequence[Path], made_by: str, fractures_csv: Path, scans_csv: P
     """Write the tables, and again when another process wrote a record meanwhile: the last to write has seen all."""
     while True:
         before = _times(paths)
-        scans = write_candidate_tables(_of_records(before, made_by, "candidates"), fractures_csv, challenge_csv)
-        write_scan_table(_of_records(before, made_by, "summary"), scans_csv)
+        scans = write_candidate_tables(_candidates(_of_kind(before, made_by)), fractures_csv, challenge_csv)
+        write_scan_table(_summaries(_of_kind(before, made_by)), scans_csv)
         if _times(paths) == before:
             return scans
 
@@ -274,12 +286,42 @@ def _times(paths: Sequence[Path]) -> dict[Path, int]:
     return times
 
 
-def _of_records(paths: Mapping[Path, Any], made_by: str, part: str) -> Iterator[tuple[str, Any]]:
-    """Yield the name of each scan and a part of its record, of one record at a time."""
+def _of_kind(paths: Mapping[Path, Any], made_by: str) -> Iterator[dict[str, Any]]:
+    """Yield the records of a kind of prediction, one at a time."""
     for path in paths:
         record = read_record(path)
         if record is not None and record["made_by"] == made_by:
-            yield record["scan"], record[part]
+            yield record
+
+
+def _candidates(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, list[Candidate]]]:
+    return ((record["scan"], recorded_candidates(record)) for record in records)
+
+
+def _summaries(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ScanSummary]]:
+    return ((record["scan"], ScanSummary(**_checked(record)["summary"])) for record in records)
+
+
+def recorded_candidates(record: Mapping[str, Any]) -> list[Candidate]:
+    """
+    Take the candidates of a scan from its record.
+
+    Args:
+        record: as :func:`read_record` gives it.
+
+    Returns:
+        Candidates that equal those that were recorded.
+
+    Raises:
+        ValueError: when a version of the bundle wrote the record that wrote other values.
+    """
+    return [candidate_from_record(values) for values in _checked(record)["candidates"]]
+
+
+def _checked(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    if record.get("format") != RECORD_FORMAT:
+        raise ValueError(f"the record of {record['scan']} is of another version of this bundle: predict it again.")
+    return record
 
 
 def record_path(output_dir: PathLike, scan: str) -> Path:

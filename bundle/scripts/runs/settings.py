@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from monai.bundle import ConfigParser, ReferenceResolver, run
 from monai.bundle.utils import EXPR_KEY, ID_REF_KEY, ID_SEP_KEY, MACRO_KEY
-from monai.utils import ensure_tuple
+from monai.utils import ensure_tuple, str2bool
 
 from scripts.runs.config import running_parser
 
@@ -24,10 +24,70 @@ __all__ = ["is_path", "is_text", "read_command_line", "refuse_stray_words", "set
 _MARKS = "+~"  # MONAI merges a value into an id, or deletes an id, whose name begins with these
 _FLAG = re.compile(r"--|-[a-zA-Z]")  # what fire takes for a name; -1 is a value
 _PATH_ENDS = ("_dir", "_path", "_file")
-_PATHS = ("bundle_root", "checkpoint", "hard_places", "pretrained")
+_PATHS = ("bundle_root", "checkpoint", "file", "pretrained")
 _TEXT_ENDS = ("_name", "_uri")
 # Null is a value of these, though not their default; of others it is one where a config says null
-_TAKE_NULL = ("cache_dir", "mirror_plane", "positive_share", "spacing_mm", "wide_roi_size")
+_TAKE_NULL = ("cache_dir", "rois::mirror_plane", "rois::positive_share", "spacing::pixdim", "large_windows::roi_size")
+# Names of settings until version 0.12, which are refused with the new ones until 0.14
+_RENAMED = {
+    "blur_prob": "blur#prob",
+    "bone_hu": "bone#hu",
+    "bone_margin": "bone#margin",
+    "bone_share": "rois#bone_share",
+    "border_voxels": "rois#border_voxels",
+    "contrast_prob": "contrast#prob",
+    "deep_supervision_decay": "deep_supervision#decay",
+    "deep_supervision_epochs": "deep_supervision#step_epochs",
+    "faint_threshold": "candidates#low_threshold",
+    "hard_places": "hard_examples#file",
+    "hard_share": "hard_examples#share",
+    "implant_fractures": "implants#fractures",
+    "implant_prob": "implants#prob",
+    "look_again_above": "large_windows#refine_above",
+    "many_fractures": "candidates#many_fractures",
+    "max_blur": "blur#sigma",
+    "max_rotation": "rotation#max_degrees",
+    "max_shift_voxels": "rois#max_shift_voxels",
+    "max_spacing_mm": "spacing#max_pixdim",
+    "max_zoom": "zoom#max",
+    "min_bone_voxels": "bone#min_voxels",
+    "min_mean_probability": "candidates#min_mean_probability",
+    "min_score": "candidates#min_score",
+    "min_spacing_mm": "spacing#min_pixdim",
+    "min_volume_mm3": "candidates#min_volume_mm3",
+    "min_zoom": "zoom#min",
+    "mirror_plane": "rois#mirror_plane",
+    "mirrored": "rois#mirrored",
+    "noise_is_fixed": "noise#sample_std",
+    "noise_prob": "noise#prob",
+    "operating_score": "candidates#operating_score",
+    "overlap": "windows#overlap",
+    "peak_share": "candidates#peak_share",
+    "positive_share": "rois#positive_share",
+    "postprocess": "candidates#postprocess",
+    "probability_threshold": "candidates#threshold",
+    "roi_size": "windows#roi_size, or rois#roi_size of a training",
+    "rois_per_scan": "rois#per_scan",
+    "rotation_prob": "rotation#prob",
+    "save_dicom": "outputs#dicom",
+    "save_pictures": "outputs#pictures",
+    "save_probabilities": "outputs#probabilities",
+    "save_review_page": "outputs#review_page",
+    "save_training_page": "training_page",
+    "score": "candidates#score",
+    "score_intercept": "candidates#score_intercept",
+    "score_slope": "candidates#score_slope",
+    "slice_margin_voxels": "rois#slice_margin_voxels",
+    "spacing_mm": "spacing#pixdim",
+    "spine_margin_mm": "candidates#spine_margin_mm",
+    "split_distance_mm": "candidates#split_distance_mm",
+    "wide_overlap": "large_windows#overlap",
+    "wide_roi_size": "large_windows#roi_size",
+    "window_weights": "windows#mode",
+    "windows_per_batch": "windows#batch_size",
+    "written_min_score": "outputs#min_score",
+    "zoom_prob": "zoom#prob",
+}
 _CHANGED_BY_MONAI = "#@%"  # in any text of a config: # becomes ::, and @ or % before it is a relative id
 
 
@@ -73,7 +133,7 @@ def refuse_stray_words(arguments: Sequence[str] | None = None) -> None:
         return
     line = _read(words)
     if stray := line.others[0 if "run_id" in line.given else 1 :]:
-        sys.exit(f"error: '{stray[0]}' belongs to no setting: put a value that has blanks in it into quotes.")
+        sys.exit(f"error: '{stray[0]}' belongs to no setting: put a value with spaces in quotes.")
 
 
 def settings_given(arguments: Sequence[str]) -> dict[str, Any]:
@@ -107,6 +167,7 @@ def settings_given(arguments: Sequence[str]) -> dict[str, Any]:
     files = ensure_tuple(_value(given["config_file"]) if given.get("config_file") else from_file.get("config_file"))
     config = ConfigParser()
     config.read_config([str(file) for file in files if file is not None])
+    _refuse_old_names(config, files)
     changes: dict[str, Any] = {}
     for name, value in {**from_file, **given}.items():
         if name in known:
@@ -120,11 +181,15 @@ def settings_given(arguments: Sequence[str]) -> dict[str, Any]:
             continue
         if value is True and name in given and _needs_value(setting, config[setting]):
             sys.exit(f"error: --{name}: no value follows; give one that begins with a dash by =, as in --{name}=-x.")
-        if _is_null(value):
+        if _is_group(config[setting]):
+            changes[setting] = _group(name, value, config[setting])
+        elif _is_null(value):
             _check_null(name, setting, value, config)
             changes[setting] = None
         elif is_path(setting) or is_text(setting):
             changes[setting] = _text(name, setting, value, config)
+        elif isinstance(config[setting], bool) and isinstance(value, str):
+            changes[setting] = _switch(name, value)
     return {**_paths_of(config), **changes}
 
 
@@ -181,7 +246,11 @@ def _value(text: str) -> Any:
 def _paths_of(config: ConfigParser) -> dict[str, str]:
     """Return the paths that the configs themselves give and that MONAI would change."""
     paths = {}
-    for name, value in config.get().items():
+    settings = dict(config.get())
+    for group, value in config.get().items():
+        if _is_group(value):
+            settings |= {f"{group}{ID_SEP_KEY}{key}": of_key for key, of_key in value.items()}
+    for name, value in settings.items():
         if is_path(name) and not isinstance(value, str | dict | None):
             sys.exit(f"error: {name}: {_not_text(value)}, in the config.")
         if is_path(name) and isinstance(value, str) and value[:1] not in (EXPR_KEY, ID_REF_KEY, MACRO_KEY):
@@ -195,6 +264,38 @@ def _is_null(value: Any) -> bool:
     return str(value).casefold() in ("none", "null", "$none")
 
 
+def _is_group(value: Any) -> bool:
+    """Tell whether a part of a config is a group of settings, not a component."""
+    return isinstance(value, dict) and not any(str(key).startswith("_") for key in value)
+
+
+def _group(name: str, value: Any, group: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group of settings with the values that are given for some of them."""
+    given = _value(value) if isinstance(value, str) else value
+    if not isinstance(given, dict):
+        sys.exit(f"error: --{name}: is a group of settings: give one of them, as in --{name}#{next(iter(group))}.")
+    if unknown := [key for key in given if key not in group]:
+        sys.exit(f"error: --{name}: has no '{unknown[0]}'; it has {', '.join(group)}.")
+    return {**group, **given}
+
+
+def _switch(name: str, value: str) -> Any:
+    """Read a switch; what is no word for true or false is left to MONAI only where it is an expression."""
+    if value[:1] in (EXPR_KEY, ID_REF_KEY, MACRO_KEY):
+        return value
+    try:
+        return str2bool(value)
+    except ValueError:
+        sys.exit(f"error: --{name}: is true or false, not '{value}'.")
+
+
+def _refuse_old_names(config: ConfigParser, files: Sequence[Any]) -> None:
+    """End the program where a config, such as an overlay of one's own, has a setting under its old name."""
+    for name in config.get():
+        if name in _RENAMED and not _is_group(config[name]):
+            sys.exit(f"error: {' and '.join(map(str, files))}: '{name}' is now {_RENAMED[name]}.")
+
+
 def _needs_value(setting: str, default: Any) -> bool:
     """Tell whether a setting cannot be true, or false behind ``no``, which a name without a value is to fire."""
     is_number = isinstance(default, int | float | list) and not isinstance(default, bool)
@@ -204,7 +305,7 @@ def _needs_value(setting: str, default: Any) -> bool:
 def _check_null(name: str, setting: str, value: Any, config: ConfigParser) -> None:
     """End the program where null is no value of the setting."""
     default = config[setting]
-    if default is None or setting.rsplit(ID_SEP_KEY, 1)[-1] in _TAKE_NULL or default == "$None":
+    if default is None or setting in _TAKE_NULL or default == "$None":
         return
     if str(value).startswith(EXPR_KEY) and (ID_SEP_KEY in setting or isinstance(default, dict)):
         return
@@ -274,14 +375,18 @@ def _literal(text: str) -> str:
 
 
 def _not_text(value: Any) -> str:
-    return f"{value} is read as {type(value).__name__}, not as text: put it into quotes"
+    return f"{value} is read as {type(value).__name__}, not as text: put it in quotes"
 
 
 def _advice(name: str, config: Mapping[str, Any], known: Sequence[str], files: Sequence[Any]) -> str:
     top, _, inner = ReferenceResolver.normalize_id(name.lstrip(_MARKS)).partition(ID_SEP_KEY)
     where = " and ".join(map(str, files))
     if inner and top in config:
-        return f"'{top}' of {where} has no '{inner}'."
+        members = [f"{top}#{key}" for key in config[top]] if isinstance(config[top], dict) else []
+        near = get_close_matches(f"{top}#{inner}", members, n=1) or members
+        return f"'{top}' of {where} has no '{inner}'" + (f"; it has {', '.join(near)}." if near else ".")
+    if top in _RENAMED:
+        return f"this setting is now {_RENAMED[top]}."
     near = get_close_matches(top, [*config, *known])
     meant = f"did you mean {' or '.join(f'--{one}' for one in near)}?" if near else "docs/reference.md lists them all."
     return f"{where} has no setting '{top}'; {meant}"

@@ -21,7 +21,7 @@ __all__ = ["RunSummary", "bundle_facts"]
 
 class RunSummary:
     """
-    Sum up the scans that one process predicted, passed over, or found done, in one small JSON file.
+    Sum up the scans that one process predicted, skipped, or found done, in one small JSON file.
 
     MONAI logs as much, but for people, and exits with one status for all failures. ``docs/reference.md`` lists what the
     file holds.
@@ -29,7 +29,7 @@ class RunSummary:
     Args:
         path: the file.
         records: what is done.
-        dataloader: gave the scans of this run, and keeps those that it passed over.
+        dataloader: gave the scans of this run, and keeps those that it skipped.
         bundle_root: the bundle's folder, whose metadata tell its name and version.
         checkpoint: the weights that ran; None where they are part of the network.
         settings: settings of the run that the summary tells.
@@ -63,9 +63,9 @@ class RunSummary:
 
     def write(self) -> None:
         """Write the summary, when the run is at its end."""
-        rows, skipped = self.records.scan_rows(), self.dataloader.skipped
+        summaries, skipped = self.records.summaries(), self.dataloader.skipped
         to_do = len(self.dataloader.dataset)  # type: ignore[arg-type]
-        summary = {
+        content = {
             **bundle_facts(self.bundle_root, self.checkpoint),
             "settings": self.settings,
             "shard": self.records.shard,
@@ -74,18 +74,18 @@ class RunSummary:
                 "all": len(self.records.mine),
                 "done_before": len(self.records.mine) - to_do,
                 "predicted": to_do - len(skipped),
-                "passed_over": len(skipped),
+                "skipped": len(skipped),
             },
             "candidates": {
-                "all": sum(row["candidates"] for row in rows),
-                "at_operating_point": sum(row["at_operating_point"] for row in rows),
+                "all": sum(summary.candidates for summary in summaries),
+                "at_operating_point": sum(summary.at_operating_point for summary in summaries),
             },
-            "scans_with_many_fractures": sum(row["many_fractures"] == "yes" for row in rows),
-            "bad_scans": [scan._asdict() for scan in skipped],
+            "scans_with_many_fractures": sum(summary.many_fractures for summary in summaries),
+            "skipped_scans": [scan._asdict() for scan in skipped],
             "ignored": list(self.ignored),
             "froc": self._froc() if to_do else None,
         }
-        write_json(self.path, summary)
+        write_json(self.path, content)
 
     def _froc(self) -> dict[str, Any] | None:
         """Pick the main figures of ``metrics.json``."""

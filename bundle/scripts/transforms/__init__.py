@@ -1,13 +1,22 @@
 """Transforms that MONAI lacks, on arrays in RAS orientation."""
 
 from .anatomy import MidsagittalPlaned, RemoveSpined, ThoraxAxisd
-from .candidates import CalibrateScoresd, CandidateScore, DescribeCandidatesd, FilterCandidatesd, LabelCandidatesd
-from .images import CheckFilesd, CheckImaged, CropBodyd, NoteDoubtsd, SpacingOnlyd
+from .candidates import (
+    CalibrateScoresd,
+    CandidateScore,
+    DescribeCandidatesd,
+    FilterCandidatesd,
+    FindCandidatesd,
+    LabelCandidatesd,
+    MatchCandidatesd,
+)
+from .images import CheckFilesd, CheckImaged, CropBodyd, QualityNotesd, SpacingOnlyd
 from .implant import FindRibsd, RandImplantFracturesd
 from .inversion import InvertCandidatesd
 from .labels import CheckLabeld, CropLabelSlicesd
 from .naming import NameScand, scan_name_formatter
 from .sampling import FindFracturesd, SymmetricROISamplerd
+from .saving import SaveProbabilityd, SaveScand
 
 __all__ = [
     "CalibrateScoresd",
@@ -19,15 +28,19 @@ __all__ = [
     "DescribeCandidatesd",
     "CropLabelSlicesd",
     "FilterCandidatesd",
+    "FindCandidatesd",
     "FindFracturesd",
     "FindRibsd",
     "InvertCandidatesd",
     "LabelCandidatesd",
+    "MatchCandidatesd",
     "MidsagittalPlaned",
     "NameScand",
-    "NoteDoubtsd",
+    "QualityNotesd",
     "RandImplantFracturesd",
     "RemoveSpined",
+    "SaveProbabilityd",
+    "SaveScand",
     "SpacingOnlyd",
     "SymmetricROISamplerd",
     "ThoraxAxisd",

@@ -9,30 +9,33 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import MapTransform
-from monai.utils import StrEnum, convert_to_dst_type
+from monai.transforms import Compose, MapTransform, Transform
+from monai.utils import StrEnum, convert_to_dst_type, str2bool
 from scipy import ndimage
-from scipy.special import expit, logit
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
 from scripts.anatomy.components import connected_components
-from scripts.reporting.tables import candidate_rows
+from scripts.candidates import describe_candidates
+from scripts.metrics.calibration import calibrated_scores
+from scripts.metrics.ribfrac_froc import scan_result
+from scripts.transforms.anatomy import RemoveSpined
 
 __all__ = [
     "CalibrateScoresd",
     "CandidateScore",
     "DescribeCandidatesd",
     "FilterCandidatesd",
+    "FindCandidatesd",
     "LabelCandidatesd",
-    "calibrated_scores",
+    "MatchCandidatesd",
     "candidate_scores",
     "label_candidates",
     "local_means",
     "lowest_threshold",
     "mean_probabilities",
     "renumbered",
-    "with_faint",
+    "with_low_threshold",
 ]
 
 # The window of CandidateScore.MAX: about the thickness of a rib, so that a single bright voxel counts little.
@@ -43,8 +46,6 @@ MIN_DIP = 0.05
 # Pieces of a component that make it several candidates: about 140 voxels at RibFrac's median spacing, a twentieth of a
 # fracture's mean mask.
 MIN_PIECE_MM3 = 100.0
-# Scores are kept this far from 0 and 1, where the logit is infinite; float32 still tells 1 - 1e-6 from 1.
-SCORE_MARGIN = 1e-6
 
 
 class CandidateScore(StrEnum):
@@ -53,7 +54,7 @@ class CandidateScore(StrEnum):
 
     ``MEAN`` is the mean of p, the report's score; it lies in [t, 1], where the challenge's 100 thresholds
     distinguish few. ``MEAN_ABOVE_THRESHOLD`` is (mean of p - t) / (1 - t): the same order, spread over [0, 1].
-    ``MAX`` is the highest of its voxels' local means, those over a box of about 5 mm (:func:`local_means`): faint
+    ``MAX`` is the highest of its voxels' local means, those over a box of about 5 mm (:func:`local_means`): low
     surroundings do not lower it.
     """
 
@@ -68,7 +69,7 @@ def label_candidates(
     spacing_mm: Sequence[float],
     split_distance_mm: float = 0.0,
     peak_share: float = 0.0,
-    faint_threshold: float = 0.0,
+    low_threshold: float = 0.0,
     clear_mm3: float = 0.0,
 ) -> np.ndarray:
     """
@@ -78,12 +79,12 @@ def label_candidates(
     smoothed by a Gaussian of a quarter of that distance. A peak is the highest point within that distance, and
     between two of them the smoothed probability falls ``MIN_DIP`` below the lower one.
 
-    A threshold low enough for faint fractures joins clear ones side by side. Where ``peak_share`` is above 0, a
+    A threshold low enough for weak fractures joins clear ones side by side. Where ``peak_share`` is above 0, a
     component, or piece of it, whose voxels above that share of its own highest probability form two or more pieces of
     ``MIN_PIECE_MM3`` becomes these pieces, and loses the rest; all others stay as they are.
 
-    A fracture that the network sees faintly lies below the threshold of the clear ones, and at its own threshold clear
-    ones would run into their surroundings. Where ``faint_threshold`` is above 0, a component above it that holds no
+    A fracture that the network sees weakly lies below the threshold of the clear ones, and at its own threshold clear
+    ones would run into their surroundings. Where ``low_threshold`` is above 0, a component above it that holds no
     candidate of ``clear_mm3`` is a candidate as well, in place of the smaller ones that it holds.
 
     Args:
@@ -92,7 +93,7 @@ def label_candidates(
         spacing_mm: voxel size along each axis; used in splitting and parting alone.
         split_distance_mm: least distance of two peaks of one component; 0 splits nothing.
         peak_share: in [0, 1); 0 parts nothing.
-        faint_threshold: below ``threshold``; 0, or one that is not below it, adds nothing.
+        low_threshold: below ``threshold``; 0, or one that is not below it, adds nothing.
         clear_mm3: least volume of a candidate whose surroundings are not one of their own.
 
     Returns:
@@ -108,25 +109,27 @@ def label_candidates(
     if peak_share > 0:
         least_voxels = MIN_PIECE_MM3 / float(spacing.prod())
         _cut_components(ids, probability, lambda values: _part(values, peak_share, least_voxels))
-    if 0 < faint_threshold < threshold:
-        components = connected_components(probability > faint_threshold)
+    if 0 < low_threshold < threshold:
+        components = connected_components(probability > low_threshold)
         inside = components > 0  # a few percent of a scan
-        ids[inside] = with_faint(ids[inside], components[inside].astype(np.int32), clear_mm3 / float(spacing.prod()))
+        ids[inside] = with_low_threshold(
+            ids[inside], components[inside].astype(np.int32), clear_mm3 / float(spacing.prod())
+        )
     return ids
 
 
-def lowest_threshold(threshold: float, faint_threshold: float) -> float:
+def lowest_threshold(threshold: float, low_threshold: float) -> float:
     """Return the probability at or below which no candidate of :func:`label_candidates` has a voxel."""
-    return min(threshold, faint_threshold or 1)
+    return min(threshold, low_threshold or 1)
 
 
-def with_faint(own: np.ndarray, faint: np.ndarray, clear_voxels: float) -> np.ndarray:
+def with_low_threshold(own: np.ndarray, low: np.ndarray, clear_voxels: float) -> np.ndarray:
     """
     Add the components above a lower threshold that hold no clear candidate.
 
     Args:
         own: candidates 1 to n, int32, any shape.
-        faint: components 1 to k, among their voxels all of the candidates', likewise.
+        low: components 1 to k, among their voxels all of the candidates', likewise.
         clear_voxels: voxels of the least candidate that is clear.
 
     Returns:
@@ -134,10 +137,10 @@ def with_faint(own: np.ndarray, faint: np.ndarray, clear_voxels: float) -> np.nd
     """
     is_clear = np.bincount(own.ravel(), minlength=1) >= clear_voxels
     is_clear[0] = False
-    is_added = np.ones(int(faint.max(initial=0)) + 1, dtype=bool)
-    is_added[faint[is_clear[own]]] = False
+    is_added = np.ones(int(low.max(initial=0)) + 1, dtype=bool)
+    is_added[low[is_clear[own]]] = False
     is_added[0] = False
-    both = np.where(is_added[faint], faint + len(is_clear), own)
+    both = np.where(is_added[low], low + len(is_clear), own)
     is_used = np.bincount(both.ravel(), minlength=1) > 0
     is_used[0] = False
     return np.where(is_used, is_used.cumsum(), 0).astype(np.int32)[both]
@@ -265,25 +268,6 @@ def candidate_scores(
     return highest
 
 
-def calibrated_scores(scores: np.ndarray, slope: float, intercept: float) -> np.ndarray:
-    """
-    Move scores by a straight line in their logit: ``sigmoid(slope * logit(score) + intercept)``.
-
-    Args:
-        scores: scores in [0, 1]; 0 and 1 count as ``SCORE_MARGIN`` and 1 less it.
-        slope: above 0, so that the order is kept.
-        intercept: above 0 raises scores, below 0 lowers them.
-
-    Returns:
-        scores in (0, 1), float64, of the same shape.
-
-    References:
-        Platt (1999), Probabilistic outputs for support vector machines, in: Advances in Large Margin Classifiers.
-    """
-    inner = np.clip(np.asarray(scores, dtype=np.float64), SCORE_MARGIN, 1 - SCORE_MARGIN)
-    return expit(slope * logit(inner) + intercept)
-
-
 class LabelCandidatesd(MapTransform):
     """
     Turn a volume of probabilities into candidates: connected components with ids by falling score.
@@ -301,16 +285,16 @@ class LabelCandidatesd(MapTransform):
             apart, see :func:`label_candidates`; 0 splits nothing.
         peak_share: a component that forms several pieces above this share of its highest probability becomes these
             pieces, see :func:`label_candidates`; in [0, 1), 0 parts nothing.
-        faint_threshold: a component above this lower threshold is a candidate too, where it holds none of
+        low_threshold: a component above this lower threshold is a candidate too, where it holds none of
             ``min_volume_mm3``, see :func:`label_candidates`; 0, or one that is not lower, adds nothing.
         min_volume_mm3: the least volume of the candidates that are kept later, see :class:`FilterCandidatesd`; used
-            with ``faint_threshold`` alone.
+            with ``low_threshold`` alone.
         score_key: key of the scores that are added, float32, shape ``(n,)``: that of candidate i stands at i - 1.
         mean_key: key of the candidates' mean probabilities, in [0, 1], in the same order.
         allow_missing_keys: skip keys that the data lacks.
 
     Raises:
-        ValueError: when ``threshold``, ``faint_threshold`` or ``peak_share`` is not in [0, 1), or ``split_distance_mm``
+        ValueError: when ``threshold``, ``low_threshold`` or ``peak_share`` is not in [0, 1), or ``split_distance_mm``
             below 0; when the probabilities have more than one channel, or when lengths in mm are needed and they carry
             no affine.
     """
@@ -322,7 +306,7 @@ class LabelCandidatesd(MapTransform):
         score: CandidateScore | str = CandidateScore.MEAN_ABOVE_THRESHOLD,
         split_distance_mm: float = 0.0,
         peak_share: float = 0.0,
-        faint_threshold: float = 0.0,
+        low_threshold: float = 0.0,
         min_volume_mm3: float = 0.0,
         score_key: str = "label_scores",
         mean_key: str = "mean_probabilities",
@@ -335,13 +319,13 @@ class LabelCandidatesd(MapTransform):
             raise ValueError(f"split_distance_mm is {split_distance_mm}: 0 splits nothing, lengths are above it.")
         if not 0 <= peak_share < 1:
             raise ValueError(f"peak_share must be in [0, 1), but is {peak_share}.")
-        if not 0 <= faint_threshold < 1:
-            raise ValueError(f"faint_threshold must be in [0, 1), but is {faint_threshold}.")
+        if not 0 <= low_threshold < 1:
+            raise ValueError(f"low_threshold must be in [0, 1), but is {low_threshold}.")
         self.threshold = threshold
         self.score = CandidateScore(score)
         self.split_distance_mm = split_distance_mm
         self.peak_share = peak_share
-        self.faint_threshold = faint_threshold
+        self.low_threshold = low_threshold
         self.min_volume_mm3 = min_volume_mm3
         self.score_key = score_key
         self.mean_key = mean_key
@@ -354,7 +338,7 @@ class LabelCandidatesd(MapTransform):
                 raise ValueError(f"'{key}' must have shape (1, H, W, D), but has {tuple(probability.shape)}.")
             values = probability[0].detach().cpu().numpy()
             spacing_mm = [1.0, 1.0, 1.0]
-            if self.split_distance_mm or self.peak_share or self.faint_threshold or self.score == CandidateScore.MAX:
+            if self.split_distance_mm or self.peak_share or self.low_threshold or self.score == CandidateScore.MAX:
                 spacing_mm = _spacing_mm(probability, key)
             ids = label_candidates(
                 values,
@@ -362,12 +346,12 @@ class LabelCandidatesd(MapTransform):
                 spacing_mm,
                 self.split_distance_mm,
                 self.peak_share,
-                self.faint_threshold,
+                self.low_threshold,
                 self.min_volume_mm3,
             )
             means = mean_probabilities(ids, values)
             local = local_means(values, spacing_mm, ids) if self.score == CandidateScore.MAX else None
-            lowest = lowest_threshold(self.threshold, self.faint_threshold)
+            lowest = lowest_threshold(self.threshold, self.low_threshold)
             scores = candidate_scores(self.score, ids, means, local, lowest)
             order = np.argsort(-scores, kind="stable")
             output[key] = renumbered(ids, order, like=probability)
@@ -385,7 +369,7 @@ class DescribeCandidatesd(MapTransform):
         score_key: key of the candidates' scores.
         plane_key: key of the mid-sagittal plane, as ``MidsagittalPlaned`` stores it, where the data have one.
         axis_key: key of the chest's axis, as ``ThoraxAxisd`` stores it, where the data have one.
-        row_key: key of the list that is added: see :func:`scripts.reporting.candidate_rows`.
+        candidates_key: key of the list of :class:`scripts.candidates.Candidate` that is added.
         allow_missing_keys: do nothing when the data lack the ids.
     """
 
@@ -395,20 +379,45 @@ class DescribeCandidatesd(MapTransform):
         score_key: str = "label_scores",
         plane_key: str = "midsagittal_plane",
         axis_key: str = "thorax_axis",
-        row_key: str = "candidates",
+        candidates_key: str = "candidates",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.score_key = score_key
         self.plane_key = plane_key
         self.axis_key = axis_key
-        self.row_key = row_key
+        self.candidates_key = candidates_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         output = dict(data)
         for key in self.key_iterator(output):
             chest = (output.get(self.plane_key), output.get(self.axis_key))
-            output[self.row_key] = candidate_rows(output[key], output[self.score_key], *chest)
+            output[self.candidates_key] = describe_candidates(output[key], output[self.score_key], *chest)
+        return output
+
+
+class MatchCandidatesd(MapTransform):
+    """
+    Match candidates with annotated fractures by the challenge's rule, once for all who score or show the scan.
+
+    Args:
+        keys: key of the candidates' ids 1..n on the scan's own grid, shape ``(1, H, W, D)``; one key. With
+            ``label_scores``, ``label`` and, where known, ``label_codes``, it is read as `RibFracFROCMetric` reads it.
+        result_key: key of the :class:`scripts.metrics.ScanResult` that is added.
+        allow_missing_keys: do nothing when the data lack the ids.
+
+    Raises:
+        ValueError: when volumes, scores and codes do not fit each other.
+    """
+
+    def __init__(self, keys: KeysCollection, result_key: str = "scan_result", allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.result_key = result_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        output: dict[Any, Any] = dict(data)
+        for key in self.key_iterator(output):
+            output[self.result_key] = scan_result(output | {"pred": output[key]}, output)
         return output
 
 
@@ -484,7 +493,7 @@ class CalibrateScoresd(MapTransform):
     def __init__(self, score_key: str = "label_scores", slope: float = 1.0, intercept: float = 0.0) -> None:
         super().__init__(score_key)
         if not slope > 0:
-            raise ValueError(f"the slope is {slope}: it must be above 0, or the order of scores would turn round.")
+            raise ValueError(f"the slope is {slope}: it must be above 0, or the order of scores would be reversed.")
         self.slope = slope
         self.intercept = intercept
 
@@ -496,6 +505,66 @@ class CalibrateScoresd(MapTransform):
             calibrated = calibrated_scores(output[key].numpy(), self.slope, self.intercept)
             output[key] = torch.as_tensor(calibrated, dtype=torch.float32)
         return output
+
+
+class FindCandidatesd(MapTransform):
+    """
+    Turn a volume of probabilities into candidates as ``inference.yaml`` does, by one group of settings.
+
+    It is :class:`RemoveSpined`, :class:`LabelCandidatesd`, :class:`CalibrateScoresd` and :class:`FilterCandidatesd`;
+    the first and the last only if ``postprocess`` is true. The first is its ``remove_spine``, the others are its
+    ``find``: who tries several settings removes the spine once.
+
+    Args:
+        keys: keys of the probabilities, see :class:`LabelCandidatesd`.
+        candidates: the settings: ``postprocess``; ``spine_margin_mm`` of :class:`RemoveSpined`; ``threshold``,
+            ``low_threshold``, ``min_volume_mm3``, ``split_distance_mm``, ``peak_share`` and ``score`` of
+            :class:`LabelCandidatesd`; ``score_slope`` and ``score_intercept`` of :class:`CalibrateScoresd`;
+            ``min_mean_probability`` and ``min_score`` of :class:`FilterCandidatesd`. Others are for later steps.
+        hu_range: HU that the scan was scaled from, see :class:`RemoveSpined`.
+        min_score: takes the place of the settings' where it is not None.
+        allow_missing_keys: skip keys that the data lacks.
+
+    Raises:
+        ValueError: see these transforms.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        candidates: Mapping[str, Any],
+        hu_range: tuple[float, float] = (-200.0, 1000.0),
+        min_score: float | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        labeling = ("threshold", "low_threshold", "min_volume_mm3", "split_distance_mm", "peak_share", "score")
+        steps: list[MapTransform] = [
+            LabelCandidatesd(
+                self.keys, **{name: candidates[name] for name in labeling}, allow_missing_keys=allow_missing_keys
+            ),
+            CalibrateScoresd(slope=candidates["score_slope"], intercept=candidates["score_intercept"]),
+        ]
+        self.remove_spine: Transform = Compose([])
+        if str2bool(candidates["postprocess"]):
+            self.remove_spine = RemoveSpined(
+                self.keys,
+                hu_range=hu_range,
+                margin_mm=candidates["spine_margin_mm"],
+                allow_missing_keys=allow_missing_keys,
+            )
+            kept = FilterCandidatesd(
+                self.keys,
+                min_volume_mm3=candidates["min_volume_mm3"],
+                min_mean_probability=candidates["min_mean_probability"],
+                min_score=candidates["min_score"] if min_score is None else min_score,
+                allow_missing_keys=allow_missing_keys,
+            )
+            steps.append(kept)
+        self.find = Compose(steps)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        return self.find(self.remove_spine(data))
 
 
 def _spacing_mm(volume: torch.Tensor, key: Hashable) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from scripts.images.file_checks import file_notes, file_problems
 from scripts.images.headers import checked_axcodes, orientation_note
 from scripts.images.hounsfield import BONE_HU, hu_problem
 
-__all__ = ["CheckFilesd", "CheckImaged", "CropBodyd", "NoteDoubtsd", "SpacingOnlyd"]
+__all__ = ["CheckFilesd", "CheckImaged", "CropBodyd", "QualityNotesd", "SpacingOnlyd"]
 
 
 class CheckFilesd(MapTransform):
@@ -151,7 +151,7 @@ class CropBodyd(CropForegroundd):
         return super().__call__(data, lazy=lazy)
 
 
-class NoteDoubtsd(MapTransform):
+class QualityNotesd(MapTransform):
     """
     Write what is doubtful about a scan into its metadata, from where it reaches the prediction.
 
@@ -212,7 +212,9 @@ class SpacingOnlyd(Spacingd):
     its metadata, and fails where that is no dictionary, such as ``image_path``, which MONAI Label puts there.
 
     Args:
-        args, kwargs: those of ``monai.transforms.Spacingd``.
+        keys: keys of the volumes.
+        pixdim: voxel size along each axis in mm, see ``Spacingd``; None leaves volumes as they are.
+        kwargs: those of ``monai.transforms.Spacingd``.
 
     Example:
         >>> volume = MetaTensor(torch.zeros(1, 4, 4, 4), meta={"filename_or_obj": "a.nii.gz"})
@@ -221,6 +223,12 @@ class SpacingOnlyd(Spacingd):
         torch.Size([1, 3, 4, 4])
     """
 
+    def __init__(self, keys: KeysCollection, pixdim: Sequence[float] | None, **kwargs: Any) -> None:
+        self.is_off = pixdim is None
+        super().__init__(keys, pixdim or (1.0, 1.0, 1.0), **kwargs)
+
     def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
+        if self.is_off:
+            return dict(data)
         volumes = {key: data[key] for key in self.key_iterator(dict(data))}
         return {**data, **super().__call__(volumes, lazy=lazy)}

@@ -75,7 +75,7 @@ class CheckLabeld(MapTransform):
         if lowest < -ID_ROUNDING:
             raise ValueError(f"{name}: holds the negative value {lowest:g}; a label holds fracture ids 0, 1, 2 ...")
         if _HIGHEST_ID < highest < np.inf:
-            raise ValueError(f"{name}: holds the value {highest:.0f}; ids go up to {_HIGHEST_ID}: number them anew.")
+            raise ValueError(f"{name}: holds the value {highest:.0f}; ids go up to {_HIGHEST_ID}: renumber them.")
         dtype = next((t for t in (torch.uint8, torch.int16) if np.rint(highest) <= torch.iinfo(t).max), torch.int32)
         ids = label.to(dtype)
         marked = np.asarray(ids)  # numpy compares the two types in a fifth of torch's time

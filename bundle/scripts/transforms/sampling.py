@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import BorderPad, MapTransform, Randomizable, SpatialCrop
-from monai.utils import ensure_tuple_rep
+from monai.utils import ensure_tuple_rep, str2bool
 from scipy import ndimage
 
 from scripts.anatomy.midline import known_plane
@@ -60,7 +60,7 @@ class _Places(NamedTuple):
         shape: of the scan, in voxels.
         image: in HU, shape ``(H, W, D)``, where some ROIs are to lie on bone.
         missed: those of ``fractures`` that an earlier network missed.
-        false: centers of its false alarms, shape ``(F, 3)``.
+        false: centers of its false positives, shape ``(F, 3)``.
     """
 
     fractures: np.ndarray
@@ -86,15 +86,14 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
       that is too short for that); a share of them lies on *bone* instead, wherever it is: vertebrae, scapulae,
       sternum and calcified cartilage are what a network takes for a fracture, and few places at random show them.
       Both kinds may hold a fracture;
-    - a *hard* ROI for each place where an earlier network raised a false alarm, as ``python -m scripts mine`` lists
-    them, moved
-      like a positive one.
+    - a *hard* ROI for each false positive of an earlier network, as ``python -m scripts mine`` lists them, moved like a
+      positive one.
 
     ``num_samples`` of them are taken without repetition; where there are fewer, the rest are positives and random
-    ROIs drawn anew. A scan without fractures gives random ROIs alone. Where hard places of a scan are known, a share of
-    the negatives lies on its false alarms, and a share of the positives on the fractures that were missed. What lies
-    outside the scan is filled with ``fill_values``, so sample before the image is scaled and let the fill be the value
-    of air.
+    ROIs drawn anew. A scan without fractures gives random ROIs alone. Where hard examples of a scan are known, a share
+    of the negatives lies on its false positives, and a share of the positives on the fractures that were missed. What
+    lies outside the scan is filled with ``fill_values``, so sample before the image is scaled and let the fill be the
+    value of air.
 
     Args:
         keys: keys of the volumes to cut, shape ``(C, H, W, D)``, all of one shape, in RAS orientation.
@@ -112,10 +111,9 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         image_key: key of the image in HU, in which bone is looked for.
         max_shift_voxels: greatest shift of a positive ROI from its fracture, and of a hard one from its place, along
             each axis; one number for all axes, or one for each.
-        hard_key: key of a scan's hard places, as ``scripts.data.add_hard_places`` adds them; a scan may lack
-        it. hard_share: share in [0, 1] of the negative ROIs that lie on false alarms, and of the positive ones that lie
-        on
-            missed fractures, as far as there are any.
+        hard_key: key of a scan's hard examples, as ``scripts.data.add_hard_examples`` adds them; a scan may lack it.
+        hard_share: share in [0, 1] of the negative ROIs that lie on false positives, and of the positive ones that lie
+            on missed fractures, as far as there are any.
         fill_values: what lies outside the scan, for each of ``keys``: air in HU for an image, 0 for a label.
         seed: with a seed, each scan always gives the same ROIs, whatever was sampled before; for validation.
         scan_key: key of the scan's name, which tells the scans apart under ``seed``.
@@ -140,7 +138,7 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         roi_size: Sequence[int] | int = 64,
         num_samples: int = 16,
         positive_share: float | None = None,
-        mirrored: bool = True,
+        mirrored: bool | str = True,
         plane_key: str | None = "midsagittal_plane",
         border_voxels: int = 32,
         bone_share: float = 0.0,
@@ -170,7 +168,7 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
             )
         self.num_samples = num_samples
         self.positive_share = positive_share
-        self.mirrored = mirrored
+        self.mirrored = str2bool(mirrored)
         self.plane_key = plane_key
         self.border_voxels = border_voxels
         self.bone_share = bone_share

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 from monai.data import MetaTensor
 
-from scripts.data.ribfrac import CLASS_NAMES, MIN_OVERLAP, UNKNOWN_CLASS, integer_ids
-from scripts.metrics.froc import ScanResult, score_scan
+from scripts.candidates import Candidate, describe_candidates
+from scripts.data.ribfrac import CLASS_NAMES, MIN_OVERLAP, UNKNOWN_CLASS
+from scripts.metrics.froc import ScanResult
 from scripts.reporting.pages.views import Scan, View, centered_views
-from scripts.reporting.tables import candidate_rows
+from scripts.reporting.tables import fracture_row
 
 __all__ = [
     "Counts",
@@ -21,16 +21,16 @@ __all__ = [
     "Outcome",
     "counts_at",
     "fracture_type",
+    "known_ids",
     "match_outcomes",
     "outcome_at",
     "scan_findings",
-    "scan_result",
 ]
 
 Outcome = Literal["candidate", "hit", "again", "false", "missed"]
 MAX_PICTURES = 30  # of a scan: a threshold of 0 may bring hundreds of candidates, whose pictures nobody looks at
 # Columns of fractures.csv that have a place of their own on the page.
-_SHOWN_APART = ("scan", "id", "score", "side", "volume_mm3")
+_SHOWN_APART = ("id", "score", "side", "volume_mm3")
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,14 @@ class Counts:
         scans: scans that have such a candidate.
         found: fractures that are found, and
         missed: those that are not; both 0 where nothing is annotated.
-        false_alarms: candidates on no fracture.
+        false_positives: candidates on no fracture.
     """
 
     candidates: int
     scans: int
     found: int
     missed: int
-    false_alarms: int
+    false_positives: int
 
 
 def outcome_at(outcome: Outcome, score: float | None, threshold: float) -> Outcome | None:
@@ -112,7 +112,7 @@ def counts_at(findings: Sequence[Finding], threshold: float) -> Counts:
         scans=len({finding.scan for finding in kept}),
         found=sum(outcome == "hit" for _, outcome in outcomes),
         missed=sum(outcome == "missed" for _, outcome in outcomes),
-        false_alarms=sum(outcome == "false" for _, outcome in outcomes),
+        false_positives=sum(outcome == "false" for _, outcome in outcomes),
     )
 
 
@@ -121,36 +121,11 @@ def fracture_type(code: int) -> str:
     return "Unknown" if code == UNKNOWN_CLASS else CLASS_NAMES[code]
 
 
-def scan_result(
-    pred: MetaTensor,
-    label: MetaTensor,
-    label_scores: Sequence[float] | torch.Tensor,
-    label_codes: Mapping[Any, Any] | None = None,
-) -> tuple[ScanResult, list[int]]:
-    """
-    Match the candidates of a scan with its fractures, as the challenge does.
-
-    Args:
-        pred: ids of the candidates on the scan's own grid, shape ``(1, H, W, D)``.
-        label: ids of the fractures, likewise.
-        label_scores: scores of the candidates 1..n.
-        label_codes: class code of each fracture by its id; an entry for id 0 is passed over.
-
-    Returns:
-        What the scan adds to the scores, and the ids of its fractures in that order.
-    """
-    codes = None if label_codes is None else {int(i): int(code) for i, code in label_codes.items() if int(i)}
-    ids = integer_ids(label[0].cpu().numpy(), "label")
-    scores = {i: float(score) for i, score in enumerate(label_scores, start=1)}
-    result = score_scan(pred[0].cpu().numpy(), ids, scores, label_codes=codes)
-    return result, (np.flatnonzero(np.bincount(ids[ids > 0])).tolist() if codes is None else sorted(codes))
-
-
 def scan_findings(
     name: str,
     scan: Scan,
-    candidates: Sequence[Mapping[str, Any]],
-    annotation: tuple[MetaTensor, ScanResult, Sequence[int]] | None = None,
+    candidates: Sequence[Candidate],
+    annotation: tuple[MetaTensor, ScanResult] | None = None,
     midsagittal_plane: torch.Tensor | None = None,
     thorax_axis: torch.Tensor | None = None,
 ) -> list[Finding]:
@@ -160,21 +135,22 @@ def scan_findings(
     Args:
         name: the scan's.
         scan: the scan with its instances, which pictures are drawn of.
-        candidates: as :func:`scripts.reporting.candidate_rows` gives them.
-        annotation: where there is one the ids of the fractures on the scan's own grid, shape ``(1, H, W, D)``, and what
-            :func:`scan_result` gave.
-        midsagittal_plane: to describe fractures that were missed, see :func:`scripts.reporting.candidate_rows`.
-        thorax_axis: likewise, see :func:`scripts.reporting.candidate_rows`.
+        candidates: as :func:`scripts.candidates.describe_candidates` gives them.
+        annotation: where there is one the ids of the fractures on the scan's own grid, shape ``(1, H, W, D)``, and how
+            the candidates match them, as :func:`scripts.metrics.scan_result` gives it.
+        midsagittal_plane: to describe fractures that were missed, see :func:`scripts.candidates.describe_candidates`.
+        thorax_axis: likewise, see :func:`scripts.candidates.describe_candidates`.
 
     Returns:
         The candidates by falling score, then the fractures that none of them hits.
     """
-    scores = [float(row["score"]) for row in candidates]
+    scores = [candidate.score for candidate in candidates]
     by_score = sorted(range(len(scores)), key=lambda i: -scores[i])
     matches: dict[int, tuple[Outcome, int]] = {}
     fractures: list[tuple[str, str]] = []
     if annotation is not None:
-        label, result, fracture_ids = annotation
+        label, result = annotation
+        fracture_ids = known_ids(result)
         fractures = [(f"F{i}", fracture_type(int(code))) for i, code in zip(fracture_ids, result.fracture_codes)]
         matches = match_outcomes(result, by_score)
     findings = []
@@ -182,17 +158,25 @@ def scan_findings(
         outcome, fracture = matches.get(number, ("candidate", -1))
         of_fracture = fractures[fracture] if fracture >= 0 else ("", "")
         views = centered_views(scan, "candidate", number + 1) if place < MAX_PICTURES else []
-        row = candidates[number]
-        findings.append(_finding(f"C{number + 1}", name, scan, row, outcome, scores[number], of_fracture, views))
+        candidate = candidates[number]
+        score = candidate.score
+        findings.append(_finding(f"C{number + 1}", name, scan, candidate, outcome, score, of_fracture, views))
     if annotation is not None:
         hit = {fracture for outcome, fracture in matches.values() if outcome == "hit"}
         missed = [i for i in range(len(fractures)) if i not in hit]
-        rows = _fracture_rows(label, fracture_ids, midsagittal_plane, thorax_axis) if missed else []
+        described = _described(label, fracture_ids, midsagittal_plane, thorax_axis) if missed else []
         for number in missed:
             views = centered_views(scan, "fracture", fracture_ids[number])
-            row, of_fracture = rows[number], fractures[number]
-            findings.append(_finding(of_fracture[0], name, scan, row, "missed", None, of_fracture, views))
+            its, of_fracture = described[number], fractures[number]
+            findings.append(_finding(of_fracture[0], name, scan, its, "missed", None, of_fracture, views))
     return findings
+
+
+def known_ids(result: ScanResult) -> list[int]:
+    """Return the ids of a scan's fractures; raise ``ValueError`` where the result does not tell them."""
+    if result.fracture_ids is None:
+        raise ValueError("the result has no fracture ids: give what scripts.metrics.scan_result returns.")
+    return [int(i) for i in result.fracture_ids]
 
 
 def match_outcomes(result: ScanResult, by_score: Sequence[int]) -> dict[int, tuple[Outcome, int]]:
@@ -218,28 +202,28 @@ def match_outcomes(result: ScanResult, by_score: Sequence[int]) -> dict[int, tup
     return matches
 
 
-def _fracture_rows(
+def _described(
     label: MetaTensor, ids: Sequence[int], plane: torch.Tensor | None, thorax_axis: torch.Tensor | None
-) -> list[dict[str, Any]]:
+) -> list[Candidate]:
     """Describe fractures as candidates are described; their ids may leave some out."""
     numbers = torch.zeros(max(ids) + 1, dtype=torch.int32)
     numbers[torch.as_tensor(ids)] = torch.arange(1, len(ids) + 1, dtype=torch.int32)
     numbered = MetaTensor(numbers[label.as_tensor().cpu().long()], affine=label.affine)
-    return candidate_rows(numbered, [0.0] * len(ids), plane, thorax_axis)
+    return describe_candidates(numbered, [0.0] * len(ids), plane, thorax_axis)
 
 
 def _finding(
     name: str,
     scan_name: str,
     scan: Scan,
-    row: Mapping[str, Any],
+    described: Candidate,
     outcome: Outcome,
     score: float | None,
     of_fracture: tuple[str, str],
     views: list[View],
 ) -> Finding:
-    """Make a finding of its row, whose place is in DICOM's coordinates (LPS)."""
-    x, y, z = (float(row[f"center_{axis}_mm"]) for axis in "xyz")
+    """Make a finding of what is known of it, whose place is in DICOM's coordinates (LPS)."""
+    x, y, z = described.center_mm
     return Finding(
         name=name,
         scan=scan_name,
@@ -247,9 +231,9 @@ def _finding(
         score=score,
         fracture=of_fracture[0],
         fracture_type=of_fracture[1],
-        side=str(row["side"]),
+        side=described.side,
         level_mm=scan.below_top_mm((-x, -y, z)),
-        volume_mm3=float(row["volume_mm3"]),
-        more={column: str(value) for column, value in row.items() if column not in _SHOWN_APART},
+        volume_mm3=described.volume_mm3,
+        more={column: text for column, text in fracture_row(described).items() if column not in _SHOWN_APART},
         views=views,
     )

@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from scripts.files.atomic_write import whole_file, write_text
-from scripts.metrics.froc import ScanResult
-from scripts.reporting.pages.charts import froc_chart
+from scripts.metrics.froc import ScanResult, challenge_scores
+from scripts.reporting.pages.drawings import froc_drawing
 from scripts.reporting.pages.findings import MAX_PICTURES, Counts, Finding, counts_at, fracture_type
 from scripts.reporting.pages.html import render
 from scripts.reporting.pages.views import View
@@ -28,7 +28,7 @@ OUTCOMES = {
     "candidate": ("C", "candidate"),
     "hit": ("H", "hit"),
     "again": ("H", "hit on a fracture that is found already"),
-    "false": ("X", "false alarm"),
+    "false": ("X", "false positive"),
     "missed": ("M", "missed fracture"),
 }
 
@@ -103,8 +103,16 @@ class ReviewPage:
         if result is not None:
             self.results.append(result)
 
-    def write(self) -> None:
-        """Write the page, whole or not at all, and drop what was gathered."""
+    def write(self, details: Mapping[str, Any] | None = None) -> None:
+        """
+        Write the page, whole or not at all, and drop what was gathered.
+
+        Args:
+            details: scores of the annotated scans, as `scripts.metrics.challenge_scores` gives them; without them they
+                are computed here, and have no interval.
+        """
+        if details is None and self.results:
+            details = challenge_scores(self.results, bootstrap=0)
         numbered = [(number, finding) for number, scan in enumerate(self.findings) for finding in scan]
         findings = [finding for _, finding in numbered]
         page = render(
@@ -122,7 +130,8 @@ class ReviewPage:
             outcomes=OUTCOMES,
             annotated=bool(self.results),
             types=self._types(findings),
-            froc=froc_chart(self.results) if self.results else None,
+            scores=details,
+            froc=None if details is None else froc_drawing(details),
         )
         before, _, after = page.partition(_PARTING)
         self._parts.seek(0)

@@ -78,7 +78,7 @@ def _chart(title: str, label: str, points: Mapping[str, Points]) -> Chart:
         low, high = (min(low, 0.0), high * 1.05) if low >= 0 else (low, high)
     high = high if high > low else low + 1
     x = Axis("epoch", 1, max(2, *epochs) if epochs else 2)
-    series = [Series(name.replace("_", " "), "line", pairs) for name, pairs in points.items()]
+    series = [Series(name.replace("_", " "), pairs) for name, pairs in points.items()]
     return Chart(title, x, Axis(label, low, high, logarithmic), series)
 
 

@@ -1,4 +1,4 @@
-"""Made-up chest CT with rib fractures, in RibFrac's layout: no patient's data, and anyone can make it."""
+"""Synthetic chest CT with rib fractures, in RibFrac's layout: no patient's data, and anyone can make it."""
 
 from scripts.synthetic.phantom.dataset import generate_phantoms
 from scripts.synthetic.phantom.default import ensure_phantoms

@@ -1,4 +1,4 @@
-"""A whole made-up data set in RibFrac's layout."""
+"""A whole synthetic data set in RibFrac's layout."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def generate_phantoms(
     spacing: tuple[float, float, float] | None = None,
 ) -> None:
     """
-    Write made-up scans, labels and tables in RibFrac's layout.
+    Write synthetic scans, labels and tables in RibFrac's layout.
 
     The sections lie in ``ribfrac-train-images``, ``ribfrac-train-labels`` and ``ribfrac-train-info.csv``, and so on
     for ``val`` and ``test``; unlike RibFrac's, the test scans have labels. Every sixth scan of a section has no
@@ -72,7 +72,7 @@ def generate_phantoms(
         raise ValueError(f"workers is {workers}; give 1 or more.")
     folder = Path(output_dir)
     settings = {
-        "description": "made-up data, no patient",
+        "description": "synthetic data, no patient",
         "generator": "scripts.synthetic.phantom",
         "generator_version": GENERATOR_VERSION,
         "seed": seed,
@@ -89,7 +89,7 @@ def generate_phantoms(
     # processes that start afresh: those forked from a program with threads, as torch's, may hang
     with multiprocessing.get_context("spawn").Pool(workers) if workers > 1 else nullcontext() as pool:
         scans = map(_write_scan, jobs) if pool is None else pool.imap(_write_scan, jobs)
-        for section, rows in tqdm(scans, total=len(jobs), desc="made-up scans", unit="scan"):
+        for section, rows in tqdm(scans, total=len(jobs), desc="synthetic scans", unit="scan"):
             tables[section] += rows
     for section, (name, _, _) in SECTIONS.items():
         if tables[section]:
@@ -108,7 +108,7 @@ def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
         if info != settings:
             differing = sorted(key for key in settings.keys() | info.keys() if settings.get(key) != info.get(key))
             raise ValueError(
-                f"{info_path}: the folder holds a made-up data set of other settings ({', '.join(differing)}); "
+                f"{info_path}: the folder holds a synthetic data set of other settings ({', '.join(differing)}); "
                 "give another output_dir or delete the folder."
             )
         return finished

@@ -16,7 +16,7 @@ def ensure_phantoms(
     dataset_dir: str | os.PathLike[str], phantom_dir: str | os.PathLike[str], size: str
 ) -> str | os.PathLike[str]:
     """
-    Return the data set's folder; generate the made-up data set first, on first use, when no other one is named.
+    Return the data set's folder; generate the synthetic data set first, on first use, when no other one is named.
 
     A config gives what it returns to ``scripts.data.load_datalist``, so that nothing is generated for whoever takes
     only the network from it, as ``monai.bundle.load`` does.

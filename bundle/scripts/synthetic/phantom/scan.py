@@ -30,7 +30,7 @@ _MAX_FRACTURES = 20
 @dataclass
 class Phantom:
     """
-    A made-up chest CT and the truth about it; arrays of shape ``(H, W, D)`` in the scan's own axes.
+    A synthetic chest CT and the truth about it; arrays of shape ``(H, W, D)`` in the scan's own axes.
 
     Args:
         image: HU, int16, -1024 to 3071.

@@ -13,7 +13,7 @@
     candidate: ["C", "candidate"],
     hit: ["H", "hit"],
     again: ["H", "hit on a fracture that is found already"],
-    false: ["X", "false alarm"],
+    false: ["X", "false positive"],
     missed: ["M", "missed fracture"],
   };
 

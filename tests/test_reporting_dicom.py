@@ -11,15 +11,16 @@ import numpy as np
 import pydicom
 import pytest
 import torch
+from conftest import prediction_run
 from dicom_scans import FRAME, OBLIQUE, PATIENT, SERIES, STUDY, UPRIGHT, ras_affine, write_series
 from highdicom.sr.coding import CodedConcept
 from ignite.engine import Engine
 from monai.data import MetaTensor
 from pydicom.sr.codedict import codes
 
+from scripts.candidates import describe_candidates, summarize
 from scripts.handlers import DicomResultHandler
 from scripts.reporting.dicom import Algorithm, candidate_report, candidate_segmentation, read_sources
-from scripts.reporting.tables import candidate_rows, scan_row
 
 SHAPE = (12, 10, 9)  # columns, rows, slices of 0.7 x 0.8 x 5 mm
 ALGORITHM = Algorithm("rib_fractures", "1.2.3", "Some authors", "0123456789abcdef")
@@ -45,9 +46,9 @@ def objects(folder, directions=OBLIQUE, pred=None, scores=SCORES, place=None):
     """The segmentation and the report of these candidates, in a series that is written to the folder."""
     pred = candidates(directions) if pred is None else pred
     sources, _ = read_sources(write_series(folder, np.zeros(SHAPE), directions))
-    rows = candidate_rows(pred, scores, *(chest() if place is None else place))
+    rows = describe_candidates(pred, scores, *(chest() if place is None else place))
     seg = candidate_segmentation(sources, pred[0].numpy(), pred.affine.numpy(), rows, ALGORITHM) if rows else None
-    return seg, candidate_report(sources, seg, rows, scan_row(rows, 0.5, 1), ALGORITHM), rows
+    return seg, candidate_report(sources, seg, rows, summarize(rows, 0.5, 1), ALGORITHM), rows
 
 
 def read_back(dataset, path):
@@ -111,28 +112,28 @@ def values(group):
 
 
 def test_the_report_says_what_the_table_says(tmp_path):
-    seg, report, rows = objects(tmp_path / "ct")
+    seg, report, described = objects(tmp_path / "ct")
     _, groups = groups_of(report, tmp_path / "sr.dcm")
     assert len(groups) == 2
-    for number, (group, row) in enumerate(zip(groups, rows), start=1):
+    for number, (group, candidate) in enumerate(zip(groups, described), start=1):
         assert values(group) == {
             "Certainty of Finding": (100 * SCORES[number - 1], "%"),
-            "Volume": (float(row["volume_mm3"]), "mm3"),
-            "Length": (float(row["length_mm"]), "mm"),
+            "Volume": (candidate.volume_mm3, "mm3"),
+            "Length": (candidate.length_mm, "mm"),
         }
         site = group.finding_sites[0]
         assert site.value == codes.SCT.Rib
-        assert site.laterality.meaning.lower() == row["side"]
-        assert site.topographical_modifier.meaning.lower() == row["part"]
+        assert site.laterality.meaning.lower() == candidate.side
+        assert site.topographical_modifier.meaning.lower() == candidate.part
         (level,) = group.get_qualitative_evaluations(codes.SCT.TopographicalModifier)
-        assert {"Upper": "upper", "Mid": "middle", "Lower": "lower"}[level.value.meaning] == row["level"]
+        assert {"Upper": "upper", "Mid": "middle", "Lower": "lower"}[level.value.meaning] == candidate.level
         reference = group.referenced_segment[0].ReferencedSOPSequence[0]
         assert reference.ReferencedSOPInstanceUID == seg.SOPInstanceUID
         assert reference.ReferencedSegmentNumber == number
         assert group.tracking_uid == seg.SegmentSequence[number - 1].TrackingUID
     # by hand: 6 · 0.7 · 0.8 · 5 mm³, and √((2 · 0.7)² + 0.8²); 4 voxels, and 3 · 5 mm
-    assert [row["volume_mm3"] for row in rows] == ["16.8", "11.2"]
-    assert [row["length_mm"] for row in rows] == ["1.6", "15.0"]
+    assert [candidate.volume_mm3 for candidate in described] == [16.8, 11.2]
+    assert [candidate.length_mm for candidate in described] == [1.6, 15.0]
 
 
 def test_the_report_tells_no_side_where_the_plane_is_unknown(tmp_path):
@@ -187,7 +188,7 @@ def test_candidates_of_another_grid_are_refused(spoil, message, tmp_path):
     sources, _ = read_sources(write_series(tmp_path / "ct", np.zeros(SHAPE)))
     ids, affine = spoil(pred[0].numpy(), ras_affine())
     with pytest.raises(ValueError, match=message):
-        candidate_segmentation(sources, ids, affine, candidate_rows(pred, SCORES), ALGORITHM)
+        candidate_segmentation(sources, ids, affine, describe_candidates(pred, SCORES), ALGORITHM)
 
 
 def test_the_weights_tell_the_device(tmp_path):
@@ -217,16 +218,17 @@ def test_an_independent_validator_finds_no_error(is_empty, tmp_path):
 
 def evaluator_of(pred, scores):
     def step(engine, number):
-        return [{"pred": pred, "candidates": candidate_rows(pred, scores, *chest())}]
+        return [{"pred": pred, "candidates": describe_candidates(pred, scores, *chest())}]
 
     return Engine(step)
 
 
 def handler(folder, files):
-    (folder / "metadata.json").write_text(json.dumps({"name": "n", "version": "v", "authors": "a"}))
+    (folder / "configs").mkdir(exist_ok=True)
+    (folder / "configs" / "metadata.json").write_text(json.dumps({"name": "n", "version": "v", "authors": "a"}))
     (folder / "model.pt").write_bytes(b"weights")
     items = [{"scan": "study-ct", "image": files}]
-    return DicomResultHandler(folder / "dicom", items, folder / "metadata.json", folder / "model.pt", 0.5, 3)
+    return DicomResultHandler(prediction_run(folder, items, bundle_root=folder, checkpoint=folder / "model.pt"))
 
 
 def test_the_handler_writes_both(tmp_path):

@@ -258,7 +258,7 @@ def test_a_busy_server_is_asked_again(asked_for, zenodo, tmp_path):
 
 def test_a_file_that_is_gone_is_not_asked_for_again(zenodo, tmp_path):
     zenodo.status[VAL] = [404]
-    with pytest.raises(FileNotFoundError, match=rf"{VAL}/content cannot be had \(HTTP Error 404.*browser"):
+    with pytest.raises(FileNotFoundError, match=rf"{VAL}/content cannot be downloaded \(HTTP Error 404.*browser"):
         fetch(zenodo, tmp_path)
     assert Counter(name for name, _ in zenodo.asked)[VAL] == 1
 
@@ -404,4 +404,4 @@ def test_command_ends_with_a_message(zenodo, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--output_dir", str(tmp_path), "--sections", "validation", "--api_url", zenodo.url])
     assert stopped.value.code == 1
-    assert "3893496 cannot be had" in capsys.readouterr().err
+    assert "3893496 cannot be downloaded" in capsys.readouterr().err

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from conftest import write_scan
 
+from scripts.candidates import Candidate
 from scripts.commands.join import main
 from scripts.data.datalist import load_datalist
 from scripts.runs import records as scan_records
-from scripts.runs.records import ScanRecords, join_tables
+from scripts.runs.records import ScanRecords, join_tables, read_record, record_path, recorded_candidates
 
 SCANS = 5
-ROW = {"side": "left", "id": 1, "score": "0.750000"}
+FOUND = Candidate(1, 0.75, 10.0, "left", (1.0, -2.0, 0.5), (1.5, 2.0, 3.0), (1, 2, 3), (2, 2, 3), 0.7)
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def predict(shard: ScanRecords, items: Any = None) -> list[str]:
     for item in items:
         shard.predictions_dir.mkdir(parents=True, exist_ok=True)
         (shard.predictions_dir / f"{item['scan']}.nii.gz").write_bytes(b"mask")
-        shard.write(item, [ROW] if item["scan"] == "RibFrac9" else [])
+        shard.write(item, [FOUND] if item["scan"] == "RibFrac9" else [])
     shard.join()
     return [item["scan"] for item in items]
 
@@ -99,6 +100,22 @@ def test_what_is_done(change: Any, name: str, left: list[str], scans: list[dict[
         change(tmp_path / name)
     assert predict(records(tmp_path / "out", scans)) == left
     assert tables(tmp_path / "out") == whole
+
+
+def test_a_record_holds_numbers_and_gives_the_candidates_back(scans: list[dict[str, Any]], tmp_path: Path) -> None:
+    predict(records(tmp_path, scans))
+    record = read_record(record_path(tmp_path, "RibFrac9"))
+    assert record is not None and recorded_candidates(record) == [FOUND]
+    assert record["candidates"][0]["score"] == 0.75 and record["summary"]["many_fractures"] is False
+
+
+def test_records_of_texts_are_refused(scans: list[dict[str, Any]], tmp_path: Path) -> None:
+    predict(records(tmp_path, scans))
+    path = record_path(tmp_path, "RibFrac8")
+    record = {name: value for name, value in json.loads(path.read_text()).items() if name != "format"}
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="the record of RibFrac8 is of another version of this bundle: predict it"):
+        join_tables(tmp_path)
 
 
 def test_a_record_that_a_breakdown_left_empty_is_none(scans: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -170,7 +187,7 @@ def test_masks_of_other_scans_are_refused_also_when_nothing_is_left_to_do(
 
 def test_a_record_is_small(scans: list[dict[str, Any]], tmp_path: Path) -> None:
     predict(records(tmp_path, scans))
-    assert max(path.stat().st_size for path in (tmp_path / "records").iterdir()) < 400
+    assert max(path.stat().st_size for path in (tmp_path / "records").iterdir()) < 1000
 
 
 def test_the_command_joins_what_is_there(
@@ -180,7 +197,7 @@ def test_the_command_joins_what_is_there(
     whole = tables(tmp_path)
     (tmp_path / "fractures.csv").unlink()
     main(["--output_dir", str(tmp_path)])
-    assert tables(tmp_path) == whole and "tells of 5 scans" in capsys.readouterr().out
+    assert tables(tmp_path) == whole and "lists 5 scans" in capsys.readouterr().out
 
 
 def test_the_command_says_what_is_wrong(

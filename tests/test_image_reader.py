@@ -67,7 +67,7 @@ def test_what_lies_behind_the_voxels_is_read_to_its_end_or_refused(volume: np.nd
     np.testing.assert_array_equal(LoadImage(CTReader, image_only=True)(path), volume)
     bomb(path, volume, megabytes=500)
     assert path.stat().st_size < 3 << 20
-    with pytest.raises(ValueError, match=r"scan\.nii\.gz: holds far more than its header tells of"):
+    with pytest.raises(ValueError, match=r"scan\.nii\.gz: holds far more data than its header says"):
         LoadImage(CTReader, image_only=True)(path)
 
 

@@ -256,7 +256,7 @@ def test_a_damaged_file_is_prepared_anew(
         pytest.skip("what has the size and time of a file that was found whole is not compared again in a run")
     assert dataset[1]["scan"] == "RibFrac2"
     assert torch.equal(datasets._read_mapped(path)["image"], image)
-    assert told(caplog) == [f"{path}: {DAMAGES[damage][1]}; RibFrac2 is prepared anew."]
+    assert told(caplog) == [f"{path}: {DAMAGES[damage][1]}; RibFrac2 is prepared again."]
     assert loads(tmp_path / "log") == ["RibFrac1", "RibFrac2", "RibFrac2", "RibFrac3"]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,13 @@ import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Events
 from monai.config import PathLike
+from monai.utils import str2bool
 
 from scripts.images.grids import on_grid_of
 from scripts.metrics.ribfrac_froc import RibFracFROCMetric
 from scripts.reporting.figures import scan_picture
 from scripts.reporting.scores import METRICS_FILES, metrics_table, write_metrics
-from scripts.runs.records import ScanRecords
+from scripts.runs.prediction import PredictionRun
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -42,13 +43,12 @@ class ScanRecordsHandler:
         ``records/<scan>.json``, see ``scripts.runs.records``.
 
     Args:
-        records: the records of the prediction.
-        data: the scans of this run, as ``records`` lists them.
+        run: the prediction, whose records they are.
     """
 
-    def __init__(self, records: ScanRecords, data: Sequence[Mapping[str, Any]]) -> None:
-        self.records = records
-        self.items = {str(item["scan"]): item for item in data}
+    def __init__(self, run: PredictionRun) -> None:
+        self.records = run.records
+        self.items = {str(item["scan"]): item for item in run.to_do}
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
@@ -60,13 +60,13 @@ class ScanRecordsHandler:
     def _record(self, engine: Engine) -> None:
         outputs: Any = engine.state.output
         for output in outputs:
-            meta, rows = output["pred"].meta, output["candidates"]
+            meta, candidates = output["pred"].meta, output["candidates"]
             scan, notes = meta["scan"], meta.get("notes", "")
-            self.records.write(self.items[scan], rows, notes)
-            many = self.records.scan_row(rows)["many_fractures"] == "yes"
+            self.records.write(self.items[scan], candidates, notes)
+            many = self.records.summarize(candidates).many_fractures
             flag = f", {self.records.many_fractures} or more fractures" if many else ""
             done = f"scan {engine.state.iteration} of {len(self.items)}"
-            engine.logger.info("%s: %d candidates%s (%s)", scan, len(rows), flag, done)
+            engine.logger.info("%s: %d candidates%s (%s)", scan, len(candidates), flag, done)
             if notes:
                 engine.logger.warning("%s: %s", scan, notes)
 
@@ -91,14 +91,17 @@ class ScanPictureHandler:
     Args:
         output_dir: folder of the pictures.
         hu_range: HU that were scaled to -1 and 1.
+        enabled: False draws nothing.
     """
 
-    def __init__(self, output_dir: PathLike, hu_range: Sequence[float]) -> None:
+    def __init__(self, output_dir: PathLike, hu_range: Sequence[float], enabled: bool | str = True) -> None:
         self.output_dir = Path(output_dir)
         self.hu_range = hu_range
+        self.enabled = str2bool(enabled)
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        if self.enabled:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         self.output_dir.mkdir(parents=True, exist_ok=True)

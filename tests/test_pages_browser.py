@@ -6,7 +6,7 @@ import time
 
 import pytest
 from conftest import watched_page
-from test_review import EVIL, annotated_scan, run_handler
+from test_pages import EVIL, annotated_scan, run_handler
 
 pytestmark = pytest.mark.browser
 
@@ -58,7 +58,7 @@ def test_every_picture_can_be_seen(page):
     [
         pytest.param("0", ["6", "2", "0.500", "2", "2", "2", "1.00"], 8, id="all"),
         pytest.param("0.25", ["6", "2", "0.500", "2", "2", "2", "1.00"], 8, id="at a score"),
-        pytest.param("0.26", ["4", "2", "0.500", "2", "2", "0", "0.00"], 6, id="above the false alarms"),
+        pytest.param("0.26", ["4", "2", "0.500", "2", "2", "0", "0.00"], 6, id="above the false positives"),
         pytest.param("0.6", ["2", "2", "0.500", "2", "2", "0", "0.00"], 4, id="above the second hits"),
         pytest.param("0.8", ["0", "0", "0.000", "0", "4", "0", "0.00"], 4, id="above all: the hits are missed"),
     ],
@@ -96,7 +96,7 @@ def test_the_point_on_the_curve_moves(page):
 
     box = page.eval_on_selector("#froc-now", "dot => ({...dot.dataset})")
     left, right, top, bottom = (float(box[name]) for name in ("left", "right", "top", "bottom"))
-    assert place() == pytest.approx([left + (right - left) / 8, (top + bottom) / 2])  # 1 false alarm, recall 0.5
+    assert place() == pytest.approx([left + (right - left) / 8, (top + bottom) / 2])  # 1 false positive, recall 0.5
     page.fill("#threshold-number", "0.8")
     assert place() == pytest.approx([left, bottom])
 

@@ -7,28 +7,31 @@ import hashlib
 import io
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import BUNDLE_ROOT, lps_affine
+from conftest import BUNDLE_ROOT, lps_affine, prediction_run
 from ignite.engine import Engine
 from monai.data import MetaTensor
+from monai.handlers import IgniteMetricHandler
 from monai.transforms import Orientation
 from PIL import Image
 
+from scripts.candidates import describe_candidates
 from scripts.handlers import ReviewPageHandler
-from scripts.metrics.froc import ScanResult, froc_curve
+from scripts.metrics.froc import ScanResult, bootstrap_intervals, challenge_scores, froc_curve, score_scan
+from scripts.metrics.ribfrac_froc import RibFracFROCMetric, annotated_and_predicted, scan_result
 from scripts.reporting.pages import findings as findings_module
 from scripts.reporting.pages.charts import Axis, Chart, Series
-from scripts.reporting.pages.findings import MAX_PICTURES, Finding, counts_at, outcome_at, scan_findings, scan_result
+from scripts.reporting.pages.findings import MAX_PICTURES, Finding, counts_at, outcome_at, scan_findings
 from scripts.reporting.pages.page import ReviewPage
 from scripts.reporting.pages.pictures import gray_values, outline
 from scripts.reporting.pages.views import Scan, centered_views, projections
-from scripts.reporting.tables import candidate_rows
-from scripts.transforms import DescribeCandidatesd
+from scripts.transforms import DescribeCandidatesd, MatchCandidatesd
 
 EVIL = "<img src=x onerror=alert(1)>"
 SPACING_MM = (0.75, 0.5, 1.25)
@@ -170,7 +173,7 @@ def test_without_a_known_plane_one_picture_shows_both_sides(plane):
         pytest.param("hit", 0.5, 0.5, "hit", id="at the threshold it counts"),
         pytest.param("hit", 0.5, 0.51, "missed", id="a hit below it leaves its fracture missed"),
         pytest.param("again", 0.5, 0.51, None, id="a second hit below it leaves nothing"),
-        pytest.param("false", 0.5, 0.51, None, id="a false alarm below it is none"),
+        pytest.param("false", 0.5, 0.51, None, id="a false positive below it is none"),
         pytest.param("missed", None, 0.0, "missed", id="a fracture without a candidate is missed at any"),
         pytest.param("candidate", 0.5, 0.5, "candidate", id="where nothing is annotated"),
     ],
@@ -199,12 +202,12 @@ def annotated_scan(name="RibFrac501", seed=0):
 
 def test_findings_of_an_annotated_scan():
     output = annotated_scan()
-    result, ids = scan_result(output["pred"], output["label"], output["label_scores"], output["fracture_codes"])
-    assert ids == [1, 3]
+    result = scan_result(output, output)
+    assert result.fracture_ids.tolist() == [1, 3]
     nothing = np.zeros(output["image"].shape[1:], dtype=int)
     scan = Scan(nothing, output["image"].affine.numpy(), (0.0, 1.0), {"candidate": nothing, "fracture": nothing})
     candidates = DescribeCandidatesd("pred")(output)["candidates"]
-    found = scan_findings("A", scan, candidates, (output["label"], result, ids))
+    found = scan_findings("A", scan, candidates, (output["label"], result))
     assert [(f.name, f.outcome, f.fracture, f.fracture_type, f.score) for f in found] == [
         ("C2", "hit", "F1", "Nondisplaced", 0.75),
         ("C1", "again", "F1", "Nondisplaced", 0.5),
@@ -236,25 +239,88 @@ def test_counts_are_those_of_the_challenges_curve():
     fp, recall = froc_curve(results, thresholds)
     for threshold, fp_per_scan, found in zip(thresholds, fp, recall):
         counts = counts_at(listed, threshold)
-        assert counts.false_alarms / 6 == pytest.approx(fp_per_scan, abs=1e-6)
+        assert counts.false_positives / 6 == pytest.approx(fp_per_scan, abs=1e-6)
         assert counts.found / (counts.found + counts.missed) == pytest.approx(found, abs=1e-6)
 
 
-def run_handler(folder, *outputs, threshold=0.0, checkpoint=None, settings=None):
-    describe = DescribeCandidatesd("pred")
+def run_handler(folder, *outputs, threshold=0.0, checkpoint=None, settings=None, metric=None):
+    describe, match = DescribeCandidatesd("pred"), MatchCandidatesd("pred")
 
     def step(engine, number):
         # the chest's middle lies far behind all candidates, and they halfway between apex and base
         axis = np.stack([np.zeros(34), np.full(34, -1e4), np.linspace(1e4, -1e4, 34)], axis=1)
         chest = {"midsagittal_plane": torch.tensor([1.0, 0.0, 0.0, 0.0]), "thorax_axis": axis}
         engine.state.batch = [chest]
-        return [describe(chest | outputs[number])]
+        output = describe(chest | outputs[number])
+        return [match(output) if "label" in output else output]
 
     evaluator = Engine(step)
+    if metric is not None:
+        IgniteMetricHandler(metric_fn=metric, output_transform=annotated_and_predicted).attach(evaluator, "froc")
     checkpoint = BUNDLE_ROOT / "models" / "model.pt" if checkpoint is None else checkpoint
     settings = settings or {"min_score": 0.0}
-    ReviewPageHandler(folder / "report.html", BUNDLE_ROOT, checkpoint, threshold, settings, 3).attach(evaluator)
+    scans = [{"scan": f"scan {number}", "image": f"{number}.nii.gz"} for number in range(4)]
+    run = prediction_run(
+        folder, scans, checkpoint=checkpoint, operating_score=threshold, settings=settings, shard=0, shards=4
+    )
+    run.shards = 1  # the page of one process, which did not predict three of the scans
+    ReviewPageHandler(run, metric).attach(evaluator)
     return evaluator
+
+
+def interval_on(page):
+    (words,) = [e.text for e in page.all("p") if "Average recall" in e.text]
+    found = re.search(r"95 % interval ([\d.]+) to ([\d.]+)", words)
+    return found and [float(number) for number in found.groups()]
+
+
+def scans_of_unequal_recall():
+    """Half of the fractures of one scan are found, and none of the other's: the interval is wide."""
+    other = annotated_scan("RibFrac502")
+    other |= {"pred": other["pred"] * 0, "label_scores": torch.zeros(0)}
+    return annotated_scan(), other
+
+
+@pytest.mark.parametrize("draws", [7, 40])
+def test_the_page_shows_the_interval_of_the_metric(draws, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "scripts.metrics.froc.bootstrap_intervals", lambda *a: asked.append(a) or bootstrap_intervals(*a)
+    )
+    metric = RibFracFROCMetric(bootstrap=draws, seed=3)
+    run_handler(tmp_path, *scans_of_unequal_recall(), metric=metric).run([0, 1])
+    interval = metric.details()["bootstrap"]["average_recall"]
+    assert interval[0] < interval[1]
+    assert interval_on(Page((tmp_path / "report.html").read_text())) == pytest.approx(interval, abs=5e-4)
+    assert [(draws, seed) for _, draws, seed in asked] == [(draws, 3)]  # once, for the page and for the details
+
+
+@pytest.mark.parametrize("metric", [RibFracFROCMetric(bootstrap=0), None], ids=["without draws", "without a metric"])
+def test_a_page_without_draws_shows_no_interval(metric, tmp_path):
+    run_handler(tmp_path, *scans_of_unequal_recall(), metric=metric).run([0, 1])
+    html = (tmp_path / "report.html").read_text()
+    assert interval_on(Page(html)) is None and "95 % interval" not in html
+    assert "Average recall at 0.5, 1, 2, 4 and 8 false positives a scan" in html
+
+
+def test_of_several_processes_each_page_has_the_scores_of_its_own_scans(tmp_path, monkeypatch):
+    metric = RibFracFROCMetric(bootstrap=7)
+    monkeypatch.setattr("scripts.handlers.review.idist", SimpleNamespace(get_world_size=lambda: 2))
+    monkeypatch.setattr(metric, "details", lambda: pytest.fail("of the scans of all processes"))
+    run_handler(tmp_path, *scans_of_unequal_recall(), metric=metric).run([0, 1])
+    results = [scan_result(output, output) for output in scans_of_unequal_recall()]
+    expected = bootstrap_intervals(results, 7, 0)["average_recall"]
+    assert interval_on(Page((tmp_path / "report.html").read_text())) == pytest.approx(expected, abs=5e-4)
+
+
+def test_a_scan_is_matched_once_for_metric_and_page(tmp_path, monkeypatch):
+    matched = []
+    monkeypatch.setattr("scripts.metrics.ribfrac_froc.score_scan", lambda *a: matched.append(a) or score_scan(*a))
+    metric = RibFracFROCMetric(bootstrap=0)
+    run_handler(tmp_path, *scans_of_unequal_recall(), metric=metric).run([0, 1])
+    assert len(matched) == 2
+    results = [scan_result(output, output) for output in scans_of_unequal_recall()]
+    assert metric.details() == challenge_scores(results, bootstrap=0)
 
 
 @pytest.fixture(scope="module")
@@ -347,11 +413,11 @@ def test_no_patient_is_named(html):
 
 
 def test_further_columns_of_the_table_appear(tmp_path, monkeypatch):
-    def rows(*args):
-        return [row | {"part": "lower <third>"} for row in candidate_rows(*args)]
+    def described(*args):
+        return [replace(candidate, part="lower <third>") for candidate in describe_candidates(*args)]
 
     for module in ("scripts.reporting.pages.findings", "scripts.transforms.candidates"):
-        monkeypatch.setattr(f"{module}.candidate_rows", rows)
+        monkeypatch.setattr(f"{module}.describe_candidates", described)
     run_handler(tmp_path, annotated_scan()).run([0])
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert [e.text for e in Page(html).all("td", **{"data-value": "lower <third>"})] == ["lower <third>"] * 4
@@ -426,5 +492,5 @@ def test_a_charts_pixels():
     assert chart.at_x(2) == pytest.approx(chart.left + width / 4, abs=0.1)
     assert chart.at_x(20) == chart.right  # beyond the end
     assert chart.at_y(0.1) == pytest.approx(chart.bottom - height * 2 / 3, abs=0.1)  # 2 of 3 decades
-    assert chart.pixels(Series("", "line", [(0, float("nan")), (8, 1)])) == [(chart.right, chart.top)]
-    assert Axis("", 0, 8, ticks=(0, 0.5, 8)).named() == [(0, "0"), (0.5, "0.5"), (8, "8")]
+    assert chart.pixels(Series("", [(0, float("nan")), (8, 1)])) == [(chart.right, chart.top)]
+    assert Axis("", 0, 6).named() == [(number, str(number)) for number in range(7)]  # 6 steps

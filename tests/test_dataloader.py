@@ -208,7 +208,7 @@ def test_a_scan_whose_process_is_ended_is_passed_over_and_the_others_are_loaded(
     assert [(skipped.scan, skipped.reason.removeprefix(str(tmp_path))) for skipped in scans.skipped] == [
         (
             "scan1",
-            "/1.nii.gz: the process that loads it was ended by signal 9 (Killed), perhaps for want of memory: free "
+            "/1.nii.gz: the process that loads it was ended by signal 9 (Killed), perhaps because memory ran out: free "
             "some, or lower num_workers; it was tried twice.",
         ),
         (

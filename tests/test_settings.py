@@ -30,8 +30,10 @@ masks_dir: "$str(Path(@output_dir) / 'masks')"
 checkpoint: model.pt
 pretrained: null
 run_name: null
-spacing_mm: [0.75, 0.75, 1.25]
-probability_threshold: 0.5
+cache_dir: cache
+least_probability: 0.5
+windows: {overlap: 0.5, roi_size: [48, 48, 32]}
+large_windows: {roi_size: [96, 96, 64]}
 noise: 0.1
 resume: false
 section: test
@@ -82,8 +84,8 @@ def seen(monkeypatch: pytest.MonkeyPatch, config: str) -> Any:
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--probabilty_threshold", "0.3"], "no setting 'probabilty_threshold'; did you mean --probability_threshold?"),
-        (["--probabilty-threshold=0.3"], "did you mean --probability_threshold?"),
+        (["--leest_probability", "0.3"], "no setting 'leest_probability'; did you mean --least_probability?"),
+        (["--leest-probability=0.3"], "did you mean --least_probability?"),
         (["--confg_file", "x"], "did you mean --config_file?"),
         (["--zzz", "1"], "no setting 'zzz'; docs/reference.md lists them all"),
         (["-zzz", "1"], "no setting 'zzz'; docs/reference.md lists them all"),
@@ -100,12 +102,12 @@ def test_a_setting_that_no_config_has_is_refused(words: list[str], message: str,
 @pytest.mark.parametrize(
     "words",
     [
-        ["--probability_threshold", "0.3"],
+        ["--least_probability", "0.3"],
         ["--output-dir=/tmp/--strange"],
         ["--network_def::norm", "GROUP", "--network_def#layers#1", "3"],
         ["--+network_def", "{'act': 'RELU'}", "--~output_dir", "null"],
         ["--tracking", "mlflow", "--logging_file", "configs/logging.conf"],
-        ["--probability_threshold", "-1"],
+        ["--least_probability", "-1"],
         ["--resume"],
         ["--noresume"],
     ],
@@ -218,7 +220,7 @@ def test_references_and_expressions_are_monais(word: str, value: str, seen: Any)
         ),
         (["--output_dir", "$HOME/x y"], r"is an expression to MONAI, which cannot be evaluated"),
         (["--output_dir", "run\udcff"], "--output_dir: holds bytes that are no text in UTF-8"),
-        (["--data_dir", "my", "scans"], "'scans' belongs to no setting: put a value that has blanks in it into quotes"),
+        (["--data_dir", "my", "scans"], "'scans' belongs to no setting: put a value with spaces in quotes"),
     ],
 )
 def test_what_is_no_path_is_refused_in_a_sentence(words: list[str], message: str, config: str) -> None:
@@ -240,7 +242,7 @@ def test_words_that_stray_are_refused_where_monai_runs_nothing_first(
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("output_dir: 20260102", "--output_dir: 20260102 is read as int, not as text: put it into quotes"),
+        ("output_dir: 20260102", "--output_dir: 20260102 is read as int, not as text: put it in quotes"),
         ("output_dir: 2026-01-02", "--output_dir: 2026-01-02 is read as date, not as text"),
         ("run_name: true", "--run_name: True is read as bool"),
         ("checkpoint: [a, b]", "--checkpoint: .* is read as list"),
@@ -276,13 +278,13 @@ def test_a_path_of_a_config_keeps_its_number_sign(config: str, seen: Any) -> Non
 
 
 @pytest.mark.parametrize("word", ["None", "null", "NULL", "none", "$None"])
-@pytest.mark.parametrize("name", ["spacing_mm", "pretrained", "run_name"])
+@pytest.mark.parametrize("name", ["cache_dir", "large_windows#roi_size", "pretrained", "run_name"])
 def test_null_is_null_where_a_setting_takes_it(name: str, word: str, seen: Any) -> None:
     assert seen(f"--{name}", word)(name) is None
 
 
 @pytest.mark.parametrize("word", ["None", "null", "$None"])
-@pytest.mark.parametrize("name", ["output_dir", "checkpoint", "section", "probability_threshold", "resume"])
+@pytest.mark.parametrize("name", ["output_dir", "checkpoint", "section", "least_probability", "resume"])
 def test_null_is_refused_where_a_setting_takes_none(name: str, word: str, config: str) -> None:
     with pytest.raises(SystemExit, match=f"error: --{name}: null is no value of it"):
         settings_given(command(config, f"--{name}={word}"))
@@ -312,7 +314,7 @@ def test_every_path_of_the_bundle_is_known_as_one(name: str) -> None:
         setting for setting, row in rows(f"### Settings of {name}").items() if {"path", "a path"} & set(row)
     }
     assert in_config <= in_reference
-    assert [setting for setting in in_reference if not is_path(setting)] == []
+    assert [setting for setting in in_reference if not is_path(setting.replace("#", "::"))] == []
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -327,7 +329,7 @@ def test_every_setting_that_the_reference_lets_be_null_takes_it(name: str) -> No
     nullable = [setting for setting, text in described.items() if re.search(r"\bnull\b", text)]
     for setting in nullable:
         words = [PROGRAM, "run", "run", "--config_file", str(files), f"--{setting}", "null"]
-        assert settings_given(words) == {setting: None}
+        assert settings_given(words) == {setting.replace("#", "::"): None}
     assert nullable or name not in ("train.yaml", "inference.yaml")
 
 
@@ -348,3 +350,36 @@ def test_a_run_ends_with_one_line_at_a_misspelled_setting(run_id: str, config_fi
 def test_there_is_a_config_to_read_a_command_line_for() -> None:
     with pytest.raises(RuntimeError, match="name this function as a _target_ in a config"):
         read_command_line()
+
+
+def test_a_setting_of_a_group_is_given_by_its_name(seen):
+    for words in (["--windows#overlap", "0.25"], ["--windows", "{'overlap': 0.25}"]):
+        assert seen(*words)("windows") == {"overlap": 0.25, "roi_size": [48, 48, 32]}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--windows#overlp", "0.25"], "'windows' of .* has no 'overlp'; it has windows#overlap."),
+        (["--windows", "{'overlp': 0.25}"], "--windows: has no 'overlp'; it has overlap, roi_size."),
+        (["--windows", "0.25"], "--windows: is a group of settings: give one of them, as in --windows#overlap."),
+        (["--overlap", "0.25"], "--overlap: this setting is now windows#overlap."),
+        (["--probability_threshold", "0.3"], "this setting is now candidates#threshold."),
+        (["--resume", "maybe"], "--resume: is true or false, not 'maybe'."),
+    ],
+)
+def test_a_group_is_checked_and_an_old_name_leads_to_the_new_one(config, words, message):
+    with pytest.raises(SystemExit, match=message):
+        settings_given(command(config, *words))
+
+
+def test_an_old_name_in_an_overlay_is_refused(config, tmp_path):
+    (tmp_path / "mine.yaml").write_text("probability_threshold: 0.3\n")
+    files = f"['{config}','{tmp_path / 'mine.yaml'}']"
+    with pytest.raises(SystemExit, match="mine.yaml: 'probability_threshold' is now candidates#threshold."):
+        settings_given(command(files))
+
+
+@pytest.mark.parametrize(("word", "value"), [("true", True), ("no", False), ("1", True), ("False", False)])
+def test_a_switch_is_read_from_its_word(config, word, value):
+    assert settings_given(command(config, f"--resume={word}"))["resume"] is value

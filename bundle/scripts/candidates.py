@@ -1,0 +1,208 @@
+"""What is known of a candidate and of all candidates of a scan, as numbers; who writes them formats them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cc3d
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+
+from scripts.anatomy.midline import known_plane
+from scripts.anatomy.thorax import chest_position, largest_extent_mm
+
+__all__ = ["Candidate", "ScanSummary", "candidate_from_record", "describe_candidates", "summarize"]
+
+# Digits behind the point to which a candidate's numbers are rounded when it is made: tables, pages, DICOM and the
+# operating point then all see one number.
+SCORE_DIGITS = 6
+VOLUME_DIGITS = 1
+MM_DIGITS = 2
+VOXEL_DIGITS = 1
+LENGTH_DIGITS = 1
+PLACE_DIGITS = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """
+    A candidate: its score, its size, and its place in the scan and in the chest.
+
+    Args:
+        id: its number in the mask, from 1.
+        score: in [0, 1], to 6 digits.
+        volume_mm3: its volume, to 0.1 mm³.
+        side: ``right`` or ``left`` of the patient; empty where it is not known.
+        center_mm: its center of mass in patient coordinates as DICOM has them (LPS), to 0.01 mm.
+        center_voxels: the same in voxels of the scan, from 0, to 0.1 voxel.
+        first_voxel: first voxel of its bounding box.
+        last_voxel: last voxel of it.
+        length_mm: its largest extent, to 0.1 mm.
+        from_apex_mm: how far its center lies below the lungs' apex, to 1 mm; None where it is not known.
+        level: third of the chest, see :class:`scripts.anatomy.ChestPosition`; empty where it is not known.
+        angle_degrees: see there, to 1 degree; None where it is not known.
+        part: see there; empty where it is not known.
+    """
+
+    id: int
+    score: float
+    volume_mm3: float
+    side: str
+    center_mm: tuple[float, float, float]
+    center_voxels: tuple[float, float, float]
+    first_voxel: tuple[int, int, int]
+    last_voxel: tuple[int, int, int]
+    length_mm: float
+    from_apex_mm: float | None = None
+    level: str = ""
+    angle_degrees: float | None = None
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class ScanSummary:
+    """
+    The sum of a scan's candidates.
+
+    Args:
+        candidates: all of them.
+        at_operating_point: those whose score is not below the operating point, of them
+        right: on the right, and
+        left: on the left; those of unknown side are in neither.
+        highest_score: of all; None without any.
+        many_fractures: whether so many are at the operating point that the scan is flagged.
+        notes: what is doubtful about the scan.
+    """
+
+    candidates: int
+    at_operating_point: int
+    right: int
+    left: int
+    highest_score: float | None
+    many_fractures: bool
+    notes: str = ""
+
+
+def describe_candidates(
+    pred: MetaTensor,
+    label_scores: Sequence[float] | torch.Tensor,
+    midsagittal_plane: torch.Tensor | None = None,
+    thorax_axis: torch.Tensor | None = None,
+) -> list[Candidate]:
+    """
+    Describe the candidates of one scan.
+
+    Args:
+        pred: ids 1..n on the scan's own grid, integers, shape ``(1, H, W, D)``, with the scan's affine (RAS mm).
+        label_scores: scores in [0, 1] of the candidates 1..n.
+        midsagittal_plane: the plane n·x = d in RAS mm as ``(nx, ny, nz, d)``, n to the patient's right; without it, or
+            where it is NaN since the scan does not show it, the side stays unknown, and the place in the chest.
+        thorax_axis: points of the chest as :func:`scripts.anatomy.thorax_axis` gives them; without it the place in the
+            chest stays unknown.
+
+    Returns:
+        The candidates in the order of their ids.
+    """
+    affine = np.asarray(pred.affine, dtype=float)
+    voxel_mm3 = abs(np.linalg.det(affine[:3, :3]))
+    ids = pred[0].cpu().numpy()
+    ids = ids.view(np.uint32) if ids.dtype == np.int32 else ids.astype(np.uint32)  # a view takes no time
+    statistics = cc3d.statistics(ids)
+    plane = known_plane(midsagittal_plane)
+    candidates = []
+    for number, score in enumerate(label_scores, start=1):
+        center, box = statistics["centroids"][number], statistics["bounding_boxes"][number]
+        x, y, z = (float(mm) for mm in affine[:3, :3] @ center + affine[:3, 3])
+        candidates.append(
+            Candidate(
+                id=number,
+                score=_rounded(score, SCORE_DIGITS),
+                volume_mm3=_rounded(statistics["voxel_counts"][number] * voxel_mm3, VOLUME_DIGITS),
+                side=_side((x, y, z), plane),
+                center_mm=(_rounded(-x, MM_DIGITS), _rounded(-y, MM_DIGITS), _rounded(z, MM_DIGITS)),
+                center_voxels=_three([_rounded(voxel, VOXEL_DIGITS) for voxel in center]),
+                first_voxel=_three([int(part.start) for part in box]),
+                last_voxel=_three([int(part.stop) - 1 for part in box]),
+                length_mm=_rounded(largest_extent_mm(ids[box] == number, affine), LENGTH_DIGITS),
+                **_place((x, y, z), plane, thorax_axis),
+            )
+        )
+    return candidates
+
+
+def summarize(
+    candidates: Sequence[Candidate], operating_score: float, many_fractures: int, notes: str = ""
+) -> ScanSummary:
+    """
+    Sum up the candidates of one scan.
+
+    Args:
+        candidates: all of them.
+        operating_score: the operating point: candidates of this score or more count.
+        many_fractures: so many that count, or more, raise the flag.
+        notes: what is doubtful about the scan.
+
+    Returns:
+        The sum.
+    """
+    counted = [candidate for candidate in candidates if candidate.score >= operating_score]
+    return ScanSummary(
+        candidates=len(candidates),
+        at_operating_point=len(counted),
+        right=sum(candidate.side == "right" for candidate in counted),
+        left=sum(candidate.side == "left" for candidate in counted),
+        highest_score=max((candidate.score for candidate in candidates), default=None),
+        many_fractures=len(counted) >= many_fractures,
+        notes=notes,
+    )
+
+
+def candidate_from_record(values: Mapping[str, Any]) -> Candidate:
+    """
+    Read a candidate back from the plain values of ``dataclasses.asdict``, whose tuples JSON turns into lists.
+
+    Args:
+        values: the candidate's, by their names.
+
+    Returns:
+        A candidate that equals the one that was written.
+    """
+    fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return Candidate(**fields)
+
+
+def _rounded(value: Any, digits: int) -> float:
+    """Round as formatting does; NumPy's own rounding may differ in the last digit."""
+    return round(float(value), digits)
+
+
+def _three(values: Sequence[Any]) -> tuple[Any, Any, Any]:
+    first, second, third = values
+    return first, second, third
+
+
+def _side(center_mm: Sequence[float], plane: NDArray[np.float64] | None) -> str:
+    """Tell on which side of the patient a point in RAS mm lies; empty without a plane."""
+    if plane is None:
+        return ""
+    *normal, offset = plane
+    return "right" if np.dot(normal, center_mm) > offset else "left"
+
+
+def _place(
+    center_mm: Sequence[float], plane: NDArray[np.float64] | None, thorax_axis: torch.Tensor | None
+) -> dict[str, Any]:
+    """Tell where in the chest a point in RAS mm lies, as far as it is known."""
+    if plane is None or thorax_axis is None:
+        return {}
+    place = chest_position(center_mm, plane, np.asarray(thorax_axis))
+    return {
+        "from_apex_mm": None if np.isnan(place.from_apex_mm) else _rounded(place.from_apex_mm, PLACE_DIGITS),
+        "level": place.level,
+        "angle_degrees": None if np.isnan(place.angle_degrees) else _rounded(place.angle_degrees, PLACE_DIGITS),
+        "part": place.part,
+    }

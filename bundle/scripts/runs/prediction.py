@@ -1,0 +1,193 @@
+"""A prediction from its first scan to its tables: one object for what a run keeps, shares and leaves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from monai.config import PathLike
+from monai.engines import Evaluator
+from monai.utils import str2bool
+
+from scripts.data.datalist import ScanList
+from scripts.runs.config import definition_hash, running_parser, save_run_config
+from scripts.runs.lock import FolderLock
+from scripts.runs.records import ScanRecords
+from scripts.runs.settings import refuse_stray_words
+from scripts.runs.summary import RunSummary
+
+__all__ = ["PredictionRun", "run_prediction"]
+
+# Settings that change neither a mask nor a table
+_WITHOUT_EFFECT = ("output_dir", "predictions_dir", "windows::batch_size", "outputs::probabilities")
+
+
+class PredictionRun:
+    """
+    Deal the scans of a prediction, record what is done, and write the tables and the summary.
+
+    MONAI's evaluator predicts what its loader gives, and knows nothing of runs before or beside it.
+
+    Args:
+        scans: all scans, as ``load_datalist`` gives them.
+        output_dir: folder of the tables, the records, the summary, ``config.yaml``, ``pictures/``, ``dicom/``,
+            ``probabilities/`` and the page.
+        predictions_dir: folder of the masks, where the challenge wants its table.
+        bundle_root: the bundle's folder, whose metadata tell its name and version.
+        checkpoint: the weights; None where they are part of the network.
+        outputs: what is written beside masks and tables: switches ``pictures``, ``review_page``, ``dicom`` and
+            ``probabilities``.
+        operating_score: candidates of this score or more count in ``scans.csv``.
+        many_fractures: so many that count, or more, raise a scan's flag there.
+        definition: ids of the config that decide what a mask is: a scan that others have predicted is not done.
+        files: files that do so, too; the checkpoint where None.
+        settings: what summary and page report of the run.
+        shard: number of this process, from 0; the environment's ``RANK`` where None, or 0.
+        shards: processes that share the scans; the environment's ``WORLD_SIZE`` where None, or 1.
+        resume: leave out scans that are done.
+        whole: the run is of all scans, as an evaluation is, whose score is of what it predicts.
+        metrics: the ``metrics.json`` of the run; None without annotations.
+
+    Raises:
+        ValueError: see :class:`ScanRecords`.
+    """
+
+    def __init__(
+        self,
+        scans: Sequence[Mapping[str, Any]],
+        output_dir: PathLike,
+        predictions_dir: PathLike,
+        bundle_root: PathLike,
+        checkpoint: PathLike | None,
+        outputs: Mapping[str, Any],
+        operating_score: float = 0.5,
+        many_fractures: int = 3,
+        definition: Sequence[str] = (),
+        files: Sequence[PathLike] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        shard: int | None = None,
+        shards: int | None = None,
+        resume: bool | str = False,
+        whole: bool = False,
+        metrics: PathLike | None = None,
+    ) -> None:
+        self.scans = scans
+        self.output_dir = Path(output_dir)
+        self.bundle_root = Path(bundle_root)
+        self.checkpoint = None if checkpoint is None else Path(checkpoint)
+        self.outputs = {
+            name: str2bool(outputs.get(name, False)) for name in ("pictures", "review_page", "dicom", "probabilities")
+        }
+        self.settings = {name: _plain(value) for name, value in (settings or {}).items()}
+        self.shard, self.shards = _share(shard, shards)
+        self.metrics = metrics
+        weights = [path for path in [self.checkpoint] if path is not None]
+        files_of_a_scan = [Path(predictions_dir) / "{scan}.nii.gz"]
+        files_of_a_scan += [self.output_dir / "pictures" / "{scan}.png"] if self.outputs["pictures"] else []
+        if self.outputs["probabilities"]:
+            files_of_a_scan.append(self.output_dir / "probabilities" / "{scan}.nii.gz")
+        self.records = ScanRecords(
+            self.output_dir,
+            predictions_dir,
+            scans,
+            definition_hash(definition, weights if files is None else files, _WITHOUT_EFFECT),
+            [str(path) for path in files_of_a_scan],
+            self.shard,
+            self.shards,
+            str2bool(resume),
+            operating_score,
+            many_fractures,
+            whole,
+        )
+
+    @cached_property
+    def to_do(self) -> list[Mapping[str, Any]]:
+        """The scans that this process predicts."""
+        return self.records.to_do()
+
+    @property
+    def not_shown(self) -> int:
+        """The number of scans that are done already, or that other processes predict."""
+        return len(self.scans) - len(self.to_do)
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file or folder of this run; a file of this process alone has the shard in its name."""
+        path = self.output_dir / name
+        return path.with_stem(f"{path.stem}-{self.shard}") if self.shards > 1 and path.suffix else path
+
+    def predict(self, evaluator: Evaluator) -> None:
+        """
+        Predict what is to be done, and write the tables and the summary.
+
+        Args:
+            evaluator: predicts the scans of `to_do`, which a ``SkippingDataLoader`` gives it.
+
+        Raises:
+            RuntimeError: at the end, when scans were skipped.
+        """
+        loader: Any = evaluator.data_loader
+        ignored = self.scans.ignored if isinstance(self.scans, ScanList) else ()
+        summary = RunSummary(
+            self.path("summary.json"),
+            self.records,
+            loader,
+            self.bundle_root,
+            self.checkpoint,
+            self.settings,
+            self.metrics,
+            ignored,
+        )
+        summary.remove()
+        if self.to_do:
+            evaluator.run()
+        self.records.join()
+        summary.write()
+        loader.raise_skipped()
+
+
+def run_prediction(
+    prediction: str,
+    evaluator: str,
+    folders: Sequence[PathLike],
+    shard: int | None = None,
+    shards: int | None = None,
+) -> None:
+    """
+    Run a prediction while no other run writes to its folders.
+
+    The parts are given by their ids in the config: a folder that cannot be written to is refused before the scans are
+    listed.
+
+    Args:
+        prediction: id of the :class:`PredictionRun`.
+        evaluator: id of the evaluator.
+        folders: folders of the run; the first one gets ``config.yaml``.
+        shard: see :class:`PredictionRun`.
+        shards: likewise.
+
+    Raises:
+        BlockingIOError: when another run writes to one of the folders.
+        RuntimeError: when it is called from anywhere but a config; and at the end, when scans were skipped.
+        SystemExit: when the command line has words that belong to no setting.
+    """
+    refuse_stray_words()
+    parser = running_parser()
+    with FolderLock(folders, *_share(shard, shards)):
+        save_run_config(Path(folders[0]) / "config.yaml")
+        parser.get_parsed_content(prediction).predict(parser.get_parsed_content(evaluator))
+
+
+def _share(shard: int | None, shards: int | None) -> tuple[int, int]:
+    """Return the number of this process, and that of all, as the environment says where they are not given."""
+    return (
+        int(os.environ.get("RANK", 0)) if shard is None else shard,
+        int(os.environ.get("WORLD_SIZE", 1)) if shards is None else shards,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as JSON can hold it, such as a device."""
+    return value if isinstance(value, bool | int | float | str | list | dict | None) else str(value)
