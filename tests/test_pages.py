@@ -77,7 +77,7 @@ def picture(view):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(view.picture.split(",")[1]))).convert("L")).astype(float)
 
 
-def made_up_scan():
+def synthetic_scan():
     """
     A candidate of 2³ voxels, with bright blocks 9 mm to its right, 10 mm in front and 15 mm above.
 
@@ -101,7 +101,7 @@ def made_up_scan():
     ],
 )
 def test_views_are_centered_turned_and_true_in_mm(view, right_mm, down_mm):
-    drawn = centered_views(made_up_scan(), "candidate", 1)[view]
+    drawn = centered_views(synthetic_scan(), "candidate", 1)[view]
     assert (drawn.width_mm, drawn.height_mm) == (80, 80)  # the least that is shown
     gray = picture(drawn)
     rows, columns = np.indices(gray.shape)
@@ -115,7 +115,7 @@ def test_views_are_centered_turned_and_true_in_mm(view, right_mm, down_mm):
 
 
 def test_the_letters_tell_the_sides():
-    edges = {view.name: view.edges for view in centered_views(made_up_scan(), "candidate", 1)}
+    edges = {view.name: view.edges for view in centered_views(synthetic_scan(), "candidate", 1)}
     assert edges == {
         "axial": ("R", "L", "A", "P"),
         "coronal": ("R", "L", "H", "F"),
@@ -136,14 +136,14 @@ def test_gray_values_are_those_of_the_window():
 
 
 def test_a_large_candidate_fits_into_its_view():
-    scan = made_up_scan()
+    scan = synthetic_scan()
     scan.instances["candidate"][:, 40, 30] = 1  # 80 voxels of 0.75 mm: 60 mm, and room of 30
     assert centered_views(scan, "candidate", 1)[0].width_mm == 90
 
 
 def test_the_level_is_counted_from_the_uppermost_slice():
     # slice 30 of 60 lies 29 slices of 1.25 mm below the last one
-    assert made_up_scan().below_top_mm((7, 3, 30 * 1.25)) == pytest.approx(29 * 1.25)
+    assert synthetic_scan().below_top_mm((7, 3, 30 * 1.25)) == pytest.approx(29 * 1.25)
 
 
 def test_each_half_of_the_rib_cage_is_seen_from_its_side():
@@ -164,7 +164,7 @@ def test_each_half_of_the_rib_cage_is_seen_from_its_side():
 
 @pytest.mark.parametrize("plane", [None, np.full(4, np.nan), torch.full((4,), torch.nan)])
 def test_without_a_known_plane_one_picture_shows_both_sides(plane):
-    assert [view.name for view in projections(made_up_scan(), plane)] == ["from the front", "from the side"]
+    assert [view.name for view in projections(synthetic_scan(), plane)] == ["from the front", "from the side"]
 
 
 @pytest.mark.parametrize(

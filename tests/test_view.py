@@ -67,7 +67,7 @@ def record_of(name, candidates):
     return {"format": RECORD_FORMAT, "scan": name, "candidates": [asdict(candidate) for candidate in candidates]}
 
 
-def made_up_run(folder, name="A", axes="LPS", labels=True, tilt_degrees=0.0):
+def synthetic_run(folder, name="A", axes="LPS", labels=True, tilt_degrees=0.0):
     """A scan with an annotation, and what an evaluation leaves of it."""
     image = volume_of([(AIR_HU, np.s_[:]), (BODY_HU, np.s_[4:-2, 3:-1, :])], dtype=np.int16)
     image[LUNG], image[BONE] = LUNG_HU, BONE_HU
@@ -92,7 +92,7 @@ def volume_in(html, kind):
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory):
-    (page,) = write_views(made_up_run(tmp_path_factory.mktemp("run")), ["A"])
+    (page,) = write_views(synthetic_run(tmp_path_factory.mktemp("run")), ["A"])
     return page.read_text(encoding="utf-8")
 
 
@@ -145,7 +145,7 @@ def test_more_than_255_ids_do_not_wrap(tmp_path):
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "SAR", "PIL"])
 def test_whatever_the_axes_of_the_files_the_page_is_the_same(tmp_path, html, axes):
-    (page,) = write_views(made_up_run(tmp_path, axes=axes), ["A"])
+    (page,) = write_views(synthetic_run(tmp_path, axes=axes), ["A"])
     other = page.read_text(encoding="utf-8")
     for kind in ("image", "candidate", "fracture"):
         mine, first = volume_in(other, kind), volume_in(html, kind)
@@ -155,7 +155,7 @@ def test_whatever_the_axes_of_the_files_the_page_is_the_same(tmp_path, html, axe
 
 
 def test_finer_voxels_than_asked_for_are_resampled(tmp_path):
-    (page,) = write_views(made_up_run(tmp_path), ["A"], min_spacing_mm=1.0)
+    (page,) = write_views(synthetic_run(tmp_path), ["A"], min_spacing_mm=1.0)
     image = volume_in(page.read_text(encoding="utf-8"), "image")
     assert image.header.get_zooms() == pytest.approx((1.0, 1.0, 1.25))
     # 34 voxels of 0.75 mm reach from middle to middle over 24.75 mm, 32 of 0.8 mm over 24.8 mm
@@ -210,7 +210,7 @@ def test_the_middle_is_measured_in_mm():
 
 
 def test_a_prediction_shows_no_annotation(tmp_path):
-    (page,) = write_views(made_up_run(tmp_path, labels="false"), ["A"])
+    (page,) = write_views(synthetic_run(tmp_path, labels="false"), ["A"])
     html = page.read_text(encoding="utf-8")
     assert 'id="volume-fracture"' not in html
     assert [a["data-outcome"] for a, _ in listed(html)] == ["candidate"] * 3
@@ -230,7 +230,7 @@ def test_a_tilted_dicom_series_lies_in_its_place_without_its_patient(tmp_path):
     write_series(tmp_path / "dicom" / "case", volume_hu, OBLIQUE)
     ids = np.zeros(volume_hu.shape, np.uint8)
     ids[bone] = 1
-    output = made_up_run(tmp_path, labels=False)
+    output = synthetic_run(tmp_path, labels=False)
     nib.save(nib.Nifti1Image(ids, ras_affine(OBLIQUE)), tmp_path / "case.nii.gz")
     pred = MetaTensor(torch.as_tensor(ids.astype(np.int32))[None], affine=ras_affine(OBLIQUE))
     write_json(record_path(output, "case"), record_of("case", describe_candidates(pred, [0.7])))
@@ -375,7 +375,7 @@ def without_scans(output):
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(tmp_path, capsys, spoil, message):
-    output = made_up_run(tmp_path)
+    output = synthetic_run(tmp_path)
     spoil(output)
     with pytest.raises(SystemExit) as ended:
         main(["--output_dir", str(output), "--scan", "A"])
@@ -386,7 +386,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path, capsys, spoil, message):
 
 
 def test_a_mask_of_a_spacing_a_little_larger_is_refused_with_its_shift(tmp_path):
-    output = made_up_run(tmp_path, axes="RAS")
+    output = synthetic_run(tmp_path, axes="RAS")
     path = output / "predictions" / "A.nii.gz"
     mask = nib.load(path)
     nib.save(nib.Nifti1Image(np.asarray(mask.dataobj), mask.affine + np.diag([0.009, 0, 0, 0])), path)
@@ -396,14 +396,14 @@ def test_a_mask_of_a_spacing_a_little_larger_is_refused_with_its_shift(tmp_path)
 
 
 def test_a_scan_of_another_name_is_refused_with_those_that_are_there(tmp_path, capsys):
-    output = made_up_run(tmp_path, "RibFrac501")
+    output = synthetic_run(tmp_path, "RibFrac501")
     with pytest.raises(SystemExit):
         main(["--output_dir", str(output), "--scan", "RibFrac50"])
     assert "has no scan RibFrac50, but RibFrac501" in capsys.readouterr().err
 
 
 def test_scans_that_were_moved_are_found_where_the_command_says(tmp_path, capsys):
-    output = made_up_run(tmp_path)
+    output = synthetic_run(tmp_path)
     without_scans(output)
     main(["--output_dir", str(output), "--scan", "A", "--dataset_dir", str(tmp_path / "data")])
     assert re.fullmatch(r"\S+A\.html: \d\.\d MB\n", capsys.readouterr().out)
@@ -411,20 +411,20 @@ def test_scans_that_were_moved_are_found_where_the_command_says(tmp_path, capsys
 
 
 def test_masks_elsewhere_are_found_where_the_command_says(tmp_path):
-    output = made_up_run(tmp_path)
+    output = synthetic_run(tmp_path)
     moved = (output / "predictions").rename(tmp_path / "masks")
     main(["--output_dir", str(output), "--scan", "A", "--predictions_dir", str(moved)])
     assert (output / "views" / "A.html").is_file()
 
 
 def test_a_run_that_was_moved_is_read_where_it_is(tmp_path):
-    output = made_up_run(tmp_path).rename(tmp_path / "moved")
+    output = synthetic_run(tmp_path).rename(tmp_path / "moved")
     assert write_views(output, ["A"]) == [output / "views" / "A.html"]
 
 
 def test_the_review_page_leads_to_the_pages_that_are_there(tmp_path):
     name = "A & #B"
-    output = made_up_run(tmp_path, name)
+    output = synthetic_run(tmp_path, name)
     run_handler(output, annotated_scan(name), annotated_scan("C")).run([0, 1])
 
     def links():
@@ -438,7 +438,7 @@ def test_the_review_page_leads_to_the_pages_that_are_there(tmp_path):
 
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    output = made_up_run(tmp_path)
+    output = synthetic_run(tmp_path)
     (output / "views").mkdir()
     (output / "views" / "A.html").write_text("before")
     monkeypatch.setattr(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import watched_page
 from PIL import Image
-from test_view import BODY_HU, CANDIDATES, FRACTURES, ORIGIN_MM, SPACING_MM, made_up_run
+from test_view import BODY_HU, CANDIDATES, FRACTURES, ORIGIN_MM, SPACING_MM, synthetic_run
 
 from scripts.commands.view import write_views
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    (page,) = write_views(made_up_run(tmp_path_factory.mktemp("run")), ["A"])
+    (page,) = write_views(synthetic_run(tmp_path_factory.mktemp("run")), ["A"])
     return page.as_uri()
 
 
@@ -99,7 +99,7 @@ def test_what_is_drawn_lies_where_the_letters_say(page):
 
 @pytest.mark.parametrize("axes", ["RAS", "SAR"])
 def test_a_scan_with_other_axes_looks_the_same(browser, page, tmp_path, axes):
-    (other_path,) = write_views(made_up_run(tmp_path, axes=axes), ["A"])
+    (other_path,) = write_views(synthetic_run(tmp_path, axes=axes), ["A"])
     other = watched_page(browser)
     open_and_wait(other, other_path.as_uri())
     for plane in ("axial", "coronal", "sagittal"):
@@ -170,7 +170,7 @@ def test_a_click_in_the_list_moves_the_crosshair(page):
 
 
 def test_a_click_leads_to_the_candidate_of_a_tilted_scan(browser, tmp_path):
-    (path,) = write_views(made_up_run(tmp_path, tilt_degrees=25.0), ["A"])
+    (path,) = write_views(synthetic_run(tmp_path, tilt_degrees=25.0), ["A"])
     page = watched_page(browser)
     open_and_wait(page, path.as_uri())
     page.fill("#threshold", "0")

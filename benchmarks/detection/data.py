@@ -32,7 +32,7 @@ __all__ = [
     "BENCHMARK_VERSION",
     "EVERYTHING",
     "MORE_IMPLANTED",
-    "MORE_MADE_UP",
+    "MORE_SYNTHETIC",
     "RECORD_NAME",
     "TEST_SETS",
     "TRAINING_LIST",
@@ -47,13 +47,13 @@ BENCHMARK_VERSION = 2  # raise it with every change to the scans
 RECORD_NAME = "benchmark.json"
 TRAINING_LIST = "train.json"
 # set: whether its scans are annotated; NAME.json lists them under "test"
-TEST_SETS = {"made_up_test": True, "implanted_test": True, "as_is_test": False, "as_is_seen": False}
-VALIDATION_SETS = {"made_up_validation": True, "implanted_validation": True, "implanted_validation_more": True}
+TEST_SETS = {"synthetic_test": True, "implanted_test": True, "as_is_test": False, "as_is_seen": False}
+VALIDATION_SETS = {"synthetic_validation": True, "implanted_validation": True, "implanted_validation_more": True}
 
-MADE_UP: dict[str, Any] = {"training": 48, "validation": 20, "test": 20, "seed": 0, "size": "slab"}
+SYNTHETIC: dict[str, Any] = {"training": 48, "validation": 20, "test": 20, "seed": 0, "size": "slab"}
 # Other scans than those above for trainings that go on, each by its own seed: train_NAME.json lists them. Their ids end
 # where those of the real training scans begin
-MORE_MADE_UP: dict[str, dict[str, Any]] = {
+MORE_SYNTHETIC: dict[str, dict[str, Any]] = {
     name: {"training": 100, "validation": 0, "test": 0, "seed": seed, "size": "slab"}
     for name, seed in {"more": 4, "more2": 5}.items()
 }
@@ -100,7 +100,7 @@ def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: 
 
     Args:
         output_dir: folder of the data. It then holds ``train.json``, the MONAI data list of training and validation,
-            one list per test set (``made_up_test.json`` ...), and the scans of each part in a folder of its own.
+            one list per test set (``synthetic_test.json`` ...), and the scans of each part in a folder of its own.
         real_ct_dir: folder of the real CT to train on and to validate on; without it there are no such scans, and
             without some of its files not those.
         sample_ct_dir: folder of the sample CT, fetched where it is missing; in ``output_dir`` when None.
@@ -115,7 +115,7 @@ def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: 
     settings = {
         "version": BENCHMARK_VERSION,
         "generators": {"implant": implant_dataset.GENERATOR_VERSION, "phantom": phantom_dataset.GENERATOR_VERSION},
-        "made_up": MADE_UP,
+        "synthetic": SYNTHETIC,
         "sources": {part.name: [_source_name(image) for image in part.images] for part in parts},
         "held_out": {"training": [TEST_CT, VALIDATION_CT], "training and validation": [TEST_CT]},
     }
@@ -128,9 +128,9 @@ def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: 
                 f"{record_path}: is of another benchmark ({', '.join(differing)}): give another output_dir."
             )
         return
-    made_up = output_dir / "made_up"
-    generate_phantoms(made_up, **MADE_UP)
-    scans = {f"made_up_{section}": load_datalist(made_up, section) for section in _SECTIONS}
+    synthetic = output_dir / "synthetic"
+    generate_phantoms(synthetic, **SYNTHETIC)
+    scans = {f"synthetic_{section}": load_datalist(synthetic, section) for section in _SECTIONS}
     names: dict[str, str] = {}
     for part in parts:
         implanted, as_is = _generate(part, output_dir / part.name)
@@ -149,13 +149,13 @@ def make_more_data(output_dir: Path, real_ct_dir: Path | None = None) -> None:
     """
     Make further scans for the trainings that go on, unless they are there.
 
-    For each NAME of `MORE_MADE_UP`, ``train_NAME.json`` lists its scans with the real training scans of ``train.json``,
-    and with its validation scans. `MORE_IMPLANTED` does so for further implants into the real training scans, beside
-    the scans of the last of those lists; each real scan is in it once more than before, or twice where it is new.
-    `EVERYTHING` lists the scans of all lists, the real ones several times. ``implanted_validation_more.json`` lists
-    further implants into the real validation scan. ``train.json`` has none of them, so what is trained on it stays
-    comparable. ``benchmark_NAME.json`` is written last: their settings, and the SHA-256 of the voxels of every image
-    and label that ``train_NAME.json`` lists.
+    For each NAME of `MORE_SYNTHETIC`, ``train_NAME.json`` lists its scans with the real training scans of
+    ``train.json``, and with its validation scans. `MORE_IMPLANTED` does so for further implants into the real training
+    scans, beside the scans of the last of those lists; each real scan is in it once more than before, or twice where it
+    is new. `EVERYTHING` lists the scans of all lists, the real ones several times. ``implanted_validation_more.json``
+    lists further implants into the real validation scan. ``train.json`` has none of them, so what is trained on it
+    stays comparable. ``benchmark_NAME.json`` is written last: their settings, and the SHA-256 of the voxels of every
+    image and label that ``train_NAME.json`` lists.
 
     Args:
         output_dir: folder of the data, as `make_data` made it.
@@ -167,17 +167,17 @@ def make_more_data(output_dir: Path, real_ct_dir: Path | None = None) -> None:
     """
     if not (output_dir / RECORD_NAME).is_file():
         raise FileNotFoundError(f"{output_dir} holds no {RECORD_NAME}: make the benchmark's data first.")
-    all_made_up = load_datalist(output_dir / "made_up", "training")
-    made_up = {Path(item["image"]).resolve() for item in all_made_up}
+    all_synthetic = load_datalist(output_dir / "synthetic", "training")
+    synthetic = {Path(item["image"]).resolve() for item in all_synthetic}
     first = {section: load_datalist(output_dir / TRAINING_LIST, section) for section in ("training", "validation")}
-    real = [item for item in first["training"] if Path(item["image"]).resolve() not in made_up]
-    for name, settings in MORE_MADE_UP.items():
-        folder = output_dir / f"made_up_{name}"
+    real = [item for item in first["training"] if Path(item["image"]).resolve() not in synthetic]
+    for name, settings in MORE_SYNTHETIC.items():
+        folder = output_dir / f"synthetic_{name}"
         generate_phantoms(folder, **settings)
         scans = load_datalist(folder, "training")
-        all_made_up += [_linked(item, f"-{name}", output_dir) for item in scans]  # each batch has a RibFrac1
+        all_synthetic += [_linked(item, f"-{name}", output_dir) for item in scans]  # each batch has a RibFrac1
         training = {"training": [*scans, *real], "validation": first["validation"]}
-        _write_more(output_dir, name, training, {"made_up": settings})
+        _write_more(output_dir, name, training, {"synthetic": settings})
     parts = {part.section: part for part in _more_parts(real_ct_dir)}
     more = {section: _generate(part, output_dir / part.name)[0] for section, part in parts.items()}
     if "training" in more:
@@ -190,7 +190,7 @@ def make_more_data(output_dir: Path, real_ct_dir: Path | None = None) -> None:
             item["scan"]: EVERYTHING_AS_IS_REPEATS for item in once if not item["label_codes"]
         }
         again = [_again(item, repeat, output_dir) for item in once for repeat in range(1, repeats[item["scan"]])]
-        everything = {**training, "training": [*all_made_up, *once, *again]}
+        everything = {**training, "training": [*all_synthetic, *once, *again]}
         _write_more(output_dir, EVERYTHING, everything, sources)
     if "validation" in more:
         write_json(output_dir / "implanted_validation_more.json", _relative({"test": more["validation"]}, output_dir))
@@ -308,17 +308,17 @@ def _lists(scans: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, lis
         return [item for part in parts for item in scans.get(part, [])]
 
     sets = {
-        "made_up_test": of("made_up_test"),
+        "synthetic_test": of("synthetic_test"),
         "implanted_test": of("implanted_test"),
         "as_is_test": of("as_is_test"),
         "as_is_seen": of("as_is_training", "as_is_validation"),
-        "made_up_validation": of("made_up_validation"),
+        "synthetic_validation": of("synthetic_validation"),
         "implanted_validation": of("implanted_validation", "as_is_validation"),
     }
     training = {
-        "training": of("made_up_training", "implanted_training", "as_is_training", "as_is_training_again"),
+        "training": of("synthetic_training", "implanted_training", "as_is_training", "as_is_training_again"),
         "validation": [
-            *of("made_up_validation")[:VALIDATED_EACH_EPOCH],
+            *of("synthetic_validation")[:VALIDATED_EACH_EPOCH],
             *of("implanted_validation", "as_is_validation"),
         ],
     }
@@ -350,9 +350,9 @@ def _says(parts: Sequence[_Part]) -> str:
     trained = sources.get("real_training")
     validated = sources.get("real_validation")
     return (
-        f"Trained on {MADE_UP['training']} synthetic scans and "
+        f"Trained on {SYNTHETIC['training']} synthetic scans and "
         + (f"on the real CT {trained}, with implanted fractures and as they are" if trained else "no real CT")
-        + f"; chosen on {MADE_UP['validation']} synthetic scans"
+        + f"; chosen on {SYNTHETIC['validation']} synthetic scans"
         + (f" and on the real CT {validated}" if validated else "")
         + f". The patient of {TEST_CT} is in neither."
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.detection.data import EVERYTHING, MORE_IMPLANTED, MORE_MADE_UP, TRAINING_LIST
+from benchmarks.detection.data import EVERYTHING, MORE_IMPLANTED, MORE_SYNTHETIC, TRAINING_LIST
 
 __all__ = [
     "BASES",
@@ -200,7 +200,7 @@ CHANGES = {
             mines=True,
             data_list=f"train_{name}.json",
         )
-        for name, scans in MORE_MADE_UP.items()
+        for name, scans in MORE_SYNTHETIC.items()
     },
     MORE_IMPLANTED: Change(
         "goes on likewise, on as many real scans as synthetic ones, its weights averaged over ten times as many steps",

@@ -20,7 +20,7 @@ __all__ = ["collect", "summary", "tables"]
 # Of a fracture's mask; RibFrac's mean is about 2.7 mL
 SIZES_ML = {"< 1.5 mL": (0.0, 1.5), "1.5 to 3 mL": (1.5, 3.0), "> 3 mL": (3.0, np.inf)}
 TITLES = {
-    "made_up_test": "Synthetic test scans",
+    "synthetic_test": "Synthetic test scans",
     "implanted_test": "Fractures implanted into real CT, of one patient not trained on",
     "as_is_test": "Real scans as they are, neither trained nor tuned on",
     "as_is_seen": "Real scans as they are, trained or tuned on",

@@ -47,7 +47,6 @@ class SlidingWindowProbabilityInferer(Inferer):
         sw_batch_size: windows that the network is given at a time; halved where the device has no memory for them.
         overlap: of neighboring windows, in [0, 1), along each axis, or one number for all.
         mode: ``constant``, each window counts alike, or ``gaussian``, more toward its middle.
-        sigma_scale: of the Gaussian, its standard deviation in windows.
         cval: what pads a scan smaller than a window: the value of air in the scaled image.
         progress: show a bar of the windows' batches.
         bone_level: voxels of the input above this are bone, in the scaled range.
@@ -74,7 +73,6 @@ class SlidingWindowProbabilityInferer(Inferer):
         sw_batch_size: int = 1,
         overlap: Sequence[float] | float = 0.25,
         mode: BlendMode | str = BlendMode.CONSTANT,
-        sigma_scale: Sequence[float] | float = 0.125,
         cval: float = 0.0,
         progress: bool = False,
         bone_level: float = 0.0,
@@ -88,7 +86,6 @@ class SlidingWindowProbabilityInferer(Inferer):
         if not all(0 <= share < 1 for share in self.overlap):
             raise ValueError(f"overlap must be in [0, 1), but is {overlap}.")
         self.mode = BlendMode(mode)
-        self.sigma_scale = sigma_scale
         self.cval = cval
         self.progress = progress
         self.bone_level = bone_level
@@ -132,7 +129,7 @@ class SlidingWindowProbabilityInferer(Inferer):
             for corner in itertools.product(*starts)
         ]
         has_bone, is_near = self._bone(scan[0, 0] > self.bone_level, starts)
-        weights = compute_importance_map(self.roi_size, self.mode, self.sigma_scale, device=scan.device)
+        weights = compute_importance_map(self.roi_size, self.mode, device=scan.device)
         counts = has_bone | ~is_near
         weight_of_all = _sum_on_grid(weights, starts, scan.shape[2:])
         weight = weight_of_all.clone()

@@ -22,8 +22,6 @@ class TverskyCELoss(_Loss):
     Args:
         alpha: weight of false positives in the Tversky index.
         beta: weight of false negatives.
-        lambda_tversky: weight of the Tversky part.
-        lambda_ce: weight of the cross-entropy part.
 
     Inputs are logits and a label in {0, 1}, both of shape ``(B, 1, H, W, D)``; the result is a scalar.
 
@@ -34,20 +32,15 @@ class TverskyCELoss(_Loss):
         Salehi et al. (2017), "Tversky loss function for image segmentation using 3D fully convolutional networks".
     """
 
-    def __init__(
-        self, alpha: float = 0.3, beta: float = 0.7, lambda_tversky: float = 1.0, lambda_ce: float = 1.0
-    ) -> None:
+    def __init__(self, alpha: float = 0.3, beta: float = 0.7) -> None:
         super().__init__()
         self.tversky = TverskyLoss(sigmoid=True, alpha=alpha, beta=beta, batch=True)
         self.cross_entropy = nn.BCEWithLogitsLoss()
-        self.lambda_tversky = lambda_tversky
-        self.lambda_ce = lambda_ce
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         if input.shape != target.shape:
             raise ValueError(f"the logits have shape {tuple(input.shape)}, but the label has {tuple(target.shape)}.")
-        cross_entropy = self.cross_entropy(input, target.to(input.dtype))
-        return self.lambda_tversky * self.tversky(input, target) + self.lambda_ce * cross_entropy
+        return self.tversky(input, target) + self.cross_entropy(input, target.to(input.dtype))
 
 
 class DeepSupervisionWeight:

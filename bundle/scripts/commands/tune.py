@@ -85,7 +85,7 @@ def list_scans(
     List the annotated scans of one section, each with its map of probabilities.
 
     Args:
-        probabilities_dir: folder of ``NAME.nii.gz``, as ``save_probabilities`` writes it.
+        probabilities_dir: folder of ``NAME.nii.gz``, as ``outputs#probabilities`` writes it.
         dataset_dir: the data set that was predicted, see :func:`scripts.data.load_datalist`.
         section: its section.
         assumed_orientation: of a file that tells none, as in the prediction.

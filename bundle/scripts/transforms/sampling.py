@@ -19,6 +19,7 @@ from scripts.data.hard_examples import HARD_KEY
 __all__ = ["BOXES_KEY", "FindFracturesd", "SymmetricROISamplerd"]
 
 BOXES_KEY = "fracture_boxes"
+BONE_HU = 250.0  # as windows of a prediction have it
 _LOOKS_FOR_BONE = 1024  # voxels a scan; a chest CT is a twentieth bone, so dozens of them are
 
 
@@ -107,7 +108,6 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
             middle of the array, as the report does.
         border_voxels: least distance of a random ROI's center from the border of the volume.
         bone_share: share in [0, 1] of the random ROIs whose center is bone; where none is met they stay random.
-        bone_hu: voxels of ``image_key`` above this are bone.
         image_key: key of the image in HU, in which bone is looked for.
         max_shift_voxels: greatest shift of a positive ROI from its fracture, and of a hard one from its place, along
             each axis; one number for all axes, or one for each.
@@ -142,7 +142,6 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         plane_key: str | None = "midsagittal_plane",
         border_voxels: int = 32,
         bone_share: float = 0.0,
-        bone_hu: float = 250.0,
         image_key: str = "image",
         max_shift_voxels: Sequence[int] | int = 0,
         hard_key: str = HARD_KEY,
@@ -172,7 +171,6 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
         self.plane_key = plane_key
         self.border_voxels = border_voxels
         self.bone_share = bone_share
-        self.bone_hu = bone_hu
         self.image_key = image_key
         self.hard_key = hard_key
         self.hard_share = hard_share
@@ -214,7 +212,7 @@ class SymmetricROISamplerd(Randomizable, MapTransform):
     def _bone_places(self, image: torch.Tensor) -> np.ndarray:
         """Look at voxels anywhere in the scan, and return those that are bone, shape ``(n, 3)``."""
         places = np.stack([self.R.randint(extent, size=_LOOKS_FOR_BONE) for extent in image.shape], axis=1)
-        return places[np.asarray(image[tuple(places.T)]) > self.bone_hu]
+        return places[np.asarray(image[tuple(places.T)]) > BONE_HU]
 
     def _perhaps_on_bone(self, kind: str, center: np.ndarray | None, bone: np.ndarray) -> tuple[str, np.ndarray | None]:
         if kind != "random" or len(bone) == 0 or self.R.rand() >= self.bone_share:
