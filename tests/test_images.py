@@ -70,6 +70,13 @@ def test_resampling_leaves_other_entries_alone():
     assert resample.inverse(resampled)["image"].shape == (1, 9, 8, 7)
 
 
+def test_without_a_spacing_nothing_is_resampled_there_and_back():
+    volume = MetaTensor(torch.rand(1, 9, 8, 7))
+    resample = SpacingOnlyd("image", pixdim=None, min_pixdim=(2.0, 2.0, 2.0), max_pixdim=(3.0, 3.0, 3.0))
+    kept = resample({"image": volume})
+    assert torch.equal(kept["image"], volume) and torch.equal(resample.inverse(kept)["image"], volume)
+
+
 def test_a_scan_whose_offset_is_missing_is_refused():
     data = image(torch.full((1, 8, 8, 8), 24.0))
     data["image"][0, 2:6, 2:6] = 1064  # a quarter of it

@@ -98,7 +98,9 @@ def spoil_row(old: str, new: str) -> Callable[[Path], None]:
             lambda f: save(f / "RibFrac501.nii.gz", [0, 1]), "has no voxel of the ids 2 of", id="id without a voxel"
         ),
         pytest.param(
-            lambda f: save(f / "RibFrac501.nii.gz", [1, 3]), "its ids are not 1 to 2; number them", id="ids with a gap"
+            lambda f: save(f / "RibFrac501.nii.gz", [1, 3]),
+            "its ids are not 1 to 2; renumber them",
+            id="ids with a gap",
         ),
         pytest.param(
             lambda f: save(f / "RibFrac501.nii.gz", [1, 2, 256], np.uint16), "has the id 256, .*wrap", id="above 255"

@@ -47,7 +47,7 @@ def test_an_evaluation_keeps_its_curve(ribfrac_dir, model, tmp_path):
         "inference.yaml", "evaluate.yaml", run_id="evaluating", output_dir=tmp_path, **settings
     )
     assert run.info.status == "FINISHED" and "froc" in run.data.metrics
-    assert run.data.params["probability_threshold"] == "0.1"
+    assert run.data.params["candidates.threshold"] == "0.1"
     assert {"config.yaml", "froc.png", "froc.csv", "metrics.json"} <= kept
 
 

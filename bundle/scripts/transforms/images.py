@@ -232,3 +232,7 @@ class SpacingOnlyd(Spacingd):
             return dict(data)
         volumes = {key: data[key] for key in self.key_iterator(dict(data))}
         return {**data, **super().__call__(volumes, lazy=lazy)}
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Resample volumes back, as ``Spacingd`` does."""
+        return dict(data) if self.is_off else super().inverse(data)
