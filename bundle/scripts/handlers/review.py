@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from scripts.reporting.pages.findings import scan_findings
 from scripts.reporting.pages.page import ReviewPage
 from scripts.reporting.pages.training import Example, write_training_page
 from scripts.reporting.pages.views import Scan, projections
+from scripts.runs.config import flat_settings
 from scripts.runs.prediction import PredictionRun
 from scripts.runs.summary import bundle_facts
 
@@ -83,7 +84,7 @@ class ReviewPageHandler:
         summary = {
             "bundle": f"{facts['bundle']} {facts['version']}",
             "weights": f"{facts['weights']}, SHA-256 {digest[:12]}…" if digest else "part of the network",
-            "settings": _by_line(self.run.settings),
+            "settings": flat_settings(self.run.settings, "#"),  # as on the command line
         }
         if self.run.not_shown:
             summary["not on this page"] = f"{self.run.not_shown} scans that are done already, or that others predict"
@@ -122,15 +123,6 @@ class ReviewPageHandler:
         if idist.get_world_size() > 1:
             return challenge_scores(results, self.metric.exact_thresholds, self.metric.bootstrap, self.metric.seed)
         return self.metric.details()
-
-
-def _by_line(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with those of a group behind its name, as on the command line."""
-    lines: dict[str, Any] = {}
-    for name, value in settings.items():
-        is_group = isinstance(value, Mapping)
-        lines |= {f"{name}#{key}": of_key for key, of_key in value.items()} if is_group else {name: value}
-    return lines
 
 
 class TrainingPageHandler:

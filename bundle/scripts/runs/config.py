@@ -6,7 +6,7 @@ import ast
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,15 @@ from monai.config import PathLike
 
 from scripts.files.atomic_write import whole_file
 
-__all__ = ["definition_hash", "is_tracked", "run_settings", "running_parser", "save_run_config"]
+__all__ = [
+    "definition_hash",
+    "flat_settings",
+    "is_group",
+    "is_tracked",
+    "run_settings",
+    "running_parser",
+    "save_run_config",
+]
 
 _PACKAGE = __name__.split(".")[0]
 # what ConfigWorkflow adds to a config when it is given ``tracking``
@@ -72,19 +80,39 @@ def is_tracked() -> bool:
     return _OF_TRACKING in running_parser()
 
 
+def is_group(value: Any) -> bool:
+    """Tell whether a part of a config is a group of settings, not a component."""
+    return isinstance(value, dict) and not any(str(key).startswith("_") for key in value)
+
+
+def flat_settings(config: Mapping[str, Any], separator: str) -> dict[str, Any]:
+    """
+    Put the settings of each group beside the others, under the group's name and theirs.
+
+    Args:
+        config: settings and other parts of a config by their names.
+        separator: what stands between both names.
+
+    Returns:
+        The parts by their names, in the same order, without the groups.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= (
+            {f"{name}{separator}{key}": of_key for key, of_key in value.items()} if is_group(value) else {name: value}
+        )
+    return flat
+
+
 def run_settings() -> dict[str, Any]:
     """
     Return the settings of this run that are plain values: numbers, text and lists of them that refer to nothing.
 
     Those of a group have its name before theirs, as in ``windows.overlap``.
     """
-    plain: dict[str, Any] = {}
-    for name, value in running_parser().get().items():
-        is_group = isinstance(value, dict) and not any(key.startswith("_") for key in value)
-        plain |= {f"{name}.{key}": of_key for key, of_key in value.items()} if is_group else {name: value}
     return {
         name: value
-        for name, value in plain.items()
+        for name, value in flat_settings(running_parser().get(), ".").items()
         if not (isinstance(value, dict) or isinstance(value, list) and any(isinstance(item, dict) for item in value))
         and not any(text[:1] in (EXPR_KEY, ID_REF_KEY) for text in _texts(value))
         and name != _OF_TRACKING

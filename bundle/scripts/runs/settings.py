@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser, ReferenceResolver, run
 from monai.bundle.utils import EXPR_KEY, ID_REF_KEY, ID_SEP_KEY, MACRO_KEY
 from monai.utils import ensure_tuple, str2bool
 
-from scripts.runs.config import running_parser
+from scripts.runs.config import flat_settings, is_group, running_parser
 
 __all__ = ["is_path", "is_text", "read_command_line", "refuse_stray_words", "settings_given"]
 
@@ -181,7 +181,7 @@ def settings_given(arguments: Sequence[str]) -> dict[str, Any]:
             continue
         if value is True and name in given and _needs_value(setting, config[setting]):
             sys.exit(f"error: --{name}: no value follows; give one that begins with a dash by =, as in --{name}=-x.")
-        if _is_group(config[setting]):
+        if is_group(config[setting]):
             changes[setting] = _group(name, value, config[setting])
         elif _is_null(value):
             _check_null(name, setting, value, config)
@@ -246,11 +246,7 @@ def _value(text: str) -> Any:
 def _paths_of(config: ConfigParser) -> dict[str, str]:
     """Return the paths that the configs themselves give and that MONAI would change."""
     paths = {}
-    settings = dict(config.get())
-    for group, value in config.get().items():
-        if _is_group(value):
-            settings |= {f"{group}{ID_SEP_KEY}{key}": of_key for key, of_key in value.items()}
-    for name, value in settings.items():
+    for name, value in flat_settings(config.get(), ID_SEP_KEY).items():
         if is_path(name) and not isinstance(value, str | dict | None):
             sys.exit(f"error: {name}: {_not_text(value)}, in the config.")
         if is_path(name) and isinstance(value, str) and value[:1] not in (EXPR_KEY, ID_REF_KEY, MACRO_KEY):
@@ -262,11 +258,6 @@ def _paths_of(config: ConfigParser) -> dict[str, str]:
 def _is_null(value: Any) -> bool:
     """Tell whether a word means null, or the value of an ``args_file``, which may be null itself."""
     return str(value).casefold() in ("none", "null", "$none")
-
-
-def _is_group(value: Any) -> bool:
-    """Tell whether a part of a config is a group of settings, not a component."""
-    return isinstance(value, dict) and not any(str(key).startswith("_") for key in value)
 
 
 def _group(name: str, value: Any, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,7 +283,7 @@ def _switch(name: str, value: str) -> Any:
 def _refuse_old_names(config: ConfigParser, files: Sequence[Any]) -> None:
     """End the program where a config, such as an overlay of one's own, has a setting under its old name."""
     for name in config.get():
-        if name in _RENAMED and not _is_group(config[name]):
+        if name in _RENAMED and not is_group(config[name]):
             sys.exit(f"error: {' and '.join(map(str, files))}: '{name}' is now {_RENAMED[name]}.")
 
 
