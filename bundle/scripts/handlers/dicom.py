@@ -60,7 +60,8 @@ class DicomResultHandler:
     def __init__(self, run: PredictionRun) -> None:
         self.run = run
         self.output_dir = run.path("dicom")
-        self.series = {str(item["scan"]): item["image"] for item in run.to_do if is_dicom(item["image"])}
+        items = run.to_do if run.outputs["dicom"] else []  # an archive's files are asked for nothing in vain
+        self.series = {str(item["scan"]): item["image"] for item in items if is_dicom(item["image"])}
 
     def attach(self, engine: Engine) -> None:
         if not self.run.outputs["dicom"]:
