@@ -1,0 +1,208 @@
+"""What is known of the ribs of a scan: the number, the centerline and the voxels of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+__all__ = ["Rib", "RibCage", "RibPlace", "rib_id"]
+
+RIBS_PER_SIDE = 12
+# Ids of ribs without a number: 101 the uppermost one in the scan on the left, 201 on the right.
+UNKNOWN_LEFT = 100
+UNKNOWN_RIGHT = 200
+# A cervical rib above the first one and a lumbar rib below the twelfth are counted as 0 and 13.
+CERVICAL, LUMBAR = 0, 13
+EXTRA_IDS = {("left", CERVICAL): 31, ("left", LUMBAR): 32, ("right", CERVICAL): 33, ("right", LUMBAR): 34}
+# A place farther than this from the voxels of every rib is on none: a fracture and its swelling reach 10 mm beyond.
+NEAR_RIB_MM = 10.0
+
+
+def rib_id(side: str, number: int | None, order: int) -> int:
+    """
+    Give the id of a rib in a mask.
+
+    Args:
+        side: ``left`` or ``right``.
+        number: 1 to 12; 0 for a cervical and 13 for a lumbar rib; None where it is unknown.
+        order: place from above among the ribs in the scan on its side, from 1.
+
+    Returns:
+        1 to 12 the left ribs from above, 13 to 24 the right ones (the order of TotalSegmentator's classes); 31 and 32 a
+        cervical and a lumbar rib on the left, 33 and 34 on the right; 101, 102, ... ribs without a number on the left,
+        201, 202, ... on the right, from above.
+    """
+    if number is None:
+        return order + (UNKNOWN_LEFT if side == "left" else UNKNOWN_RIGHT)
+    if (side, number) in EXTRA_IDS:
+        return EXTRA_IDS[side, number]
+    return number + (0 if side == "left" else RIBS_PER_SIDE)
+
+
+@dataclass(frozen=True)
+class Rib:
+    """
+    One rib.
+
+    Args:
+        side: ``left`` or ``right`` of the patient.
+        number: 1 to 12; 0 for a cervical and 13 for a lumbar rib; None where the scan does not tell it.
+        order: place from above among the ribs in the scan on its side, from 1.
+        confidence: that number and course are right, in [0, 1].
+        centerline_mm: points along its middle, about 2 mm apart, from the costovertebral joint to where the costal
+            cartilage begins, or as much of it as the scan shows; RAS mm, shape ``(n, 3)``, n at least 2.
+        starts_in_scan: whether the costovertebral end is in the scan and was found.
+        ends_in_scan: whether the end at the cartilage, or the tip of a floating rib, is in the scan.
+    """
+
+    side: str
+    number: int | None
+    order: int
+    confidence: float
+    centerline_mm: NDArray[np.float64]
+    starts_in_scan: bool
+    ends_in_scan: bool
+
+    @property
+    def id(self) -> int:
+        """The id in the mask, see :func:`rib_id`."""
+        return rib_id(self.side, self.number, self.order)
+
+    @property
+    def name(self) -> str:
+        """Such as ``left 6``, or ``left unknown (3 from above)``."""
+        return f"{self.side} " + (f"unknown ({self.order} from above)" if self.number is None else str(self.number))
+
+    @property
+    def way_mm(self) -> NDArray[np.float64]:
+        """How far along the rib each point of the centerline lies, from 0, shape ``(n,)``."""
+        steps = np.linalg.norm(np.diff(self.centerline_mm, axis=0), axis=1)
+        return np.concatenate([[0.0], np.cumsum(steps)])
+
+    @property
+    def length_mm(self) -> float:
+        """Length of the centerline."""
+        return float(self.way_mm[-1])
+
+    def way_at(self, point_mm: ArrayLike) -> float:
+        """
+        Return how far along the rib a point lies.
+
+        Args:
+            point_mm: the point, RAS mm, shape ``(3,)``.
+
+        Returns:
+            Way along the centerline to its nearest point, in mm, between the points too.
+        """
+        point = np.asarray(point_mm, dtype=float)
+        starts, steps = self.centerline_mm[:-1], np.diff(self.centerline_mm, axis=0)
+        squared = np.maximum((steps**2).sum(axis=1), 1e-12)
+        share = np.clip(((point - starts) * steps).sum(axis=1) / squared, 0.0, 1.0)
+        distance = np.linalg.norm(starts + share[:, None] * steps - point, axis=1)
+        nearest = int(distance.argmin())
+        return float(self.way_mm[nearest] + share[nearest] * np.linalg.norm(steps[nearest]))
+
+
+@dataclass(frozen=True)
+class RibPlace:
+    """
+    Where on a rib a place lies.
+
+    Args:
+        rib: the rib.
+        distance_mm: from the nearest voxel of the rib, 0 inside.
+        from_spine_mm: way along the rib from its costovertebral end; None where that is not in the scan.
+        percent: the same in per cent of the rib's length; None unless both ends are in the scan.
+    """
+
+    rib: Rib
+    distance_mm: float
+    from_spine_mm: float | None
+    percent: float | None
+
+
+@dataclass(frozen=True)
+class RibCage:
+    """
+    The ribs of a scan.
+
+    Args:
+        mask: the ids of the ribs, :attr:`Rib.id`, 0 elsewhere, uint8, shape ``(H, W, D)``; its grid is coarser than
+            the scan's.
+        affine: from the voxels of the mask to RAS mm, shape ``(4, 4)``.
+        ribs: the ribs, left before right, each side from above.
+        notes: what is missing or doubtful, each a sentence without a period; why there are none.
+    """
+
+    mask: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+    ribs: tuple[Rib, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def rib(self, identifier: int) -> Rib:
+        """Return the rib of an id; raises ``KeyError`` where there is none."""
+        return {rib.id: rib for rib in self.ribs}[identifier]
+
+    def on_grid(self, affine: ArrayLike, shape: Sequence[int]) -> NDArray[np.uint8]:
+        """
+        Give the mask another grid; the nearest voxel counts.
+
+        Args:
+            affine: from the voxels of that grid to RAS mm, shape ``(4, 4)``.
+            shape: its shape, ``(H, W, D)``.
+
+        Returns:
+            The ids there, uint8, 0 outside the mask.
+        """
+        matrix = np.linalg.solve(self.affine, np.asarray(affine, dtype=float))
+        if np.allclose(matrix[:3, :3], np.diag(np.diag(matrix[:3, :3]))):  # axes are parallel: much faster
+            picks = [np.rint(matrix[i, i] * np.arange(n) + matrix[i, 3]).astype(int) for i, n in enumerate(shape)]
+            inside = [(pick >= 0) & (pick < n) for pick, n in zip(picks, self.mask.shape)]
+            turned = self.mask[np.ix_(*(np.where(ok, pick, 0) for pick, ok in zip(picks, inside)))]
+            return turned * np.logical_and.reduce(np.ix_(*inside)).astype(np.uint8)
+        return ndimage.affine_transform(self.mask, matrix, output_shape=tuple(shape), order=0)
+
+    def place_of(self, points_mm: ArrayLike) -> RibPlace | None:
+        """
+        Tell on which rib a thing lies, such as a candidate: the one nearest to most of its points.
+
+        Args:
+            points_mm: points of the thing, RAS mm, shape ``(n, 3)``, n at least 1.
+
+        Returns:
+            The rib, and where on it the points' middle lies; None where no rib is within 10 mm of any point.
+        """
+        points = np.atleast_2d(np.asarray(points_mm, dtype=float))
+        distance, nearest = self._nearest(points)
+        near = distance <= NEAR_RIB_MM
+        if not near.any():
+            return None
+        # the nearer a point, the more it counts: a candidate at a joint or between two ribs has points on both
+        votes = np.bincount(nearest[near], weights=1.0 / (1.0 + distance[near]))
+        rib = self.rib(int(votes.argmax()))
+        own = near & (nearest == rib.id)
+        way = rib.way_at(points[own].mean(axis=0))
+        starts, whole = rib.starts_in_scan, rib.starts_in_scan and rib.ends_in_scan
+        return RibPlace(
+            rib, float(distance[own].min()), way if starts else None, 100.0 * way / rib.length_mm if whole else None
+        )
+
+    def _nearest(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
+        """Return the distance in mm of each point from the nearest rib's voxel, and that rib's id; inf where far."""
+        spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
+        voxels = np.linalg.solve(self.affine[:3, :3], (points - self.affine[:3, 3]).T).T
+        reach = np.ceil(NEAR_RIB_MM / spacing).astype(int) + 1
+        low = np.maximum(np.floor(voxels.min(axis=0)).astype(int) - reach, 0)
+        high = np.minimum(np.ceil(voxels.max(axis=0)).astype(int) + reach + 1, self.mask.shape)
+        box = self.mask[tuple(slice(a, max(a, b)) for a, b in zip(low, high))]
+        if not box.any():
+            return np.full(len(points), np.inf), np.zeros(len(points), dtype=int)
+        places = np.argwhere(box)
+        ids = box[tuple(places.T)].astype(int)
+        distance, index = cKDTree((places + low) * spacing).query(voxels * spacing)  # skewed axes are none of a scan's
+        return distance, ids[index]
