@@ -164,7 +164,9 @@ class RibCage:
             picks = [np.rint(matrix[i, i] * np.arange(n) + matrix[i, 3]).astype(int) for i, n in enumerate(shape)]
             inside = [(pick >= 0) & (pick < n) for pick, n in zip(picks, self.mask.shape)]
             turned = self.mask[np.ix_(*(np.where(ok, pick, 0) for pick, ok in zip(picks, inside)))]
-            return turned * np.logical_and.reduce(np.ix_(*inside)).astype(np.uint8)
+            outside = ~(inside[0][:, None, None] & inside[1][:, None] & inside[2])
+            turned[outside] = 0
+            return turned
         return ndimage.affine_transform(self.mask, matrix, output_shape=tuple(shape), order=0)
 
     def place_of(self, points_mm: ArrayLike) -> RibPlace | None:

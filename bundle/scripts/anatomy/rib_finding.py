@@ -1,0 +1,145 @@
+"""Find the ribs of a chest CT: their courses, their numbers, and their voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cc3d
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from scripts.anatomy.body import checked_spacing
+from scripts.anatomy.rib_cage import Rib, RibCage
+from scripts.anatomy.rib_frame import ChestFrame, chest_frame
+from scripts.anatomy.rib_numbering import number_ribs, passage
+from scripts.anatomy.rib_tracking import Track, follow_ribs
+
+__all__ = ["find_rib_cage"]
+
+# A centerline is smoothed along so much of it, and so far apart are its points.
+SMOOTHING_MM = 5.0
+POINT_MM = 2.0
+# Bone so near to the centerline is the rib's: ribs are up to 18 mm high and, across the wall of the chest, 12 mm thick.
+HALF_HEIGHT_MM = 10.0
+HALF_THICKNESS_MM = 7.0
+# Where a rib meets its vertebra, bone so far to the side of the canal is the vertebra's.
+VERTEBRA_MM = 30.0
+# A piece of bone belongs to a rib where it comes so near to the centerline; a kidney with contrast medium does not.
+CORE_MM = 4.0
+# A rib that ends so near to the scan's border goes on beyond it.
+BORDER_MM = 6.0
+
+
+def find_rib_cage(image_hu: NDArray, spacing_mm: ArrayLike, affine: ArrayLike) -> RibCage:
+    """
+    Find, follow and number the ribs of a scan.
+
+    From the vertebral canal, bone that leaves the column sideways is followed step by step, each rib guided by the
+    direction of its neighbors, over the gaps of fractures and to where bone ends. Numbers follow from the order, the
+    shapes of the first ribs, the tips of the lungs and what is below the last rib; where the scan shows too little of
+    these, ribs are ordered and have no numbers. No trained weights are needed.
+
+    Args:
+        image_hu: the scan in HU, shape ``(H, W, D)``, RAS axes, any numeric dtype.
+        spacing_mm: voxel size along each axis in mm.
+        affine: from voxels to RAS mm, shape ``(4, 4)``.
+
+    Returns:
+        The ribs; without any, the notes tell why.
+
+    Raises:
+        ValueError: when the image has not three axes or the spacing is not three positive numbers.
+    """
+    spacing = checked_spacing(image_hu, spacing_mm)
+    affine = np.asarray(affine, dtype=float)
+    frame = chest_frame(image_hu, spacing)
+    if isinstance(frame, str):
+        return RibCage(np.zeros((1, 1, 1), dtype=np.uint8), affine, (), (f"ribs were not found: {frame}",))
+    tracks = follow_ribs(frame)
+    to_world = affine @ np.diag([*(1.0 / spacing), 1.0])  # from mm in the scan's array
+    mask_affine = to_world @ np.block([[np.diag(frame.step), frame.first[:, None]], [np.zeros(3), 1.0]])
+    numbering = number_ribs(frame, tracks)
+    ribs, courses = [], []
+    for side, name in ((-1, "left"), (1, "right")):
+        own = [i for i in numbering.numbers if tracks[i].side == side]
+        own.sort(key=lambda i: (numbering.numbers[i] or 0, -passage(frame, tracks[i])[2]))
+        for order, i in enumerate(own, start=1):
+            course = _course(tracks[i])
+            courses.append(course)
+            ribs.append(
+                Rib(
+                    side=name,
+                    number=numbering.numbers[i],
+                    order=order,
+                    confidence=round(numbering.confidence * _quality(tracks[i]), 3),
+                    centerline_mm=(course + frame.first) @ to_world[:3, :3].T + to_world[:3, 3],
+                    starts_in_scan=tracks[i].has_head,
+                    ends_in_scan=tracks[i].end != "border" and not _near_border(frame, course[-1]),
+                )
+            )
+    if not ribs:
+        return RibCage(np.zeros((1, 1, 1), dtype=np.uint8), affine, (), ("ribs were not found: none leaves the spine",))
+    mask = _mask(frame, courses, [rib.id for rib in ribs])
+    return RibCage(mask, mask_affine, tuple(ribs), numbering.notes)
+
+
+def _course(track: Track) -> NDArray[np.float64]:
+    """Smooth a track, and take points POINT_MM apart."""
+    way = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(track.points, axis=0), axis=1))])
+    even = np.linspace(0.0, way[-1], max(2, round(way[-1] / POINT_MM) + 1))
+    points = np.stack([np.interp(even, way, track.points[:, axis]) for axis in range(3)], axis=1)
+    smooth = ndimage.gaussian_filter1d(points, SMOOTHING_MM / POINT_MM, axis=0, mode="nearest")
+    smooth[[0, -1]] = points[[0, -1]]
+    return smooth
+
+
+def _quality(track: Track) -> float:
+    """Tell how much of a track lies in bone, in [0, 1]."""
+    return float(track.found.mean())
+
+
+def _near_border(frame: ChestFrame, point: NDArray[np.float64]) -> bool:
+    last = (np.array(frame.hu.shape) - 1) * frame.step
+    return bool((np.minimum(point, last - point) < BORDER_MM).any())
+
+
+def _mask(frame: ChestFrame, courses: Sequence[NDArray[np.float64]], ids: Sequence[int]) -> NDArray[np.uint8]:
+    """Give each rib the bone around its course that hangs together with it."""
+    points = np.concatenate(courses)
+    owners = np.concatenate([np.full(len(course), number) for number, course in zip(ids, courses)])
+    low = np.maximum(np.floor((points.min(axis=0) - HALF_HEIGHT_MM) / frame.step).astype(int), 0)
+    high = np.ceil((points.max(axis=0) + HALF_HEIGHT_MM) / frame.step).astype(int) + 1
+    voxels = np.argwhere(frame.bone[tuple(slice(a, b) for a, b in zip(low, high))]) + low
+    places = voxels * frame.step
+    is_beside = np.abs(frame.from_canal(places)[:, 0]) >= VERTEBRA_MM
+    voxels, places = voxels[is_beside], places[is_beside]
+    distance, nearest = cKDTree(points).query(places, distance_upper_bound=HALF_HEIGHT_MM)
+    near = np.isfinite(distance)
+    voxels, places, distance, nearest = voxels[near], places[near], distance[near], nearest[near]
+    thick = np.abs(((places - points[nearest]) * _outward(frame, courses)[nearest]).sum(axis=1))
+    is_thin = thick <= HALF_THICKNESS_MM
+    voxels, distance, nearest = voxels[is_thin], distance[is_thin], nearest[is_thin]
+    mask = np.zeros(frame.hu.shape, dtype=np.uint8)
+    mask[tuple(voxels.T)] = owners[nearest]
+    pieces = cc3d.connected_components(mask, connectivity=26)
+    is_core = np.zeros(int(pieces.max()) + 1, dtype=bool)
+    is_core[pieces[tuple(voxels[distance <= CORE_MM].T)]] = True
+    is_core[0] = False
+    mask[~is_core[pieces]] = 0
+    return mask
+
+
+def _outward(frame: ChestFrame, courses: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return unit vectors out of the chest at the points of all courses, across each course."""
+    gradient = np.stack(np.gradient(ndimage.gaussian_filter(frame.outside_mm[::3, ::3, ::3], 1.0)), axis=-1)
+    outward = []
+    for course in courses:
+        voxels = np.clip(np.rint(course / frame.step / 3).astype(int), 0, np.array(gradient.shape[:3]) - 1)
+        away = gradient[tuple(voxels.T)]
+        along = np.gradient(course, axis=0)
+        along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
+        away = away - (away * along).sum(axis=1, keepdims=True) * along
+        outward.append(away / np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-9))
+    return np.concatenate(outward)

@@ -1,0 +1,203 @@
+"""What the search for ribs works on: a copy of the scan in equal steps, its bone, and where the chest's wall lies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.morphology import convex_hull_image
+
+from scripts.anatomy.body import LUNG_HU, block_mean, body_mask
+from scripts.anatomy.components import connected_components
+from scripts.anatomy.spine import find_canal
+
+__all__ = ["ChestFrame", "chest_frame"]
+
+# A rib is 5 to 10 mm thick: three voxels or more.
+GRID_MM = 1.5
+CANAL_MM = 3.0
+CANAL_SMOOTHING_MM = 10.0
+# At GRID_MM costal cartilage reaches 130 HU, the cortex of an old rib in slices of 5 mm 160 HU.
+NOISE_VOXELS = 0.3
+NO_BONE_HU = 120.0
+BONE_HU = 140.0
+SURE_BONE_HU = 220.0
+# Marrow that bone encloses in a sagittal, coronal or axial plane: an axial section along a rib holds up to 8 x 70 mm;
+# in the other planes neighboring ribs with the spine between enclose little more than a rib's section.
+MAX_MARROW_MM2 = (120.0, 120.0, 600.0)
+MIN_LUNG_ML = 100.0
+MIN_HULL_VOXELS = 5  # along both axes of a slice, for a hull that is no line
+# A rib's section lies up to 8 mm outside the hull of the lungs; scapula and clavicle count little, so that the bone
+# that is nearer wins, but not nothing: where a tumor or an effusion fills a lung, its hull is too small.
+WALL_MM = 8.0
+OUTSIDE_MM = 18.0
+INSIDE_MM = 5.0
+DEEP_MM = 11.0
+LEAST_WEIGHT = 0.35
+LEAST_DEEP_WEIGHT = 0.15
+
+
+@dataclass(frozen=True)
+class ChestFrame:
+    """
+    A chest in voxels of about 1.5 mm; places in mm are counted from the middle of the first voxel, RAS axes.
+
+    Args:
+        step: voxel size in mm, shape ``(3,)``.
+        first: where the middle of the first voxel lies in the scan's own array, mm, shape ``(3,)``.
+        hu: HU, float32, shape ``(H, W, D)``.
+        bone: bone with the marrow that it encloses, bool.
+        weight: how much a voxel looks like a rib's, in [0, 1]: bone near the wall of the chest; float32.
+        outside_mm: distance from the lungs' hull, 0 inside, float32.
+        canal: right and anterior place of the vertebral canal in each slice, mm, shape ``(D, 2)``.
+        lung_tops_mm: height of the tip of the left and of the right lung; NaN without one.
+        lung_bases_mm: height of the lowest slice of each lung.
+    """
+
+    step: NDArray[np.float64]
+    first: NDArray[np.float64]
+    hu: NDArray[np.float32]
+    bone: NDArray[np.bool_]
+    weight: NDArray[np.float32]
+    outside_mm: NDArray[np.float32]
+    canal: NDArray[np.float64]
+    lung_tops_mm: tuple[float, float]
+    lung_bases_mm: tuple[float, float]
+
+    def from_canal(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how far to the right and ahead of the canal points lie, mm, shape ``(n, 2)``."""
+        heights = np.arange(len(self.canal)) * self.step[2]
+        canal = np.stack([np.interp(points[:, 2], heights, self.canal[:, axis]) for axis in (0, 1)], axis=1)
+        return points[:, :2] - canal
+
+    def inside(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Tell which points lie in the scan, shape ``(n,)``."""
+        voxels = points / self.step
+        return np.asarray(((voxels >= 0) & (voxels <= np.array(self.hu.shape) - 1)).all(axis=1))
+
+
+def chest_frame(image_hu: NDArray, spacing: NDArray[np.float64]) -> ChestFrame | str:
+    """
+    Prepare the search for ribs.
+
+    Args:
+        image_hu: the scan in HU, shape ``(H, W, D)``, RAS axes.
+        spacing: voxel size in mm, shape ``(3,)``.
+
+    Returns:
+        The frame, or why there is none: a sentence without a period.
+    """
+    coarse, factors = block_mean(image_hu, spacing, CANAL_MM)
+    coarse = np.maximum(coarse, -1024.0)
+    step = spacing * factors
+    body = body_mask(coarse, step)
+    if not body.any():
+        return "no body was found"
+    canal = find_canal(coarse, body, step)
+    if not canal.is_sure:
+        return "the vertebral canal was not found, from which ribs are followed"
+    hull, mirrored, tops, bases = _lung_hull(coarse, body, canal.path, step)
+    if not hull.any():
+        return "no lungs were found"
+    origin = (factors - 1) * spacing / 2
+
+    fine, first, fine_step = _even_grid(image_hu, spacing)
+    heights = np.arange(fine.shape[2]) * fine_step[2] + first[2]
+    coarse_heights = np.arange(coarse.shape[2]) * step[2] + origin[2]
+    smooth = ndimage.gaussian_filter1d(canal.path * step[:2], CANAL_SMOOTHING_MM / step[2], axis=0, mode="nearest")
+    center = np.stack([np.interp(heights, coarse_heights, smooth[:, axis]) for axis in (0, 1)], axis=1)
+    outside, inside = (
+        ndimage.affine_transform(
+            ndimage.distance_transform_edt(mask, sampling=step).astype(np.float32),
+            fine_step / step,
+            offset=(first - origin) / step,
+            output_shape=fine.shape,
+            order=1,
+            mode="nearest",
+        )
+        # ribs below the lungs lie below their hull: the chest is wider there than the lungs
+        for mask in (~np.flip(np.logical_or.accumulate(np.flip(hull | mirrored, 2), 2), 2), hull)
+    )
+    soft = ndimage.gaussian_filter(fine, NOISE_VOXELS)
+    bone = _with_marrow(soft > BONE_HU, fine_step)
+    weight = np.clip((soft - NO_BONE_HU) / (SURE_BONE_HU - NO_BONE_HU), 0.0, 1.0)
+    weight[bone] = 1.0
+    weight *= np.clip(1.0 - (outside - WALL_MM) / (OUTSIDE_MM - WALL_MM), LEAST_WEIGHT, 1.0)
+    weight *= np.clip(1.0 - (inside - INSIDE_MM) / (DEEP_MM - INSIDE_MM), LEAST_DEEP_WEIGHT, 1.0)
+    return ChestFrame(
+        step=fine_step,
+        first=first,
+        hu=fine,
+        bone=bone,
+        weight=weight.astype(np.float32),
+        outside_mm=outside,
+        canal=center - first[:2],
+        lung_tops_mm=(tops[0] + origin[2] - first[2], tops[1] + origin[2] - first[2]),
+        lung_bases_mm=(bases[0] + origin[2] - first[2], bases[1] + origin[2] - first[2]),
+    )
+
+
+def _even_grid(
+    image_hu: NDArray, spacing: NDArray[np.float64]
+) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
+    """Average to about GRID_MM, interpolate thick slices; return the copy, its first voxel's place and its step."""
+    fine, factors = block_mean(image_hu, spacing, GRID_MM)
+    fine = np.maximum(fine, -1024.0)
+    step = spacing * factors
+    first = (factors - 1) * spacing / 2
+    depth = fine.shape[2]
+    if step[2] > 1.3 * GRID_MM and depth > 1:
+        places = np.linspace(0, depth - 1, round((depth - 1) * step[2] / GRID_MM) + 1)
+        below = np.minimum(places.astype(int), depth - 2)
+        share = (places - below).astype(np.float32)
+        fine = fine[:, :, below] * (1 - share) + fine[:, :, below + 1] * share
+        step = np.array([step[0], step[1], step[2] * places[1]])
+    return fine, first, step
+
+
+def _lung_hull(
+    coarse: NDArray, body: NDArray[np.bool_], path: NDArray[np.int_], step: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], list[float], list[float]]:
+    """
+    Mark the convex hull of both lungs in every axial slice; return it, its mirror image, and each lung's tip and base.
+
+    Where a tumor or an effusion fills one lung, the mirrored other one shows where the wall is.
+    """
+    air = body & (coarse < LUNG_HU)
+    numbers = connected_components(air)
+    is_lung = np.bincount(numbers.ravel()) * step.prod() > 1000 * MIN_LUNG_ML
+    is_lung[0] = False
+    lungs = is_lung[numbers]
+    lateral = (np.arange(lungs.shape[0])[:, None] - path[:, 0]) * step[0]
+    tops, bases = [], []
+    for side in (-1, 1):
+        # the airways lie nearer to the middle
+        rows = (lungs & (side * lateral > 15.0)[:, None, :]).sum(axis=(0, 1)) * step[0] * step[1]
+        levels = np.flatnonzero(rows > 100.0)
+        tops.append(float(levels[-1] * step[2]) if len(levels) else np.nan)
+        bases.append(float(levels[0] * step[2]) if len(levels) else np.nan)
+    hull, mirrored = np.zeros_like(lungs), np.zeros_like(lungs)
+    for k in np.flatnonzero(lungs.any(axis=(0, 1))):
+        plane = lungs[:, :, k]
+        thick = all(np.count_nonzero(plane.any(axis=axis)) >= MIN_HULL_VOXELS for axis in (0, 1))
+        hull[:, :, k] = convex_hull_image(plane, offset_coordinates=False) if thick else plane
+        sources = 2 * path[k, 0] - np.arange(len(plane))
+        known = (sources >= 0) & (sources < len(plane))
+        mirrored[known, :, k] = hull[sources[known], :, k]
+    return hull, mirrored & body, tops, bases
+
+
+def _with_marrow(bone: NDArray[np.bool_], step: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Add to bone the marrow that it encloses in an axial, coronal or sagittal plane."""
+    filled = bone.copy()
+    for axis in range(3):
+        max_voxels = MAX_MARROW_MM2[axis] * step[axis] / step.prod()
+        planes, filled_planes = np.moveaxis(bone, axis, 0), np.moveaxis(filled, axis, 0)
+        for i in np.flatnonzero(planes.any(axis=(1, 2))):
+            holes, _ = ndimage.label(~planes[i])
+            is_marrow = np.bincount(holes.ravel()) <= max_voxels
+            is_marrow[0] = False
+            filled_planes[i] |= is_marrow[holes]
+    return filled

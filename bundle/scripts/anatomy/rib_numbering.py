@@ -1,0 +1,260 @@
+"""Tell which rib is which: the first ribs by their shape and the lungs' tips, the last by what is below, all by order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scripts.anatomy.rib_cage import CERVICAL, LUMBAR, RIBS_PER_SIDE
+from scripts.anatomy.rib_frame import ChestFrame
+from scripts.anatomy.rib_tracking import Track
+
+__all__ = ["Numbering", "number_ribs"]
+
+# Mean and standard deviation, rib by rib from the first, of 26 sides of 13 chest CT numbered by eye (the public scans
+# that the documentation lists). "Passage" is where a rib passes 36 mm beside the canal.
+# From a passage to the next, mm, in the sagittal plane.
+_PITCH_MM = np.array([18, 20, 21, 22, 24, 25, 26, 26, 27, 31, 35, 37], dtype=float)
+_PITCH_SD = np.array([5, 5, 4, 4, 4, 4, 4, 4, 4, 5, 6, 8], dtype=float)
+# How much farther ahead a rib passes than the next one, mm: the first two pass beside the canal, the others behind.
+_AHEAD_MM = np.array([15, 8, 3, 1, 0, 0, 0, 0, 0, 0, -2, -2], dtype=float)
+_AHEAD_SD = np.array([8, 6, 4, 4, 4, 4, 4, 4, 4, 4, 5, 6], dtype=float)
+# Greatest distance from the midline, as a share of the next rib's.
+_REACH = np.array([0.68, 0.86, 0.93, 0.95, 0.96, 0.97, 0.97, 0.98, 1.02, 1.08, 1.35, 1.4])
+_REACH_SD = np.array([0.07, 0.05, 0.04, 0.04, 0.04, 0.04, 0.04, 0.05, 0.05, 0.08, 0.2, 0.4])
+# Height of the passages above the tip of the lung, mm.
+_ABOVE_TIP_MM = np.array([10, 1, -17, -38], dtype=float)
+_ABOVE_TIP_SD = np.array([7, 7, 9, 10], dtype=float)
+# The tip of a lung is in the scan where so much is above it; the last rib, where so much of the spine is below.
+TIP_MM = 4.0
+BASE_PITCHES = 1.25
+# How likely it is, as a natural logarithm, that a rib is overlooked; that there is one more or one fewer than twelve;
+# that one more is found above the first.
+MISSED = -4.0
+SPURIOUS = -4.5  # that a track is none of a rib
+NO_RIB = -1
+ELEVEN, THIRTEEN = -3.0, -5.0
+EXTRA_ABOVE = -7.0
+LEAN = 0.5
+# One feature more than 3 standard deviations off counts as 3.
+MAX_DEVIATION = 3.0
+# A patient is so much smaller or larger than those measured.
+_SCALES = np.array([0.8, 0.87, 0.94, 1.0, 1.07, 1.15, 1.24])
+_SCALE_SD = 0.12
+# Left and right ribs of a number pass at the same height, but for a bent spine.
+SIDES_SD_MM = 7.0
+# A number is told where all others together are less likely than this.
+MAX_DOUBT = 0.05
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """
+    The numbers of the ribs of both sides.
+
+    Args:
+        numbers: of each track that is a rib; None where they are unknown.
+        confidence: that they are right, in [0, 1].
+        notes: what is missing or unusual.
+    """
+
+    numbers: dict[int, int | None]
+    confidence: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What is measured of the tracks of one side, from above."""
+
+    tracks: list[int]
+    height: NDArray[np.float64]
+    ahead: NDArray[np.float64]
+    reach: NDArray[np.float64]  # NaN where the track ends before its widest place
+    tip: float  # NaN where the lung's tip is not in the scan
+    has_base: bool
+
+
+def passage(frame: ChestFrame, track: Track) -> NDArray[np.float64]:
+    """Return the point of a track 36 mm beside the canal, or the nearest to that on its first 60 mm."""
+    start = track.points[:30]
+    lateral = track.side * frame.from_canal(start)[:, 0]
+    return np.asarray(start[np.abs(lateral - 36.0).argmin()])
+
+
+def number_ribs(frame: ChestFrame, tracks: Sequence[Track]) -> Numbering:
+    """
+    Number the ribs of a scan.
+
+    Every way to number the ribs of a side in order is weighed: by the distances and the shapes of ribs, by the height
+    of the uppermost ones above the tips of the lungs, and by what is below the last one. Of all pairs of such ways
+    the likeliest counts where it is by far the likeliest; else no rib has a number.
+
+    Args:
+        frame: the chest.
+        tracks: the ribs that begin at the spine.
+
+    Returns:
+        The numbers, by the index of the track.
+    """
+    sides = [_measure(frame, tracks, side) for side in (-1, 1)]
+    ways = [_ways(side) for side in sides]
+    pairs = [
+        (left_score + right_score + _agreement(sides, left, right), left, right)
+        for left_score, left in ways[0]
+        for right_score, right in ways[1]
+    ]
+    scores = np.array([pair[0] for pair in pairs])
+    share = np.exp(scores - scores.max())
+    share /= share.sum()
+    _, left, right = pairs[int(scores.argmax())]
+    confidence = float(share.max())
+    numbers: dict[int, int | None] = {}
+    for side, way in zip(sides, (left, right)):
+        numbers |= {track: number for track, number in zip(side.tracks, way) if number != NO_RIB}
+    if confidence < 1.0 - MAX_DOUBT:
+        reason = "ribs have no numbers, since the scan shows neither the first nor the last one surely"
+        return Numbering(dict.fromkeys(numbers), confidence, (reason,))
+    return Numbering(numbers, confidence, _notes(sides, (left, right)))
+
+
+def _measure(frame: ChestFrame, tracks: Sequence[Track], side: int) -> _Side:
+    own = [i for i, track in enumerate(tracks) if track.side == side]
+    passages = {i: passage(frame, tracks[i]) for i in own}
+    # near the apex the wall leans forward, and the first ribs pass one before the other
+    own.sort(key=lambda i: -passages[i][2] - LEAN * frame.from_canal(passages[i][None])[0, 1])
+    points = np.array([passages[i] for i in own]).reshape(-1, 3)
+    reach = []
+    for i in own:
+        lateral = side * frame.from_canal(tracks[i].points)[:, 0]
+        is_past = lateral[-1] < lateral.max() - 6.0
+        reach.append(float(lateral.max()) if is_past else np.nan)
+    tip = frame.lung_tops_mm[0 if side < 0 else 1]
+    if not tip <= (frame.hu.shape[2] - 1) * frame.step[2] - TIP_MM:
+        tip = np.nan
+    has_base = bool(len(own)) and float(points[-1, 2]) > BASE_PITCHES * _PITCH_MM[-1]
+    return _Side(own, points[:, 2], frame.from_canal(points)[:, 1], np.array(reach), tip, has_base)
+
+
+def _ways(side: _Side) -> list[tuple[float, tuple[int, ...]]]:
+    """List the likeliest way to number a side from each first number, with its logarithmic likelihood."""
+    count = len(side.tracks)
+    if count == 0:
+        return [(0.0, ())]
+    ways: dict[tuple[int, ...], float] = {}
+    for scale in _SCALES:
+        prior = -(((scale - 1.0) / _SCALE_SD) ** 2) / 2
+        for first in range(CERVICAL, LUMBAR + 1):
+            found = _best_from(side, first, float(scale))
+            if found is not None:
+                score, way = found
+                ways[way] = max(ways.get(way, -np.inf), score + prior)
+    return [(score, way) for way, score in ways.items()]
+
+
+def _best_from(side: _Side, first: int, scale: float) -> tuple[float, tuple[int, ...]] | None:
+    """
+    Number a side from a first number on by dynamic programming.
+
+    The next track has the next number, or numbers are skipped, or the track is none of a rib (NO_RIB).
+    """
+    count = len(side.tracks)
+    best: list[dict[int, tuple[float, tuple[int, ...]]]] = []
+    for i in range(count):
+        here: dict[int, tuple[float, tuple[int, ...]]] = {}
+        if i < 2:
+            here[first] = (_start(side, first) + i * SPURIOUS + _at_tip(side, i, first), (NO_RIB,) * i + (first,))
+        for back in range(1, min(i, 2) + 1):
+            for number, (score, way) in best[i - back].items():
+                for new in range(number + 1, min(number + 3, LUMBAR) + 1):
+                    total = score + (new - number - 1) * MISSED + (back - 1) * SPURIOUS
+                    total += _step(side, i - back, i, number, new, scale) + _at_tip(side, i, new)
+                    if new not in here or total > here[new][0]:
+                        here[new] = (total, (*way, *(NO_RIB,) * (back - 1), new))
+        best.append(here)
+    ends = [(score + _end(side, number), way) for number, (score, way) in best[-1].items()]
+    if count > 1:
+        ends += [(score + SPURIOUS + _end(side, number), (*way, NO_RIB)) for number, (score, way) in best[-2].items()]
+    return max(ends) if ends else None
+
+
+def _start(side: _Side, first: int) -> float:
+    """Weigh that the uppermost rib found has this number."""
+    if first == CERVICAL:
+        return EXTRA_ABOVE
+    return 0.0 if np.isnan(side.tip) else (first - 1) * MISSED
+
+
+def _end(side: _Side, last: int) -> float:
+    """Weigh that the lowest rib found has this number."""
+    if last == LUMBAR:
+        return THIRTEEN
+    if not side.has_base:
+        return 0.0
+    missing = RIBS_PER_SIDE - last
+    return 0.0 if missing == 0 else ELEVEN + (missing - 1) * MISSED
+
+
+def _at_tip(side: _Side, i: int, number: int) -> float:
+    """Weigh the height of a rib above the lung's tip."""
+    if np.isnan(side.tip) or not 1 <= number <= len(_ABOVE_TIP_MM):
+        return 0.0
+    return _weigh(side.height[i] - side.tip, _ABOVE_TIP_MM[number - 1], _ABOVE_TIP_SD[number - 1])
+
+
+def _step(side: _Side, j: int, i: int, above: int, number: int, scale: float) -> float:
+    """Weigh what a rib and the one found above it have in common."""
+    between = np.clip(np.arange(above, number) - 1, 0, len(_PITCH_MM) - 1)
+    down, ahead = (float(values[j] - values[i]) for values in (side.height, side.ahead))
+    score = _weigh(
+        float(np.hypot(down, ahead)), scale * _PITCH_MM[between].sum(), np.sqrt((_PITCH_SD[between] ** 2).sum())
+    )
+    score += _weigh(ahead, _AHEAD_MM[between].sum(), np.sqrt((_AHEAD_SD[between] ** 2).sum()))
+    share = side.reach[j] / side.reach[i]
+    if np.isfinite(share):
+        score += _weigh(float(share), _REACH[between].prod(), float(np.linalg.norm(_REACH_SD[between])))
+    return score
+
+
+def _weigh(value: float, mean: float, sd: float) -> float:
+    return -min(abs(value - mean) / sd, MAX_DEVIATION) ** 2 / 2
+
+
+def _agreement(sides: Sequence[_Side], left: Sequence[int], right: Sequence[int]) -> float:
+    """Weigh that ribs of one number pass at one height on both sides, but for a tilt that changes evenly."""
+    common = sorted((set(left) & set(right)) - {NO_RIB})
+    if not common:
+        return 0.0 if not left or not right else len(left) * MISSED
+    heights = [np.array([side.height[list(way).index(n)] for n in common]) for side, way in zip(sides, (left, right))]
+    difference, middle = heights[0] - heights[1], (heights[0] + heights[1]) / 2
+    tilt = np.polyfit(middle, difference, 1) if len(common) > 3 else np.array([0.0, np.median(difference)])
+    tilt[1] = np.median(difference - tilt[0] * middle)
+    rest = difference - np.polyval(tilt, middle)
+    score = (
+        -float(np.minimum(np.abs(rest) / SIDES_SD_MM, MAX_DEVIATION) @ np.minimum(np.abs(rest) / SIDES_SD_MM, 3)) / 2
+    )
+    # a whole pitch of tilt is rare
+    typical = float(np.median(difference))
+    return score - (typical / 10.0) ** 2 / 2
+
+
+def _notes(sides: Sequence[_Side], ways: Sequence[Sequence[int]]) -> tuple[str, ...]:
+    notes = []
+    for name, side, way in zip(("left", "right"), sides, ways):
+        found = [number for number in way if number != NO_RIB]
+        if not found:
+            notes.append(f"no rib was found on the {name}")
+            continue
+        if CERVICAL in found:
+            notes.append(f"a cervical rib on the {name}, or the count of ribs is off by one")
+        if LUMBAR in found:
+            notes.append(f"a lumbar rib on the {name}, or the count of ribs is off by one")
+        if side.has_base and found[-1] == RIBS_PER_SIDE - 1:
+            notes.append(f"no twelfth rib was found on the {name}")
+        missed = sorted(set(range(found[0], found[-1])) - set(found))
+        if missed:
+            notes.append(f"rib {', '.join(map(str, missed))} on the {name} was not found")
+    return tuple(notes)
