@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from scripts.synthetic.phantom.geometry import Curve, Grid, coverage, paint_segment, rotation, tube_coordinates
 
-__all__ = ["Patient", "paint_lung_vessels", "paint_soft_parts", "paint_table"]
+__all__ = ["Filling", "Patient", "paint_lung_vessels", "paint_soft_parts", "paint_table"]
 
 # An adult thorax, shaped by eye after real CT, in mm: x to the right, y anterior, z superior; T1 at z = 125.
 # Rows: z; half width and anterior and posterior edge of the surface on which the ribs' axes lie; the same of the skin.
@@ -23,6 +24,26 @@ _CAGE_EXPONENT = 2.15
 _SKIN_EXPONENT = 2.35
 _VESSEL_ENDS = 420  # of the tree of vessels of a lung
 SPINE_BEHIND_MM = 38.0  # from the posterior edge of the cage to the axis of the vertebral bodies
+
+
+@dataclass(frozen=True)
+class Filling:
+    """
+    What fills a part of one pleural space instead of aerated lung: fluid, or lung without air.
+
+    Args:
+        side: 1 for right, -1 for left.
+        normal: unit vector from the lung into the filled part, in the patient's frame.
+        offset_mm: position of the border along it.
+        hu: mean HU.
+        mottle_hu: how far the HU vary within, standard deviation.
+    """
+
+    side: int
+    normal: tuple[float, float, float]
+    offset_mm: float
+    hu: float
+    mottle_hu: float
 
 
 @dataclass
@@ -43,6 +64,10 @@ class Patient:
         liver_hu: HU of the liver.
         lung_hu: HU of the lung in the middle of the chest.
         bone_scale: HU of bone relative to a young adult.
+        bend_mm: how far the spine swings sideways in scoliosis, 0 for none.
+        bend_wave_mm: length of a whole wave of it.
+        bend_phase: where it begins, in radians at z = 0.
+        fillings: fluid in the pleural spaces, and lung without air.
     """
 
     scale: np.ndarray
@@ -55,6 +80,10 @@ class Patient:
     liver_hu: float
     lung_hu: float
     bone_scale: float
+    bend_mm: float = 0.0
+    bend_wave_mm: float = 300.0
+    bend_phase: float = 0.0
+    fillings: Sequence[Filling] = ()
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> Patient:
@@ -80,7 +109,25 @@ class Patient:
 
     def midline(self, z: np.ndarray | float) -> np.ndarray:
         """Sideways swing of the spine at height ``z``, in mm."""
-        return self.sway_mm * np.sin(np.asarray(z) / 70)
+        return self.sway_mm * np.sin(np.asarray(z) / 70) + self.bend(z)
+
+    def bend(self, z: np.ndarray | float) -> np.ndarray | float:
+        """Sideways position of the bent spine at height ``z`` in mm; 0 without scoliosis."""
+        if self.bend_mm == 0:
+            return 0.0
+        return self.bend_mm * np.sin(np.asarray(z) * (2 * np.pi / self.bend_wave_mm) + self.bend_phase)
+
+    def bend_slope(self, z: np.ndarray | float) -> np.ndarray | float:
+        """Slope of the bent spine at height ``z``, mm sideways per mm up; 0 without scoliosis."""
+        turn = 2 * np.pi / self.bend_wave_mm
+        return self.bend_mm * turn * np.cos(np.asarray(z) * turn + self.bend_phase) if self.bend_mm else 0.0
+
+    def lean(self, y: np.ndarray | float, z: np.ndarray | float) -> np.ndarray | float:
+        """Sideways shift of the body by scoliosis: all of :py:meth:`bend` at the spine, two fifths of it in front."""
+        if self.bend_mm == 0:
+            return 0.0
+        share = np.asarray(np.interp(y, [-40.0, 60.0], [1.0, 0.4]), dtype=np.float32)
+        return np.asarray(self.bend(z) * share)
 
     def spine_y(self, z: np.ndarray | float) -> np.ndarray:
         """Position of the axis of the vertebral bodies, anterior, in mm."""
@@ -107,19 +154,20 @@ class Patient:
         sine, cosine = np.sin(angle), np.cos(angle)
         x = side * half * sine ** (2 / _CAGE_EXPONENT)
         y = (front + back) / 2 - (front - back) / 2 * np.sign(cosine) * np.abs(cosine) ** (2 / _CAGE_EXPONENT)
-        return np.stack([x + self.midline(z), y, z], axis=1)
+        return np.stack([x + self.midline(z) + (self.lean(y, z) - self.bend(z)), y, z], axis=1)
 
     def cage_distance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Distance from the cage in mm, negative inside, measured towards the body's axis."""
         half, back, front = self._cage(z, np.where(x > 0, 1, -1))
-        return _superellipse(x - self.midline(z), y, half, back, front, _CAGE_EXPONENT)
+        middle = self.midline(z) + (self.lean(y, z) - self.bend(z))
+        return _superellipse(x - middle, y, half, back, front, _CAGE_EXPONENT)
 
     def skin_distance(self, x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Distance from the skin in mm, negative inside, measured towards the body's axis."""
         half = self.table(z, _SKIN_HALF_WIDTH, 0) + self.fat_mm
         back = self.table(z, _SKIN_BACK, 1) - 0.5 * self.fat_mm
         front = self.table(z, _SKIN_FRONT, 1) + 0.6 * self.fat_mm
-        distance = _superellipse(x, y, half, back, front, _SKIN_EXPONENT)
+        distance = _superellipse(x - self.lean(y, z), y, half, back, front, _SKIN_EXPONENT)
         if self.breast_mm > 0:
             across = (np.abs(x) - 75 * self.scale[0]) / 55
             rise = self.breast_mm * np.exp(-(across**2) - ((z + 15) / 45) ** 2)
@@ -179,7 +227,12 @@ class _Organs:
             _mix(hu, coverage(np.maximum(heart + 11, cage + 9), voxel_mm), patient.blood_hu)
         lung = np.maximum(np.maximum(cage + 8, self._mediastinum(x, y, z)), np.maximum(dome, -heart))
         gravity = patient.lung_hu - 0.35 * (y - 10) + 14 * noise
-        return _mix(hu, coverage(lung, voxel_mm), gravity)
+        _mix(hu, coverage(lung, voxel_mm), gravity)
+        for filling in patient.fillings:
+            ahead = filling.normal[0] * x + filling.normal[1] * y + filling.normal[2] * z - filling.offset_mm
+            part = np.maximum(np.maximum(lung, -ahead), -filling.side * (x - patient.bend(z)))
+            _mix(hu, coverage(part, voxel_mm), filling.hu + filling.mottle_hu * noise)
+        return hu
 
     def _muscle(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, skin: np.ndarray, cage: np.ndarray) -> np.ndarray:
         """Muscle between the fat under the skin and the ribs, with planes of fat between its layers."""

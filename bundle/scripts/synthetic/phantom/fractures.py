@@ -16,6 +16,7 @@ __all__ = [
     "Break",
     "Fracture",
     "Mimic",
+    "draw_flail",
     "draw_fractures",
     "draw_mimics",
     "paint_rib",
@@ -39,7 +40,7 @@ class Break:
 
     Args:
         s_mm: arc length on the rib's axis.
-        width_mm: gap between the stubs, or width of the cleft.
+        width_mm: gap between the stubs, negative where they overlap, or width of the cleft.
         tilt: tangents of the plane's slant along u and v.
         phase: where its roughness begins, in radians, for u and v.
         depth: share of the section that is broken, from outside (positive) or inside (negative); 2 is all of it.
@@ -164,6 +165,70 @@ def draw_fractures(
             if not unlikely and _fits(grid, fracture, fractures, ribs, spine_mm):
                 fractures.append(fracture)
     return fractures
+
+
+def draw_flail(
+    grid: Grid,
+    ribs: Sequence[Rib],
+    spine_mm: np.ndarray,
+    others: Sequence[Fracture],
+    rng: np.random.Generator,
+) -> list[Fracture]:
+    """
+    Draw displaced fractures of 3 to 6 neighboring ribs of one side, some broken twice, as in a flail chest.
+
+    The ends are moved by up to 14 mm, lie up to 8 mm over each other or up to 12 mm apart.
+
+    Args:
+        grid: the scan; a fracture lies inside it as a whole.
+        ribs: the ribs.
+        spine_mm: points on the axis of the vertebral bodies in world coordinates, shape ``(n, 3)``.
+        others: fractures that are there already; the new ones keep off them.
+        rng: source of the draw.
+
+    Returns:
+        The new fractures; fewer where they do not fit.
+    """
+    best: list[Fracture] = []
+    for _ in range(30):
+        found = _draw_run(grid, ribs, spine_mm, others, rng)
+        if len({fracture.rib for fracture in found}) >= 3:
+            return found
+        best = max(best, found, key=len)
+    return best
+
+
+def _draw_run(
+    grid: Grid, ribs: Sequence[Rib], spine_mm: np.ndarray, others: Sequence[Fracture], rng: np.random.Generator
+) -> list[Fracture]:
+    """Try one run of 3 to 6 neighboring ribs; returns the fractures that fit."""
+    side, first = int(rng.choice([1, -1])), int(rng.integers(2, 8))
+    numbers, place = range(first, first + int(rng.integers(3, 7))), rng.uniform(0.3, 0.75)
+    found: list[Fracture] = []
+    for index, rib in enumerate(ribs):
+        if rib.side != side or rib.number not in numbers:
+            continue
+        apart = rng.uniform(0.2, 0.3) if rng.random() < 0.5 else 0.0
+        for share in (place - apart / 2, place + apart / 2) if apart else (place,):
+            s_mm = float(rib.curve.length_mm * np.clip(share + rng.normal(0, 0.03), 0, 1))
+            fracture = _draw_fracture(rib, index, 1, s_mm, rng)
+            _move_apart(fracture.breaks[0], rng)
+            if _fits(grid, fracture, [*others, *found], ribs, spine_mm):
+                found.append(fracture)
+    return found
+
+
+def _move_apart(one: Break, rng: np.random.Generator) -> None:
+    """Move the stubs of a break farther: apart, over each other, or sideways."""
+    moved = one.after_mm - one.before_mm
+    away = moved / np.linalg.norm(moved)
+    kind = rng.choice(["apart", "over", "aside"])
+    distance = {"apart": rng.uniform(2, 8), "over": rng.uniform(8, 12), "aside": rng.uniform(8, 14)}[kind]
+    one.before_mm, one.after_mm = -0.4 * distance * away, 0.6 * distance * away
+    if kind == "apart":
+        one.width_mm = rng.uniform(5, 12)
+    elif kind == "over":
+        one.width_mm = -rng.uniform(3, 8)  # both stubs reach beyond the plane
 
 
 def _is_mirrored(fracture: Fracture, others: Sequence[Fracture], ribs: Sequence[Rib]) -> bool:

@@ -9,14 +9,27 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from scripts.synthetic.phantom.anatomy import Patient, paint_lung_vessels, paint_soft_parts, paint_table
-from scripts.synthetic.phantom.fractures import draw_fractures, draw_mimics, paint_rib, paint_swelling
-from scripts.synthetic.phantom.geometry import Grid, paint_segment
+from scripts.synthetic.phantom.devices import paint_arms, paint_implants, paint_lead, paint_streaks, paint_wire
+from scripts.synthetic.phantom.fractures import draw_flail, draw_fractures, draw_mimics, paint_rib, paint_swelling
+from scripts.synthetic.phantom.geometry import STEP_MM, Grid
 from scripts.synthetic.phantom.skeleton import (
     VERTEBRAE_MM,
     draw_ribs,
+    paint_bridge,
     paint_cartilage,
     paint_girdle,
     paint_spine,
+)
+from scripts.synthetic.phantom.traits import (
+    SUBSLICES,
+    change_patient,
+    change_ribs,
+    change_view,
+    check_traits,
+    draw_bridges,
+    extra_bones,
+    size_of,
+    trait_rng,
 )
 
 __all__ = ["SIZES", "Phantom", "draw_axes", "draw_count", "draw_grid", "make_phantom"]
@@ -25,6 +38,7 @@ SIZES = ("full", "slab")
 _LPS = (-1, -1, 1)
 _OTHER_AXES = ((1, 1, 1), (-1, 1, 1), (1, -1, 1))
 _MAX_FRACTURES = 20
+_CENTERLINE_STEP_MM = 2.0
 
 
 @dataclass
@@ -38,7 +52,10 @@ class Phantom:
         affine: from voxels to RAS world coordinates in mm, as in NIfTI, shape ``(4, 4)``.
         label_codes: type of each instance: 1 displaced, 2 nondisplaced, 3 buckle, 4 segmental. One id covers both
             breaks of a segmental fracture and the bone between them.
-        ribs: 1 to 12 the left ribs from above, 13 to 24 the right ones, uint8.
+        ribs: 1 to 12 the left ribs from above, 13 to 24 the right ones, 31 to 34 cervical and lumbar ribs, uint8; the
+            ids of :func:`scripts.anatomy.rib_cage.rib_id`.
+        centerlines_mm: axis of each rib in the RAS world, from the head to the front end, points 2 mm apart, shape
+            ``(n, 3)``; all of it, also where the scan does not show it, and as it was before a fracture.
         vertebrae: where a vertebra is, from C7 to L2, bool.
         midplane_point_mm: a point on the mid-sagittal plane, RAS world.
         midplane_normal: its unit normal, to the patient's right, RAS world.
@@ -49,6 +66,7 @@ class Phantom:
     affine: np.ndarray
     label_codes: dict[int, int]
     ribs: np.ndarray
+    centerlines_mm: dict[int, np.ndarray]
     vertebrae: np.ndarray
     midplane_point_mm: np.ndarray
     midplane_normal: np.ndarray
@@ -60,6 +78,7 @@ def make_phantom(
     shape: tuple[int, int, int] | None = None,
     spacing: tuple[float, float, float] | None = None,
     fractures: int | None = None,
+    traits: Sequence[str] = (),
 ) -> Phantom:
     """
     Make a thorax phantom.
@@ -74,9 +93,13 @@ def make_phantom(
         spacing: mm per voxel along the same axes instead; drawn from 0.62-0.94 in plane and 0.8-1.5 between slices.
         fractures: number of fractures. Drawn where it is ``None``: 1 to 20, median 6 in a whole thorax, fewer where
             the scan shows less of it.
+        traits: names in :py:data:`scripts.synthetic.phantom.traits.TRAITS`, in any combination; each is drawn by
+            itself from the seed. ``displaced`` adds fractures; ``thick`` counts before ``spacing``, and traits of the
+            field of view before ``shape``.
 
     Raises:
-        ValueError: when ``size`` is unknown, or so many fractures do not fit into the scan.
+        ValueError: when ``size`` or a trait is unknown, so many fractures do not fit into the scan, or the traits leave
+            too little of it.
 
     References:
         Jin et al. (2020), EBioMedicine, doi:10.1016/j.ebiom.2020.103106: types and number of fractures, spacing.
@@ -85,10 +108,15 @@ def make_phantom(
         raise ValueError(f"size is {size!r}; choose one of {', '.join(SIZES)}.")
     if fractures is not None and not 0 <= fractures <= _MAX_FRACTURES:
         raise ValueError(f"fractures is {fractures}; ask for 0 to {_MAX_FRACTURES}.")
+    names = check_traits(traits)
+    scale = size_of(names, seed)  # a child is an adult in smaller millimeters
+    if spacing is not None:
+        spacing = (spacing[0] / scale, spacing[1] / scale, spacing[2] / scale)
     rng = np.random.default_rng(seed)
-    patient = Patient.draw(rng)
-    grid = draw_grid(patient, size, shape, spacing, rng)
-    ribs = draw_ribs(patient, rng)
+    patient = change_patient(Patient.draw(rng), names, seed)
+    grid = change_view(draw_grid(patient, size, shape, spacing, rng), patient, names, seed, scale)
+    ribs = change_ribs(draw_ribs(patient, rng), names, seed)
+    extra, branches = extra_bones(patient, ribs, names, seed)
     spine_z = VERTEBRAE_MM * patient.scale[2]
     spine = np.stack([patient.midline(spine_z), patient.spine_y(spine_z), spine_z], axis=1) @ patient.turn.T
     wanted = draw_count(grid, rng) if fractures is None else fractures
@@ -98,9 +126,13 @@ def make_phantom(
             f"{fractures} fractures do not fit into {grid.shape} voxels of {grid.spacing_mm} mm, {len(found)} do; "
             "ask for fewer or for a larger shape."
         )
+    if "displaced" in names:
+        found += draw_flail(grid, ribs, spine, found, trait_rng(seed, "displaced"))
     mimics = draw_mimics(ribs, found, rng)
 
     paint_soft_parts(grid, patient, rng)
+    if "arms_down" in names:
+        paint_arms(grid, patient, trait_rng(seed, "arms_down"))
     paint_lung_vessels(grid, patient, rng)
     for fracture in found:
         if fracture.swelling > 0:
@@ -112,22 +144,39 @@ def make_phantom(
     for index, rib in enumerate(ribs):
         own = [(instance, f) for instance, f in enumerate(found, start=1) if f.rib == index]
         paint_rib(grid, rib, own, [mimic for mimic in mimics if mimic.rib == index], label, rib_ids)
+    for bone in [*extra, *branches]:
+        paint_rib(grid, bone, [], [], label, rib_ids)
+    for ends in draw_bridges(ribs, names, seed):
+        paint_bridge(grid, ends, rib_ids, trait_rng(seed, "bridged"))
     _paint_metal(grid, patient, rng)
+    if "metal" in names:
+        paint_implants(grid, patient, trait_rng(seed, "metal"))
     paint_table(grid, patient, rng)
-    image = _scanned(grid, rng)
+    if "metal" in names:
+        paint_streaks(grid, trait_rng(seed, "metal"))
+    image = _scanned(grid, rng, trait_rng(seed, "noise") if "noise" in names else None)
 
     axes = draw_axes(rng)
+    subslices = SUBSLICES if "thick" in names else 1
+    if subslices > 1:
+        image = image.reshape(*grid.shape[:2], -1, subslices).mean(axis=3).round().astype(np.int16)
+    middle = slice(subslices // 2, None, subslices)
+    label, rib_ids, vertebrae = (array[:, :, middle] for array in (label, rib_ids, vertebrae))
+    spacing_mm = scale * np.array(grid.spacing_mm) * (1, 1, subslices)
+    first = scale * (np.array(grid.origin_mm) + (0, 0, (subslices // 2) * grid.spacing_mm[2]))
     flips = tuple(slice(None, None, step) for step in axes)
-    affine = np.diag([*(np.array(grid.spacing_mm) * axes), 1.0])
-    last = np.array(grid.origin_mm) + (np.array(grid.shape) - 1) * grid.spacing_mm
+    affine = np.diag([*(spacing_mm * axes), 1.0])
+    last = first + (np.array(image.shape) - 1) * spacing_mm
     shift = np.round(rng.uniform(-150, 150, 3), 1)  # scanners put their origin anywhere
-    affine[:3, 3] = np.where(np.array(axes) > 0, grid.origin_mm, last) + shift
+    affine[:3, 3] = np.where(np.array(axes) > 0, first, last) + shift
+    step = round(_CENTERLINE_STEP_MM / STEP_MM)
     return Phantom(
         image=np.ascontiguousarray(image[flips]),
         label=np.ascontiguousarray(label[flips]),
         affine=affine,
         label_codes={instance: f.code for instance, f in enumerate(found, start=1)},
         ribs=np.ascontiguousarray(rib_ids[flips]),
+        centerlines_mm={rib.rib_id: scale * rib.curve.points[::step] + shift for rib in [*ribs, *extra]},
         vertebrae=np.ascontiguousarray(vertebrae[flips]),
         midplane_point_mm=shift,
         midplane_normal=patient.turn @ np.array([1.0, 0.0, 0.0]),
@@ -178,25 +227,18 @@ def _paint_metal(grid: Grid, patient: Patient, rng: np.random.Generator) -> None
         for z in np.linspace(85, -5, 5) * patient.scale[2]:
             around = np.linspace(0, 2 * np.pi, 17)
             ring = np.stack([22 * np.cos(around), patient.front_y(z) + 1 + 9 * np.sin(around), z + 0 * around], axis=1)
-            _paint_wire(grid, ring @ patient.turn.T, 0.5)
+            paint_wire(grid, ring @ patient.turn.T, 0.5)
     elif kind == "lead":
-        x = np.linspace(rng.uniform(-90, 0), rng.uniform(10, 100), 25)
-        z = np.linspace(rng.uniform(-110, 0), rng.uniform(10, 60), 25) + 6 * np.sin(x / 15)
-        depth = patient.skin_distance(x[:, None], np.arange(220.0)[None, :], z[:, None])
-        y = (depth < 0).sum(axis=1) + 0.5  # on the skin
-        _paint_wire(grid, np.stack([x, y, z], axis=1) @ patient.turn.T, 0.6)
+        paint_lead(grid, patient, rng)
 
 
-def _paint_wire(grid: Grid, points: np.ndarray, radius_mm: float) -> None:
-    for start, end in zip(points[:-1], points[1:]):
-        paint_segment(grid, start, end, radius_mm, 6000)
-
-
-def _scanned(grid: Grid, rng: np.random.Generator) -> np.ndarray:
-    """Blur the scan as a kernel does, add its noise and round to HU, int16."""
+def _scanned(grid: Grid, rng: np.random.Generator, harsh: np.random.Generator | None = None) -> np.ndarray:
+    """Blur the scan as a kernel does, add its noise and round to HU, int16; sharper and noisier where ``harsh``."""
     in_plane, between = rng.uniform(0.4, 0.75), rng.uniform(0.45, 0.6) * grid.spacing_mm[2]
     sharpen = rng.uniform(0.3, 1.0) if rng.random() < 0.35 else 0.0
     noise_hu = rng.uniform(9, 24) * (1 + 0.8 * sharpen)
+    if harsh is not None:
+        sharpen, noise_hu = harsh.uniform(1.0, 1.6), noise_hu * harsh.uniform(2, 3)
     image = gaussian_filter(grid.image, [in_plane / grid.spacing_mm[0], in_plane / grid.spacing_mm[1], 0], truncate=3)
     image = gaussian_filter(image, [0, 0, between / grid.spacing_mm[2]], truncate=3)
     if sharpen > 0:

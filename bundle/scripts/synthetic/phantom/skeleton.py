@@ -7,16 +7,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from scripts.anatomy.rib_cage import CERVICAL, LUMBAR, rib_id
 from scripts.synthetic.phantom.anatomy import Patient
-from scripts.synthetic.phantom.geometry import Curve, Grid, TubeCoordinates, coverage, paint_segment, tube_coordinates
+from scripts.synthetic.phantom.geometry import (
+    STEP_MM,
+    Curve,
+    Grid,
+    TubeCoordinates,
+    coverage,
+    paint_segment,
+    tube_coordinates,
+)
 
-__all__ = ["Rib", "draw_ribs", "paint_bone", "paint_cartilage", "paint_girdle", "paint_spine", "section_distance"]
+__all__ = [
+    "VERTEBRAE_MM",
+    "Rib",
+    "draw_extra_rib",
+    "draw_ribs",
+    "fork",
+    "paint_bone",
+    "paint_bridge",
+    "paint_cartilage",
+    "paint_girdle",
+    "paint_spine",
+    "section_distance",
+]
 
 VERTEBRAE_MM = 125 - np.concatenate([[-19.0, 0.0], np.cumsum(19 + 0.6 * np.arange(13))])  # C7, T1..T12, L1, L2
 # rows for ribs 1-12: how far the front end lies below the head in mm, and its angle on the cage in degrees
 _DROP_MM = (38, 56, 73, 86, 95, 102, 105, 103, 97, 87, 60, 36)
 _END_DEGREES = (150, 152, 150, 147, 144, 139, 132, 124, 117, 110, 86, 58)
 _STERNAL_MM = (88, 67, 45, 26, 9, -7, -19)  # height at which the cartilage of ribs 1-7 meets the sternum
+_TILT_MM = 14.0  # a rib rises by as much as the tilted vertebra does this far beside its middle
 
 
 @dataclass
@@ -25,7 +47,7 @@ class Rib:
     One rib; arrays have one value for each sample of the curve.
 
     Args:
-        number: 1 to 12.
+        number: 1 to 12; 0 for a cervical and 13 for a lumbar rib.
         side: 1 for right, -1 for left.
         curve: axis in world coordinates, from the head to the front end; its normal points out of the chest.
         half_thickness_mm: half of the section along the normal.
@@ -46,8 +68,8 @@ class Rib:
 
     @property
     def rib_id(self) -> int:
-        """1 to 12 on the left, 13 to 24 on the right."""
-        return self.number + (12 if self.side > 0 else 0)
+        """1 to 12 on the left, 13 to 24 on the right, 31 to 34 cervical and lumbar ribs, see ``scripts.anatomy``."""
+        return rib_id("right" if self.side > 0 else "left", self.number, 0)
 
     def along(self, values: np.ndarray, s_mm: np.ndarray) -> np.ndarray:
         """Read one of the arrays at arc lengths."""
@@ -85,6 +107,79 @@ def draw_ribs(patient: Patient, rng: np.random.Generator) -> list[Rib]:
     return ribs
 
 
+def draw_extra_rib(patient: Patient, number: int, side: int, length_mm: float, rng: np.random.Generator) -> Rib:
+    """Draw a short rib at C7 (number 0) or L1 (number 13), slimmer than the others and with a pointed tip."""
+    if number not in (CERVICAL, LUMBAR):
+        raise ValueError(f"number is {number}; an extra rib has the number {CERVICAL} or {LUMBAR}.")
+    whole = _rib_curve(patient, number, side, float(rng.uniform(0.8, 1.2)), 0.0).rotated(patient.turn)
+    kept = slice(0, int(length_mm / STEP_MM) + 1)
+    curve = Curve(whole.points[kept], whole.tangents[kept], whole.normals[kept])
+    t = np.linspace(0, 1, len(curve.points))
+    tip = 1 - 0.45 * t**3
+    return Rib(
+        number,
+        side,
+        curve,
+        rng.uniform(2.6, 3.3) * tip * (1 + _waves(rng, curve, 0.03)),
+        rng.uniform(3.8, 4.8) * tip * (1 + _waves(rng, curve, 0.03)),
+        rng.uniform(0.6, 1.0) * tip,
+        rng.uniform(80, 250) * patient.bone_scale * np.ones_like(t),
+        float(rng.uniform(1000, 1300) * patient.bone_scale),
+    )
+
+
+def fork(rib: Rib, length_mm: float, apart_mm: float) -> Rib:
+    """
+    Give the second branch of a forked rib.
+
+    Args:
+        rib: the rib; its own front end is the first branch.
+        length_mm: how far behind the front end it forks.
+        apart_mm: distance of the branches at the end along the binormal, which is positive towards the feet or the
+            head, as the side has it.
+    """
+    part = slice(max(0, len(rib.curve.points) - int(length_mm / STEP_MM)), None)
+    whole = rib.curve
+    t = np.linspace(0, 1, len(whole.points[part]))
+    binormals = np.cross(whole.tangents[part], whole.normals[part])
+    away = apart_mm * np.sin(t * np.pi / 2)[:, None] * binormals
+    curve = Curve.through((whole.points[part] + away)[:: max(1, len(t) // 8)], whole.normals[part].mean(axis=0))
+    own = np.linspace(part.start, len(whole.points) - 1, len(curve.points)).astype(int)
+    return Rib(
+        rib.number,
+        rib.side,
+        curve,
+        0.9 * rib.half_thickness_mm[own],
+        0.75 * rib.half_height_mm[own],
+        rib.cortex_mm[own],
+        rib.marrow_hu[own],
+        rib.cortex_hu,
+    )
+
+
+def paint_bridge(grid: Grid, ends: Sequence[tuple[Rib, float]], rib_ids: np.ndarray, rng: np.random.Generator) -> None:
+    """
+    Paint a bridge of bone between two ribs.
+
+    Args:
+        grid: the scan, with the ribs painted.
+        ends: the two ribs, and the arc length on each at which the bridge ends.
+        rib_ids: rib ids, written in place, of the grid's shape; each half of the bridge belongs to its rib.
+        rng: source of its thickness and its bend.
+    """
+    first, last = (rib.curve.at(s_mm) for rib, s_mm in ends)
+    middle = (first + last) / 2 + rng.normal(0, 1.5, 3)
+    radius, cortex_hu = rng.uniform(3.0, 5.0), 0.8 * ends[0][0].cortex_hu
+    for (rib, _), end in zip(ends, (first, last)):
+        knots = np.stack([end, (end + middle) / 2 + rng.normal(0, 0.8, 3), middle])
+        curve = Curve.through(knots, np.array([0.0, 1.0, 0.0]))
+        tube = tube_coordinates(grid, curve, radius + 3, -1.0, curve.length_mm + 1)
+        alpha = paint_bone(grid, tube, np.hypot(tube.u, tube.v) - radius, 1.2, cortex_hu, 0.4 * cortex_hu)
+        flat = rib_ids.reshape(-1)
+        inside = tube.index[alpha > 0.5]
+        flat[inside[flat[inside] == 0]] = rib.rib_id
+
+
 def _waves(rng: np.random.Generator, curve: Curve, amplitude: float) -> np.ndarray:
     """Irregular variation along a curve, from centimeters to decimeters long."""
     waves = [
@@ -96,16 +191,18 @@ def _waves(rng: np.random.Generator, curve: Curve, amplitude: float) -> np.ndarr
 def _rib_curve(patient: Patient, number: int, side: int, slope: float, turn_degrees: float) -> Curve:
     """Lay a rib from the vertebra over its angle to its front end on the cage, in the patient's frame."""
     head_z = VERTEBRAE_MM[number] * patient.scale[2]
+    tilt = -side * _TILT_MM * float(patient.bend_slope(head_z))  # ribs rise and fall with the tilted vertebra
+    row = min(max(number, 1), 12) - 1  # a cervical rib runs as the first one, a lumbar one as the twelfth
     out = 30 if number <= 2 else 36
-    start = 58.0 if number == 1 else 36.0 if number == 2 else 26.0
-    degrees = np.linspace(start, _END_DEGREES[number - 1] + turn_degrees, 9)
+    start = 58.0 if number <= 1 else 36.0 if number == 2 else 26.0
+    degrees = np.linspace(start, _END_DEGREES[row] + turn_degrees, 9)
     share = 0.12 + 0.88 * np.linspace(0, 1, 9)
-    drop = _DROP_MM[number - 1] * slope * patient.scale[2]
+    drop = _DROP_MM[row] * slope * patient.scale[2]
     z = head_z - drop * (0.55 * share + 0.45 * share**2 * (3 - 2 * share))
-    on_cage = patient.cage_point(side, degrees, z)
+    on_cage = patient.cage_point(side, degrees, z + tilt)
     spine_y, mid = float(patient.spine_y(head_z)), float(patient.midline(head_z))
-    head = [mid + side * 19 * patient.scale[0], spine_y - 9, head_z + 3]
-    tubercle = [mid + side * out * patient.scale[0], spine_y - 24, head_z]
+    head = [mid + side * 19 * patient.scale[0], spine_y - 9, head_z + tilt + 3]
+    tubercle = [mid + side * out * patient.scale[0], spine_y - 24, head_z + tilt]
     curve = Curve.through(np.vstack([head, tubercle, on_cage]), np.array([side, 0, 0]))
     return Curve.from_points(curve.points, _outwards(patient, curve.points))
 
@@ -187,6 +284,7 @@ def paint_spine(grid: Grid, patient: Patient, rng: np.random.Generator) -> np.nd
         alpha = paint_bone(grid, tube, distance, 0.9, 800 * patient.bone_scale, marrow)
         mask.reshape(-1)[tube.index[alpha > 0.5]] = True
         for knots, half_u, half_v in _arch(float(patient.spine_y(z)), z, t):
+            knots[:, 2] -= patient.bend_slope(z) * knots[:, 0]
             knots[:, 0] += float(patient.midline(z))
             part = Curve.through(knots, np.array([0.1, 0.2, 1.0])).rotated(patient.turn)
             tube = tube_coordinates(grid, part, max(half_u, half_v) + 3)
@@ -262,7 +360,7 @@ def paint_girdle(grid: Grid, patient: Patient, rng: np.random.Generator) -> None
     """Paint the sternum, the clavicles and the scapulae."""
     scale, bone = patient.scale, patient.bone_scale
     z = np.array([97, 72, 58, 30, 0, -22, -38], dtype=float) * scale[2]
-    knots = np.stack([0 * z, patient.front_y(z) + 1, z], axis=1)
+    knots = np.stack([0 * z + patient.lean(patient.front_y(z), z), patient.front_y(z) + 1, z], axis=1)
     sternum = Curve.through(knots, np.array([0, 1, 0])).rotated(patient.turn)
     tube = tube_coordinates(grid, sternum, 32)
     half_width = np.interp(tube.s, np.array([0, 8, 32, 42, 85, 115, 140]), [25, 27, 17, 13, 19, 15, 6]) * scale[0]
