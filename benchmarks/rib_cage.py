@@ -462,7 +462,8 @@ def _sentences(figures: Mapping[str, Any]) -> list[str]:
     return [
         f"numbers right: {figures['right'] / max(figures['ribs'], 1):.1%}",
         f"of unknown number but in the right order: {figures['in_order']} of {figures['unknown']}",
-        f"fractures on the right rib: {figures['placed'] / count:.1%}, on the right side: {figures['side'] / count:.1%}",
+        f"fractures on the right rib: {figures['placed'] / count:.1%}",
+        f"on the right side: {figures['side'] / count:.1%}",
         f"longest time: {figures['longest_seconds']:.1f} s",
     ]
 

@@ -29,6 +29,7 @@ SHARED_NAMES = {
     "dicom",
     "fractures",
     "implant",
+    "ribs",
     "scan",
     "training",
 }
