@@ -56,7 +56,7 @@ NEAR_MM = 5.0  # of a found centerline to the true one
 WIDE_MM = 12.0  # of a voxel of a labelled rib to the found centerline
 FIRST_LEFT, FIRST_RIGHT, RIBS = 92, 104, 12  # TotalSegmentator's ids
 IN_PLANE_MM, SLICES_MM = 0.8, (1.25, 3.0)  # the trait thick has slices of 4-5 mm
-SHARE_OF_TRAITS = (0.2, 0.3, 0.3, 0.2)  # of scans with 0, 1, 2 and 3 of them
+SHARE_OF_TRAITS = (0.1, 0.3, 0.35, 0.25)  # of scans with 0, 1, 2 and 3 of them
 ON_BONE = 0.5  # of the voxels of a piece of a rib
 
 Finder = Callable[[NDArray[Any], Any, NDArray[Any]], RibCage]
@@ -544,7 +544,8 @@ def main() -> None:
     else:
         measured = _measure_all(cases, options.work_dir, options.workers, options.make_only)
     results = []
-    print(_header())
+    if not options.make_only:
+        print(_header())
     for result in measured:
         if options.make_only:
             print(f"{result['scan']:<15}{result['described']}", flush=True)

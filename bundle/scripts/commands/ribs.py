@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         done, faults = write_ribs(options.scans, options.output_dir, options.assumed_orientation)
     except (FileNotFoundError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
-    print(f"{Path(options.output_dir) / _TABLE} lists the ribs of {done} scans.")
+    print(f"{Path(options.output_dir) / _TABLE} lists the ribs of {done} scan{'' if done == 1 else 's'}.")
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     sys.exit(1 if faults else 0)
