@@ -195,7 +195,7 @@ def compare(truth: Truth, find: Finder = find_rib_cage) -> dict[str, Any]:
 
     Returns:
         ``seconds``; ``ribs``, for each true rib that counts its ``id``, ``kind``, ``found`` (the name; empty if
-        missed), ``order_right``, ``dice`` and ``covered``; ``split`` and ``none``, the names of such found ribs;
+        missed), ``order_right``, ``dice``, ``covered`` and ``best_dice``, that with any found rib; ``split`` and ``none``, the names of such found ribs;
         ``away_mm`` of the points of matched centerlines; ``fractures`` with ``rib``, ``found``, ``right`` and
         ``side_right``; ``notes`` of the cage, and an ``error`` where the finder raised one.
     """
@@ -218,7 +218,7 @@ def compare(truth: Truth, find: Finder = find_rib_cage) -> dict[str, Any]:
     for true in counted:
         rib = matched.get(true)
         row: dict[str, Any] = {"id": true, "kind": "missed", "found": "", "order_right": False, "dice": 0.0}
-        row["covered"] = 0.0
+        row |= {"covered": 0.0, "best_dice": max((_dice(true, other.id, shares) for other in cage.ribs), default=0.0)}
         if rib is not None:
             row |= {"kind": _kind(true, rib, shifted), "found": rib.name, "order_right": _in_order(true, matched)}
             row["dice"] = _dice(true, rib.id, shares)
@@ -447,7 +447,8 @@ def _header() -> str:
 def _words(result: Mapping[str, Any]) -> str:
     """What a reader wants to know of one scan: its traits and spacing, and which ribs went wrong."""
     bad = [
-        " ".join(map(str, side_and_number(rib["id"]))) + (f" as {rib['found']}" if rib["found"] else " missed")
+        " ".join(map(str, side_and_number(rib["id"])))
+        + (f" as {rib['found']}" if rib["found"] else f" missed ({rib['best_dice']:.2f})")
         for rib in result["ribs"]
         if rib["kind"] in ("wrong", "missed")
     ]
@@ -462,7 +463,7 @@ def _sentences(figures: Mapping[str, Any]) -> list[str]:
     return [
         f"numbers right: {figures['right'] / max(figures['ribs'], 1):.1%}",
         f"of unknown number but in the right order: {figures['in_order']} of {figures['unknown']}",
-        f"fractures on the right rib: {figures['placed'] / count:.1%}",
+        f"fractures on the right rib: {figures['placed'] / count:.1%} of {figures['fractures']}",
         f"on the right side: {figures['side'] / count:.1%}",
         f"longest time: {figures['longest_seconds']:.1f} s",
     ]
