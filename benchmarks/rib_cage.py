@@ -195,9 +195,10 @@ def compare(truth: Truth, find: Finder = find_rib_cage) -> dict[str, Any]:
 
     Returns:
         ``seconds``; ``ribs``, for each true rib that counts its ``id``, ``kind``, ``found`` (the name; empty if
-        missed), ``order_right``, ``dice``, ``covered`` and ``best_dice``, that with any found rib; ``split`` and ``none``, the names of such found ribs;
-        ``away_mm`` of the points of matched centerlines; ``fractures`` with ``rib``, ``found``, ``right`` and
-        ``side_right``; ``notes`` of the cage, and an ``error`` where the finder raised one.
+        missed), ``order_right``, ``dice``, ``covered`` and ``best_dice``, that with any found rib; ``split`` and
+        ``none``, the names of such found ribs; ``away_mm`` of the points of matched centerlines; ``fractures`` with
+        ``rib``, ``found``, ``right``, ``unknown`` and ``side_right``; ``notes`` of the cage, and an ``error`` where the
+        finder raised one.
     """
     spacing_mm = np.linalg.norm(truth.affine[:3, :3], axis=0)
     error = ""
