@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 from scripts.anatomy.body import checked_spacing
 from scripts.anatomy.rib_cage import Rib, RibCage
 from scripts.anatomy.rib_frame import ChestFrame, chest_frame
-from scripts.anatomy.rib_numbering import number_ribs, passage
+from scripts.anatomy.rib_numbering import number_ribs
 from scripts.anatomy.rib_tracking import Track, follow_ribs
 
 __all__ = ["find_rib_cage"]
@@ -63,8 +63,7 @@ def find_rib_cage(image_hu: NDArray, spacing_mm: ArrayLike, affine: ArrayLike) -
     numbering = number_ribs(frame, tracks)
     ribs, courses = [], []
     for side, name in ((-1, "left"), (1, "right")):
-        own = [i for i in numbering.numbers if tracks[i].side == side]
-        own.sort(key=lambda i: (numbering.numbers[i] or 0, -passage(frame, tracks[i])[2]))
+        own = [i for i in numbering.numbers if tracks[i].side == side]  # from above
         for order, i in enumerate(own, start=1):
             course = _course(tracks[i])
             courses.append(course)
@@ -73,7 +72,7 @@ def find_rib_cage(image_hu: NDArray, spacing_mm: ArrayLike, affine: ArrayLike) -
                     side=name,
                     number=numbering.numbers[i],
                     order=order,
-                    confidence=round(numbering.confidence * _quality(tracks[i]), 3),
+                    confidence=round(numbering.confidence[i] * _quality(tracks[i]), 3),
                     centerline_mm=(course + frame.first) @ to_world[:3, :3].T + to_world[:3, 3],
                     starts_in_scan=tracks[i].has_head,
                     ends_in_scan=tracks[i].end != "border" and not _near_border(frame, course[-1]),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
-from scripts.anatomy.body import LUNG_HU, block_mean, body_mask
+from scripts.anatomy.body import LUNG_HU, block_mean, body_mask, is_whole
 from scripts.anatomy.components import connected_components
 from scripts.anatomy.spine import find_canal
 
@@ -96,7 +96,7 @@ def chest_frame(image_hu: NDArray, spacing: NDArray[np.float64]) -> ChestFrame |
     if not body.any():
         return "no body was found"
     canal = find_canal(coarse, body, step)
-    if not canal.is_sure:
+    if not (canal.is_sure or is_whole(coarse, step)):
         return "the vertebral canal was not found, from which ribs are followed"
     hull, mirrored, tops, bases = _lung_hull(coarse, body, canal.path, step)
     if not hull.any():

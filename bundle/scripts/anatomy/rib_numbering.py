@@ -1,4 +1,4 @@
-"""Tell which rib is which: the first ribs by their shape and the lungs' tips, the last by what is below, all by order."""
+"""Tell which rib is which: the first by their shape and the lungs' tips, the last by what is below, all by order."""
 
 from __future__ import annotations
 
@@ -15,32 +15,35 @@ from scripts.anatomy.rib_tracking import Track
 __all__ = ["Numbering", "number_ribs"]
 
 # Mean and standard deviation, rib by rib from the first, of 26 sides of 13 chest CT numbered by eye (the public scans
-# that the documentation lists). "Passage" is where a rib passes 36 mm beside the canal.
+# that the documentation lists), and wide enough for the phantoms, whose first ribs pass lower and farther behind.
+# "Passage" is where a rib passes 36 mm beside the canal.
 # From a passage to the next, mm, in the sagittal plane.
-_PITCH_MM = np.array([18, 20, 21, 22, 24, 25, 26, 26, 27, 31, 35, 37], dtype=float)
-_PITCH_SD = np.array([5, 5, 4, 4, 4, 4, 4, 4, 4, 5, 6, 8], dtype=float)
+_PITCH_MM = np.array([18, 20, 21, 22, 24, 25, 26, 26, 27, 30, 32, 34], dtype=float)
+_PITCH_SD = np.array([5, 5, 5, 4, 4, 4, 4, 4, 5, 6, 8, 9], dtype=float)
 # How much farther ahead a rib passes than the next one, mm: the first two pass beside the canal, the others behind.
-_AHEAD_MM = np.array([15, 8, 3, 1, 0, 0, 0, 0, 0, 0, -2, -2], dtype=float)
-_AHEAD_SD = np.array([8, 6, 4, 4, 4, 4, 4, 4, 4, 4, 5, 6], dtype=float)
+_AHEAD_MM = np.array([12, 6, 1, 1, 0, 0, 0, 0, 0, 0, -2, -2], dtype=float)
+_AHEAD_SD = np.array([8, 6, 5, 4, 4, 4, 4, 4, 4, 4, 5, 6], dtype=float)
 # Greatest distance from the midline, as a share of the next rib's.
 _REACH = np.array([0.68, 0.86, 0.93, 0.95, 0.96, 0.97, 0.97, 0.98, 1.02, 1.08, 1.35, 1.4])
 _REACH_SD = np.array([0.07, 0.05, 0.04, 0.04, 0.04, 0.04, 0.04, 0.05, 0.05, 0.08, 0.2, 0.4])
 # Height of the passages above the tip of the lung, mm.
-_ABOVE_TIP_MM = np.array([10, 1, -17, -38], dtype=float)
-_ABOVE_TIP_SD = np.array([7, 7, 9, 10], dtype=float)
+_ABOVE_TIP_MM = np.array([7, -4, -22, -42], dtype=float)
+_ABOVE_TIP_SD = np.array([8, 9, 9, 10], dtype=float)
 # The tip of a lung is in the scan where so much is above it; the last rib, where so much of the spine is below.
 TIP_MM = 4.0
 BASE_PITCHES = 1.25
 # How likely it is, as a natural logarithm, that a rib is overlooked; that there is one more or one fewer than twelve;
 # that one more is found above the first.
-MISSED = -4.0
-SPURIOUS = -4.5  # that a track is none of a rib
+MISSED = -5.0
+# That a track is none of a rib: one of 30 mm, and one of 90 mm or more.
+SPURIOUS = (-3.0, -9.0)
+SPURIOUS_MM = (30.0, 90.0)
 NO_RIB = -1
 ELEVEN, THIRTEEN = -3.0, -5.0
 EXTRA_ABOVE = -7.0
 LEAN = 0.5
-# One feature more than 3 standard deviations off counts as 3.
-MAX_DEVIATION = 3.0
+# A feature that is farther off counts as so many standard deviations.
+MAX_DEVIATION = 2.5
 # A patient is so much smaller or larger than those measured.
 _SCALES = np.array([0.8, 0.87, 0.94, 1.0, 1.07, 1.15, 1.24])
 _SCALE_SD = 0.12
@@ -48,6 +51,7 @@ _SCALE_SD = 0.12
 SIDES_SD_MM = 7.0
 # A number is told where all others together are less likely than this.
 MAX_DOUBT = 0.05
+UNSURE = "ribs without a number: the scan shows neither the first nor the last rib surely enough"
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,13 @@ class Numbering:
     The numbers of the ribs of both sides.
 
     Args:
-        numbers: of each track that is a rib; None where they are unknown.
-        confidence: that they are right, in [0, 1].
+        numbers: of each track that is a rib, left before right, each side from above; None where they are unknown.
+        confidence: of each of these tracks, that the number is right, in [0, 1].
         notes: what is missing or unusual.
     """
 
     numbers: dict[int, int | None]
-    confidence: float
+    confidence: dict[int, float]
     notes: tuple[str, ...]
 
 
@@ -74,6 +78,7 @@ class _Side:
     height: NDArray[np.float64]
     ahead: NDArray[np.float64]
     reach: NDArray[np.float64]  # NaN where the track ends before its widest place
+    spurious: NDArray[np.float64]
     tip: float  # NaN where the lung's tip is not in the scan
     has_base: bool
 
@@ -91,7 +96,7 @@ def number_ribs(frame: ChestFrame, tracks: Sequence[Track]) -> Numbering:
 
     Every way to number the ribs of a side in order is weighed: by the distances and the shapes of ribs, by the height
     of the uppermost ones above the tips of the lungs, and by what is below the last one. Of all pairs of such ways
-    the likeliest counts where it is by far the likeliest; else no rib has a number.
+    the likeliest counts; a rib has a number where the others hardly ever give it another one.
 
     Args:
         frame: the chest.
@@ -107,18 +112,26 @@ def number_ribs(frame: ChestFrame, tracks: Sequence[Track]) -> Numbering:
         for left_score, left in ways[0]
         for right_score, right in ways[1]
     ]
-    scores = np.array([pair[0] for pair in pairs])
+    scores = np.array([score for score, _, _ in pairs])
     share = np.exp(scores - scores.max())
     share /= share.sum()
-    _, left, right = pairs[int(scores.argmax())]
-    confidence = float(share.max())
+    _, *best = pairs[int(scores.argmax())]
+    # distances between ribs alone do not tell which they are
+    is_anchored = any(side.has_base or not np.isnan(side.tip) for side in sides)
     numbers: dict[int, int | None] = {}
-    for side, way in zip(sides, (left, right)):
-        numbers |= {track: number for track, number in zip(side.tracks, way) if number != NO_RIB}
-    if confidence < 1.0 - MAX_DOUBT:
-        reason = "ribs have no numbers, since the scan shows neither the first nor the last one surely"
-        return Numbering(dict.fromkeys(numbers), confidence, (reason,))
-    return Numbering(numbers, confidence, _notes(sides, (left, right)))
+    confidence = {}
+    for index, (side, way) in enumerate(zip(sides, best)):
+        for place, (track, number) in enumerate(zip(side.tracks, way)):
+            if number != NO_RIB:
+                agree = [pair[1 + index][place] == number for pair in pairs]
+                confidence[track] = float(share[agree].sum())
+                is_known = is_anchored and confidence[track] >= 1.0 - MAX_DOUBT
+                numbers[track] = number if is_known else None
+    known = [way for side, way in zip(sides, best) if all(numbers.get(track, 0) is not None for track in side.tracks)]
+    notes = _notes(sides, best) if len(known) == len(sides) else ()
+    if None in numbers.values():
+        notes = (*notes, UNSURE)
+    return Numbering(numbers, confidence, notes)
 
 
 def _measure(frame: ChestFrame, tracks: Sequence[Track], side: int) -> _Side:
@@ -136,7 +149,8 @@ def _measure(frame: ChestFrame, tracks: Sequence[Track], side: int) -> _Side:
     if not tip <= (frame.hu.shape[2] - 1) * frame.step[2] - TIP_MM:
         tip = np.nan
     has_base = bool(len(own)) and float(points[-1, 2]) > BASE_PITCHES * _PITCH_MM[-1]
-    return _Side(own, points[:, 2], frame.from_canal(points)[:, 1], np.array(reach), tip, has_base)
+    spurious = np.interp([tracks[i].length_mm for i in own], SPURIOUS_MM, SPURIOUS)
+    return _Side(own, points[:, 2], frame.from_canal(points)[:, 1], np.array(reach), spurious, tip, has_base)
 
 
 def _ways(side: _Side) -> list[tuple[float, tuple[int, ...]]]:
@@ -166,18 +180,24 @@ def _best_from(side: _Side, first: int, scale: float) -> tuple[float, tuple[int,
     for i in range(count):
         here: dict[int, tuple[float, tuple[int, ...]]] = {}
         if i < 2:
-            here[first] = (_start(side, first) + i * SPURIOUS + _at_tip(side, i, first), (NO_RIB,) * i + (first,))
+            here[first] = (
+                _start(side, first) + side.spurious[:i].sum() + _at_tip(side, i, first),
+                (NO_RIB,) * i + (first,),
+            )
         for back in range(1, min(i, 2) + 1):
             for number, (score, way) in best[i - back].items():
                 for new in range(number + 1, min(number + 3, LUMBAR) + 1):
-                    total = score + (new - number - 1) * MISSED + (back - 1) * SPURIOUS
+                    total = score + (new - number - 1) * MISSED + side.spurious[i - back + 1 : i].sum()
                     total += _step(side, i - back, i, number, new, scale) + _at_tip(side, i, new)
                     if new not in here or total > here[new][0]:
                         here[new] = (total, (*way, *(NO_RIB,) * (back - 1), new))
         best.append(here)
     ends = [(score + _end(side, number), way) for number, (score, way) in best[-1].items()]
     if count > 1:
-        ends += [(score + SPURIOUS + _end(side, number), (*way, NO_RIB)) for number, (score, way) in best[-2].items()]
+        ends += [
+            (score + side.spurious[-1] + _end(side, number), (*way, NO_RIB))
+            for number, (score, way) in best[-2].items()
+        ]
     return max(ends) if ends else None
 
 
@@ -233,9 +253,7 @@ def _agreement(sides: Sequence[_Side], left: Sequence[int], right: Sequence[int]
     tilt = np.polyfit(middle, difference, 1) if len(common) > 3 else np.array([0.0, np.median(difference)])
     tilt[1] = np.median(difference - tilt[0] * middle)
     rest = difference - np.polyval(tilt, middle)
-    score = (
-        -float(np.minimum(np.abs(rest) / SIDES_SD_MM, MAX_DEVIATION) @ np.minimum(np.abs(rest) / SIDES_SD_MM, 3)) / 2
-    )
+    score = -float((np.minimum(np.abs(rest) / SIDES_SD_MM, MAX_DEVIATION) ** 2).sum()) / 2
     # a whole pitch of tilt is rare
     typical = float(np.median(difference))
     return score - (typical / 10.0) ** 2 / 2

@@ -64,6 +64,10 @@ GUIDE_REACH_MM = 55.0
 MIN_GUIDE_MM = 60.0
 GUIDE_SHARE = 0.35
 GUIDE_SHARE_IN_GAP = 0.8
+# Where a track that is led more comes so much farther, and that along bone, the other one had gone astray.
+LED_SHARE = 0.7
+MIN_MORE_POINTS = 10
+MIN_MORE_FOUND = 0.7
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ def follow_ribs(frame: ChestFrame) -> list[Track]:
         return []
     alone = _follow(frame, seeds, None)
     guided = _follow(frame, seeds, _Guide(alone))
+    led = _follow(frame, seeds, _Guide(guided), LED_SHARE)
+    guided = [_longer(track, other) for track, other in zip(guided, led)]
     heads = _follow_to_heads(frame, seeds)
     tracks = []
     for head, track in zip(heads, guided):
@@ -112,6 +118,12 @@ def follow_ribs(frame: ChestFrame) -> list[Track]:
         found = np.concatenate([np.ones(len(head), dtype=bool), track.found[:end]])
         tracks.append(Track(track.side, np.concatenate([head, track.points[:end]]), found, track.end))
     return _without_doubles(tracks)
+
+
+def _longer(track: Track, led: Track) -> Track:
+    """Take the track that kept closer to its neighbors where it comes farther along a rib."""
+    more = led.found[len(track.points) :]
+    return led if len(more) >= MIN_MORE_POINTS and more.mean() >= MIN_MORE_FOUND else track
 
 
 def _front_end(track: Track) -> int:
@@ -261,7 +273,9 @@ class _Guide:
         return np.where(length > 0.7 * weight.sum(axis=1, keepdims=True), total / np.maximum(length, 1e-9), 0.0)
 
 
-def _follow(frame: ChestFrame, seeds: Sequence[_Seed], guide: _Guide | None) -> list[Track]:
+def _follow(
+    frame: ChestFrame, seeds: Sequence[_Seed], guide: _Guide | None, guide_share: float = GUIDE_SHARE
+) -> list[Track]:
     """Follow all seeds forward, step by step, side by side."""
     sides = np.array([seed.side for seed in seeds])
     owners = np.arange(len(seeds))
@@ -278,7 +292,7 @@ def _follow(frame: ChestFrame, seeds: Sequence[_Seed], guide: _Guide | None) -> 
             break
         ways = np.zeros_like(place) if guide is None else guide.at(place, owners)
         has_way = ways.any(axis=1)
-        share = np.where(has_way, np.where(gap > 4.0, GUIDE_SHARE_IN_GAP, GUIDE_SHARE), 0.0)[:, None]
+        share = np.where(has_way, np.where(gap > 4.0, GUIDE_SHARE_IN_GAP, guide_share), 0.0)[:, None]
         heading = _unit((1.0 - share) * direction + share * ways)
         expected = place + STEP_MM * heading
         center, found = _center(frame, expected, heading, gap)
