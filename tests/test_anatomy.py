@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
-from monai.data import MetaTensor
+from monai.data import Dataset, MetaTensor, decollate_batch, list_data_collate
+from rib_cages import made_cage
 from scipy import ndimage
 
 from scripts.anatomy.body import cut_shares
 from scripts.anatomy.midline import known_plane, midsagittal_plane
 from scripts.anatomy.spine import spine_mask
 from scripts.commands.sample_ct import SampleCT
-from scripts.transforms.anatomy import MidsagittalPlaned, RemoveSpined
+from scripts.data import SkippingDataLoader
+from scripts.transforms.anatomy import LabelRibsd, MidsagittalPlaned, RemoveSpined
 
 SPACING_MM = (2.0, 2.5, 3.0)
 SHAPE = (180, 120, 40)
@@ -464,3 +466,68 @@ def test_a_ring_of_bone_near_a_flank_is_no_canal(chest: Body) -> None:
     assert not spine_mask(image, SPACING_MM).any()
     plane = midsagittal_plane(image, SPACING_MM)
     assert plane is not None and plane.normal.tolist() == [1.0, 0.0, 0.0] and plane.offset_mm == -1.0
+
+
+# ---- the ribs beside the scan ----
+
+
+class Given(NamedTuple):
+    image_hu: np.ndarray
+    spacing_mm: np.ndarray
+    affine: np.ndarray
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Given]:
+    """What the finder of ribs was given; it finds three."""
+    given: list[Given] = []
+
+    def find(image_hu, spacing_mm, affine):
+        given.append(Given(image_hu, spacing_mm, affine))
+        return made_cage([("left", 5), ("left", 6), ("right", None)])
+
+    monkeypatch.setattr("scripts.transforms.anatomy.find_rib_cage", find)
+    return given
+
+
+@pytest.mark.parametrize("axcodes", ["RAS", "LPS", "SLA"])
+def test_ribs_are_looked_for_in_a_scan_turned_to_ras(axcodes: str, asked: list[Given]) -> None:
+    image = np.random.default_rng(0).normal(0, 100, (6, 5, 4)).astype(np.float32)
+    data = LabelRibsd("image")({"image": as_scan(image, axcodes, origin_mm=(3.0, -4.0, 5.0))})
+    (given,) = asked
+    assert np.array_equal(given.image_hu, image)
+    wanted = np.diag([*SPACING_MM, 1.0])
+    wanted[:3, 3] = (3.0, -4.0, 5.0)
+    np.testing.assert_allclose(given.affine, wanted, atol=1e-6)
+    np.testing.assert_allclose(given.spacing_mm, SPACING_MM, atol=1e-6)
+    assert [rib.name for rib in data["rib_cage"].ribs] == ["left 5", "left 6", "right unknown (1 from above)"]
+
+
+@pytest.mark.parametrize("enabled", [False, "false"])
+def test_ribs_that_are_not_asked_for_are_not_looked_for(enabled, asked: list[Given]) -> None:
+    data = {"image": as_scan(np.zeros((4, 4, 4)))}
+    assert LabelRibsd("image", enabled=enabled)(data).keys() == {"image"} and asked == []
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_ribs_go_through_a_batch_and_back(processes: int, asked: list[Given]) -> None:
+    scans = [{"scan": name, "image": as_scan(np.zeros((4, 4, 4)))} for name in ("a", "b")]
+    for batch in SkippingDataLoader(Dataset(scans, LabelRibsd("image")), num_workers=processes):
+        (item,) = decollate_batch(batch)
+        assert item["image"].shape == (1, 4, 4, 4)
+        first, wanted = item["rib_cage"], made_cage([("left", 5), ("left", 6), ("right", None)])
+        assert np.array_equal(first.mask, wanted.mask) and np.array_equal(first.affine, wanted.affine)
+        assert [rib.id for rib in first.ribs] == [5, 6, 201]
+        assert np.array_equal(first.ribs[2].centerline_mm, wanted.ribs[2].centerline_mm)
+
+
+def test_the_ribs_of_several_scans_in_a_batch_are_parted() -> None:
+    cages = [made_cage([("left", 5)]), made_cage([])]
+    items = decollate_batch(list_data_collate([{"n": i, "rib_cage": cage} for i, cage in enumerate(cages)]))
+    assert [item["rib_cage"] is cage for item, cage in zip(items, cages)] == [True, True]
+
+
+@pytest.mark.parametrize("keys, image", [(("a", "b"), None), ("image", np.zeros((1, 4, 4, 4)))], ids=["keys", "array"])
+def test_ribs_of_what_is_no_scan_are_refused(keys, image) -> None:
+    with pytest.raises(ValueError, match="one key|MetaTensor"):
+        LabelRibsd(keys)({"image": image})

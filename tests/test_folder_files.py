@@ -114,7 +114,15 @@ def prediction(tmp_path: Path) -> Path:
     write(tmp_path, "a.nii")
     out = tmp_path / "runs" / "out"
     write(out, "config.yaml", text=PREDICTION_CONFIG)
-    write(out, "predictions/a.nii.gz", "probabilities/a.nii.gz", "records/a.json", "pictures/a.png", "views/a.html")
+    write(
+        out,
+        "predictions/a.nii.gz",
+        "probabilities/a.nii.gz",
+        "ribs/a.nii.gz",
+        "records/a.json",
+        "pictures/a.png",
+        "views/a.html",
+    )
     write(out, "dicom/a.seg.dcm", "dicom/a.sr.dcm", "report.html", "report-1.html", "summary.json", "mlruns.db")
     return tmp_path
 
@@ -122,7 +130,11 @@ def prediction(tmp_path: Path) -> Path:
 def test_of_a_prediction_nothing_is_listed(prediction: Path) -> None:
     found = files_below(prediction)
     assert names(prediction, found.files) == ["a.nii"]
-    assert sorted(names(prediction, found.results)) == ["runs/out/predictions", "runs/out/probabilities"]
+    assert sorted(names(prediction, found.results)) == [
+        "runs/out/predictions",
+        "runs/out/probabilities",
+        "runs/out/ribs",
+    ]
 
 
 def test_also_of_one_that_was_killed_before_its_first_record(tmp_path: Path) -> None:
@@ -169,7 +181,7 @@ def test_a_link_to_masks_is_not_followed(prediction: Path, tmp_path_factory: pyt
     assert listed(other) == []
 
 
-@pytest.mark.parametrize("folder", ["predictions", "probabilities"])
+@pytest.mark.parametrize("folder", ["predictions", "probabilities", "ribs"])
 def test_a_folder_of_masks_that_is_named_is_listed(folder: str, prediction: Path) -> None:
     masks = prediction / "runs" / "out" / folder
     write(masks, "ribfrac-pred.csv")

@@ -9,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 from nibabel.nifti1 import Nifti1Image
 
+from scripts.anatomy.rib_cage import RibCage
 from scripts.transforms import CheckImaged, CropBodyd, QualityNotesd, SpacingOnlyd
 
 
@@ -117,6 +118,13 @@ def test_what_is_doubtful_is_noted(highest, axis, plane, notes):
     data = image(torch.zeros(1, 4, 4, 4)) | {"thorax_axis": axis, "midsagittal_plane": plane}
     data["image"][0, 1, 1, 1] = highest
     assert QualityNotesd("image")(data)["image"].meta["notes"] == notes
+
+
+def test_what_is_doubtful_of_the_ribs_is_noted():
+    data = image(torch.zeros(1, 4, 4, 4)) | {"thorax_axis": LUNGS, "midsagittal_plane": PLANE}
+    data["image"][0, 1, 1, 1] = 300
+    data["rib_cage"] = RibCage(np.zeros((1, 1, 1), np.uint8), np.eye(4), notes=("two ribs touch", "rib 1 is cut"))
+    assert QualityNotesd("image")(data)["image"].meta["notes"] == "two ribs touch. rib 1 is cut."
 
 
 def test_what_is_doubtful_in_the_header_is_noted_too(tmp_path):

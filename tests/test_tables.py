@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import FrozenInstanceError, asdict, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch
 from conftest import lps_affine
 from monai.data import MetaTensor
 
+from scripts.anatomy.rib_cage import Rib, RibCage
 from scripts.candidates import Candidate, candidate_from_record, describe_candidates, summarize
 from scripts.reporting.tables import (
     CHALLENGE_COLUMNS,
@@ -78,13 +80,18 @@ def test_row():
         "level": "",
         "angle_degrees": "",
         "part": "",
+        "rib": "",
+        "rib_order": "",
+        "rib_from_spine_mm": "",
+        "rib_percent": "",
     }
     assert ("scan", *fracture_row(FIRST)) == FRACTURE_COLUMNS
 
 
 def test_a_candidate_comes_back_from_json_as_it_was():
     # thirds, halves and a score that float32 does not hold: nothing may be lost on the way
-    candidates = describe_candidates(prediction(), torch.rand(2), torch.tensor([0.96, 0.28, 0.0, 1 / 3]), AXIS)
+    plane = torch.tensor([0.96, 0.28, 0.0, 1 / 3])
+    candidates = describe_candidates(prediction(), torch.rand(2), plane, AXIS, straight_rib("left", 6))
     assert None not in asdict(candidates[0]).values()
     for candidate in (*candidates, FIRST):
         assert candidate_from_record(json.loads(json.dumps(asdict(candidate)))) == candidate
@@ -127,13 +134,67 @@ def test_place_in_the_chest():
     both = describe_candidates(prediction(), [0.5, 0.4], torch.tensor([1.0, 0.0, 0.0, 0.0]), AXIS)
     first, second = map(fracture_row, both)
     # centers at x = 10.125 and 6.75, y = -8.5 and -10.75, z = 30 and 34.375 mm; 90 + atan(1.5 / 10.125) degrees
-    assert [first[c] for c in FRACTURE_COLUMNS[-4:]] == ["30", "middle", "98", "lateral"]
-    assert [second[c] for c in FRACTURE_COLUMNS[-4:]] == ["26", "middle", "119", "lateral"]
+    places = ("from_apex_mm", "level", "angle_degrees", "part")
+    assert [first[c] for c in places] == ["30", "middle", "98", "lateral"]
+    assert [second[c] for c in places] == ["26", "middle", "119", "lateral"]
+
+
+def straight_rib(side, number, starts=True, ends=True, shift_mm=0.0):
+    """A rib along x = 12 down to 3 mm through the first candidate of ``prediction``, 9 mm long."""
+    cage_affine = lps_affine()
+    cage_affine[1, 3] += shift_mm
+    mask = np.zeros((10, 8, 6), dtype=np.uint8)
+    line = [[12.0 - x, -8.5 + shift_mm, 30.0] for x in (0.0, 3.0, 6.0, 9.0)]
+    rib = Rib(side, number, 2, 0.8, np.array(line), starts, ends)
+    mask[:, 2, 0] = rib.id
+    return RibCage(mask, cage_affine, (rib,))
+
+
+# the first candidate's center at x = 10.125 is 1.875 mm of 9 mm along the rib, the second one's at 6.75 is 5.25
+@pytest.mark.parametrize(
+    "rib, first, second",
+    [
+        pytest.param(("left", 6), ["left 6", "2", "2", "21"], ["left 6", "2", "5", "58"], id="left 6"),
+        pytest.param(("right", None), ["unknown", "2", "2", "21"], ["unknown", "2", "5", "58"], id="no number"),
+        pytest.param(("left", 6, True, False), ["left 6", "2", "2", ""], ["left 6", "2", "5", ""], id="the front cut"),
+        pytest.param(("left", 6, False), ["left 6", "2", "", ""], ["left 6", "2", "", ""], id="the back cut"),
+        # 8.75 mm behind the first one's last voxels, and more than 10 mm from all of the second one's
+        pytest.param(("left", 6, True, True, 9.5), ["left 6", "2", "2", "21"], [""] * 4, id="far from the second"),
+        pytest.param(("left", 6, True, True, 20.0), [""] * 4, [""] * 4, id="far from both"),
+    ],
+)
+def test_place_on_a_rib(rib, first, second):
+    both = describe_candidates(prediction(), [0.5, 0.4], rib_cage=straight_rib(*rib))
+    assert [list(fracture_row(candidate).values())[-4:] for candidate in both] == [first, second]
+
+
+def test_a_rib_of_the_other_side_leaves_the_side_of_the_plane():
+    plane = torch.tensor([1.0, 0.0, 0.0, 0.0])  # both candidates lie on the right of it
+    first, _ = describe_candidates(prediction(), [0.5, 0.4], plane, rib_cage=straight_rib("left", 1))
+    assert (first.side, first.rib_side, first.rib) == ("right", "left", "left 1")
+
+
+def test_a_large_candidate_is_placed_by_some_of_its_voxels():
+    ids = MetaTensor(torch.ones(1, 30, 30, 30, dtype=torch.int32), affine=torch.eye(4))
+    seen = []
+    cage = straight_rib("left", 6)
+    placed = SimpleNamespace(ribs=cage.ribs, place_of=lambda points: seen.append(points) or cage.place_of(points))
+    describe_candidates(ids, [0.5], rib_cage=placed)
+    (points,) = seen
+    assert 1000 < len(points) <= 2000  # of 27000, from all parts of it
+    assert np.allclose(points.mean(axis=0), 14.5, atol=0.5)
+
+
+def test_no_ribs_in_the_cage():
+    empty = RibCage(np.zeros((2, 2, 2), dtype=np.uint8), np.eye(4), notes=("no ribs",))
+    assert describe_candidates(prediction(), [0.5, 0.4], rib_cage=empty) == describe_candidates(
+        prediction(), [0.5, 0.4]
+    )
 
 
 def test_the_columns_of_before_keep_their_place():
     assert FRACTURE_COLUMNS[:5] == ("scan", "id", "score", "volume_mm3", "side")
-    assert FRACTURE_COLUMNS[16] == "last_k"
+    assert (FRACTURE_COLUMNS[16], FRACTURE_COLUMNS[21]) == ("last_k", "part")
 
 
 def candidate(score, side):

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from scripts.anatomy.midline import known_plane
+from scripts.anatomy.rib_cage import RibCage
 from scripts.anatomy.thorax import chest_position, largest_extent_mm
 
 __all__ = ["Candidate", "ScanSummary", "candidate_from_record", "describe_candidates", "summarize"]
@@ -25,6 +26,7 @@ MM_DIGITS = 2
 VOXEL_DIGITS = 1
 LENGTH_DIGITS = 1
 PLACE_DIGITS = 0
+_MOST_POINTS = 2000  # of a candidate that tell its rib
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ class Candidate:
         level: third of the chest, see :class:`scripts.anatomy.ChestPosition`; empty where it is not known.
         angle_degrees: see there, to 1 degree; None where it is not known.
         part: see there; empty where it is not known.
+        rib_side: side of the rib that it lies on, which may differ from ``side`` beside the spine and the breastbone;
+            empty where it lies on none, or none were found.
+        rib_number: number of this rib, 1 to 12; 0 of a cervical and 13 of a lumbar one; None where it is not known.
+        rib_order: place of this rib from above among those in the scan on its side, from 1; None where it lies on none.
+        rib_from_spine_mm: how far along the rib from the spine it lies, to 1 mm; None where it is not known.
+        rib_percent: the same in per cent of the rib's length, to 1 %; None where it is not known.
     """
 
     id: int
@@ -61,6 +69,18 @@ class Candidate:
     level: str = ""
     angle_degrees: float | None = None
     part: str = ""
+    rib_side: str = ""
+    rib_number: int | None = None
+    rib_order: int | None = None
+    rib_from_spine_mm: float | None = None
+    rib_percent: float | None = None
+
+    @property
+    def rib(self) -> str:
+        """Its rib, such as ``left 6``; ``unknown`` where the rib has no number, and empty where it lies on none."""
+        if self.rib_order is None:
+            return ""
+        return "unknown" if self.rib_number is None else f"{self.rib_side} {self.rib_number}"
 
 
 @dataclass(frozen=True)
@@ -92,6 +112,7 @@ def describe_candidates(
     label_scores: Sequence[float] | torch.Tensor,
     midsagittal_plane: torch.Tensor | None = None,
     thorax_axis: torch.Tensor | None = None,
+    rib_cage: RibCage | None = None,
 ) -> list[Candidate]:
     """
     Describe the candidates of one scan.
@@ -103,6 +124,7 @@ def describe_candidates(
             where it is NaN since the scan does not show it, the side stays unknown, and the place in the chest.
         thorax_axis: points of the chest as :func:`scripts.anatomy.thorax_axis` gives them; without it the place in the
             chest stays unknown.
+        rib_cage: the ribs of the scan; without them nothing is known of the rib.
 
     Returns:
         The candidates in the order of their ids.
@@ -129,6 +151,7 @@ def describe_candidates(
                 last_voxel=_three([int(part.stop) - 1 for part in box]),
                 length_mm=_rounded(largest_extent_mm(ids[box] == number, affine), LENGTH_DIGITS),
                 **_place((x, y, z), plane, thorax_axis),
+                **_rib_place(ids[box] == number, box, affine, rib_cage),
             )
         )
     return candidates
@@ -205,4 +228,25 @@ def _place(
         "level": place.level,
         "angle_degrees": None if np.isnan(place.angle_degrees) else _rounded(place.angle_degrees, PLACE_DIGITS),
         "part": place.part,
+    }
+
+
+def _rib_place(
+    voxels: NDArray[np.bool_], box: tuple[slice, ...], affine: NDArray[np.float64], rib_cage: RibCage | None
+) -> dict[str, Any]:
+    """Tell on which rib the voxels in a box of the scan lie, as far as it is known."""
+    if rib_cage is None or not rib_cage.ribs:
+        return {}
+    points = np.argwhere(voxels) + [part.start for part in box]
+    points = points[:: -(-len(points) // _MOST_POINTS)]
+    place = rib_cage.place_of(points @ affine[:3, :3].T + affine[:3, 3])
+    if place is None:
+        return {}
+    way, percent = place.from_spine_mm, place.percent
+    return {
+        "rib_side": place.rib.side,
+        "rib_number": place.rib.number,
+        "rib_order": place.rib.order,
+        "rib_from_spine_mm": None if way is None else _rounded(way, PLACE_DIGITS),
+        "rib_percent": None if percent is None else _rounded(percent, PLACE_DIGITS),
     }

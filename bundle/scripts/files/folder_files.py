@@ -16,7 +16,7 @@ _RUN_CONFIG = "config.yaml"
 # Settings that tell the config of a prediction, an evaluation or a training from other files of that name
 _RUN_SETTINGS = re.compile(rb"^bundle_root:.*^(predictions_dir|ckpt_dir):", re.MULTILINE | re.DOTALL)
 _RUN_CONFIG_BYTES = 1 << 16  # where they stand, far before its end
-_MASK_FOLDERS = ("predictions", "probabilities")
+_MASK_FOLDERS = ("predictions", "probabilities", "ribs")
 # What else a run writes, by the folder in which it lies; there may be scans beside it
 _RUN_FILES = {
     ".": re.compile(
@@ -57,7 +57,7 @@ def files_below(root: Path, predictions_dir: PathLike | None = None) -> FolderFi
     that of a link to it; a link to a folder around ``root`` is not followed. Hidden files and folders, and what is
     neither a file nor a folder, are left out. So are the results of predictions, evaluations and trainings: folders
     that hold ``ribfrac-pred.csv``, and beside the ``config.yaml`` that each run saves ``predictions/``,
-    ``probabilities/`` and what else a run writes, by its name. ``root`` itself is never left out.
+    ``probabilities/``, ``ribs/`` and what else a run writes, by its name. ``root`` itself is never left out.
 
     Args:
         root: the folder; a file is listed alone.
@@ -164,6 +164,6 @@ def _is_run_config(path: Path) -> bool:
 
 
 def _is_masks_of_run(link: Path) -> bool:
-    """Tell whether a link leads to a run's folder of masks or of probabilities, beside the run's config."""
+    """Tell whether a link leads to a run's folder of masks, of probabilities or of ribs, beside the run's config."""
     folder = link.resolve()
     return folder.name in _MASK_FOLDERS and _is_run_config(folder.parent / _RUN_CONFIG)

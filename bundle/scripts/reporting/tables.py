@@ -43,6 +43,10 @@ FRACTURE_COLUMNS = (
     "level",
     "angle_degrees",
     "part",
+    "rib",
+    "rib_order",
+    "rib_from_spine_mm",
+    "rib_percent",
 )
 SCAN_COLUMNS = ("scan", "candidates", "at_operating_point", "right", "left", "highest_score", "many_fractures", "notes")
 CHALLENGE_COLUMNS = ("public_id", "label_id", "confidence", "label_code")
@@ -77,6 +81,10 @@ def fracture_row(candidate: Candidate) -> dict[str, str]:
         "level": candidate.level,
         "angle_degrees": "" if candidate.angle_degrees is None else f"{candidate.angle_degrees:.0f}",
         "part": candidate.part,
+        "rib": candidate.rib,
+        "rib_order": "" if candidate.rib_order is None else str(candidate.rib_order),
+        "rib_from_spine_mm": "" if candidate.rib_from_spine_mm is None else f"{candidate.rib_from_spine_mm:.0f}",
+        "rib_percent": "" if candidate.rib_percent is None else f"{candidate.rib_percent:.0f}",
     }
 
 

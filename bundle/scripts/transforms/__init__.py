@@ -1,6 +1,6 @@
 """Transforms that MONAI lacks, on arrays in RAS orientation."""
 
-from .anatomy import MidsagittalPlaned, RemoveSpined, ThoraxAxisd
+from .anatomy import LabelRibsd, MidsagittalPlaned, RemoveSpined, ThoraxAxisd
 from .candidates import (
     CalibrateScoresd,
     CandidateScore,
@@ -33,6 +33,7 @@ __all__ = [
     "FindRibsd",
     "InvertCandidatesd",
     "LabelCandidatesd",
+    "LabelRibsd",
     "MatchCandidatesd",
     "MidsagittalPlaned",
     "NameScand",

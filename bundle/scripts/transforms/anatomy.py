@@ -1,6 +1,6 @@
-"""Transforms that know where the body's midline and the vertebral column are."""
+"""Transforms that know where the body's midline, the vertebral column and the ribs are."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import nibabel as nib
@@ -10,14 +10,18 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.transforms.utils import generate_spatial_bounding_box
+from monai.utils import str2bool
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from scripts.anatomy.midline import midsagittal_plane
+from scripts.anatomy.rib_cage import RibCage
+from scripts.anatomy.rib_finding import find_rib_cage
 from scripts.anatomy.spine import spine_mask
 from scripts.anatomy.thorax import thorax_axis
 
-__all__ = ["MidsagittalPlaned", "RemoveSpined", "ThoraxAxisd"]
+__all__ = ["LabelRibsd", "MidsagittalPlaned", "RemoveSpined", "ThoraxAxisd"]
 
 
 class MidsagittalPlaned(MapTransform):
@@ -97,6 +101,49 @@ class ThoraxAxisd(MapTransform):
             image = _checked_volume(d[key], key)
             turned, to_world, spacing_mm = _in_ras(image.array[0], image.affine.cpu().numpy())
             d[self.axis_key] = thorax_axis(turned, spacing_mm, to_world, d[self.plane_key])
+        return d
+
+
+class LabelRibsd(MapTransform):
+    """
+    Store the ribs beside the scan: the number, the centerline and the voxels of each.
+
+    What is stored is a :class:`scripts.anatomy.rib_cage.RibCage`, in world coordinates as the plane of
+    :class:`MidsagittalPlaned`. It is no tensor, but goes through a batch and back as one does: collated by PyTorch, it
+    is a list of an item for each scan, which MONAI's ``decollate_batch`` parts.
+
+    Args:
+        keys: key of the scan in HU, a ``MetaTensor`` with any affine, shape ``(1, H, W, D)``; one key.
+        cage_key: key to store the ribs under.
+        enabled: False looks for no ribs, and stores nothing.
+        allow_missing_keys: do nothing when the data lacks the scan.
+
+    Raises:
+        ValueError: when there is more than one key, or the scan is not a ``MetaTensor`` of that shape.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        cage_key: str = "rib_cage",
+        enabled: bool | str = True,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if len(self.keys) != 1:
+            raise ValueError(f"LabelRibsd writes one rib cage and takes one key, got {self.keys}.")
+        self.cage_key = cage_key
+        self.enabled = str2bool(enabled)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the data with the ribs added."""
+        d = dict(data)
+        if not self.enabled:
+            return d
+        for key in self.key_iterator(d):
+            image = _checked_volume(d[key], key)
+            turned, to_world, spacing_mm = _in_ras(image.array[0], image.affine.cpu().numpy())
+            d[self.cage_key] = find_rib_cage(turned, spacing_mm, to_world)
         return d
 
 
@@ -200,3 +247,14 @@ def _world_plane(image_hu: NDArray, affine: NDArray) -> NDArray[np.float64]:
     normal = np.linalg.solve((to_world[:3, :3] / spacing_mm).T, plane.normal)
     length = np.linalg.norm(normal)
     return np.append(normal, plane.offset_mm + normal @ to_world[:3, 3]) / length
+
+
+def _collated_cages(cages: Sequence[RibCage], *, collate_fn_map: Any = None) -> list[NDArray[np.object_]]:
+    """Collate rib cages; MONAI takes an array without axes apart by its ``item``, and refuses what it does not know."""
+    batch = [np.empty((), dtype=object) for _ in cages]
+    for place, cage in zip(batch, cages):
+        place[()] = cage
+    return batch
+
+
+default_collate_fn_map[RibCage] = _collated_cages  # where PyTorch's default_collate has types of one's own named

@@ -362,13 +362,14 @@ class LabelCandidatesd(MapTransform):
 
 class DescribeCandidatesd(MapTransform):
     """
-    Describe each candidate: its volume, length, and place in the scan and in the chest.
+    Describe each candidate: its volume, length, and place in the scan, in the chest and on a rib.
 
     Args:
         keys: key of the candidates' ids 1..n on the scan's own grid, shape ``(1, H, W, D)``, with its affine; one key.
         score_key: key of the candidates' scores.
         plane_key: key of the mid-sagittal plane, as ``MidsagittalPlaned`` stores it, where the data have one.
         axis_key: key of the chest's axis, as ``ThoraxAxisd`` stores it, where the data have one.
+        cage_key: key of the ribs, as ``LabelRibsd`` stores them, where the data have them.
         candidates_key: key of the list of :class:`scripts.candidates.Candidate` that is added.
         allow_missing_keys: do nothing when the data lack the ids.
     """
@@ -379,6 +380,7 @@ class DescribeCandidatesd(MapTransform):
         score_key: str = "label_scores",
         plane_key: str = "midsagittal_plane",
         axis_key: str = "thorax_axis",
+        cage_key: str = "rib_cage",
         candidates_key: str = "candidates",
         allow_missing_keys: bool = False,
     ) -> None:
@@ -386,12 +388,13 @@ class DescribeCandidatesd(MapTransform):
         self.score_key = score_key
         self.plane_key = plane_key
         self.axis_key = axis_key
+        self.cage_key = cage_key
         self.candidates_key = candidates_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         output = dict(data)
         for key in self.key_iterator(output):
-            chest = (output.get(self.plane_key), output.get(self.axis_key))
+            chest = tuple(output.get(name) for name in (self.plane_key, self.axis_key, self.cage_key))
             output[self.candidates_key] = describe_candidates(output[key], output[self.score_key], *chest)
         return output
 

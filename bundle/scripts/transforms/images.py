@@ -156,8 +156,8 @@ class QualityNotesd(MapTransform):
     Write what is doubtful about a scan into its metadata, from where it reaches the prediction.
 
     Such a scan is predicted, since it may be right: its header says two things about where it lies, or nothing about
-    where its axes run to, it shows no bone, no lungs, or so little of the chest that sides, levels or parts are not
-    known, or slices seem to be left out. MONAI has no place for what a user should know of one scan and need not stop
+    where its axes run to, it shows no bone, no lungs, or so little of the chest that sides, levels, parts or ribs are
+    not known, or slices seem to be left out. MONAI has no place for what a user should know of one scan and need not stop
     for.
 
     Args:
@@ -165,6 +165,7 @@ class QualityNotesd(MapTransform):
             under ``"notes"``, empty where nothing is doubtful.
         plane_key: key of the mid-sagittal plane, as ``MidsagittalPlaned`` stores it.
         axis_key: key of the lungs' points, as ``ThoraxAxisd`` stores them.
+        cage_key: key of the ribs, as ``LabelRibsd`` stores them; without it nothing is said of them.
         allow_missing_keys: skip keys that the data lacks.
     """
 
@@ -173,11 +174,13 @@ class QualityNotesd(MapTransform):
         keys: KeysCollection,
         plane_key: str = "midsagittal_plane",
         axis_key: str = "thorax_axis",
+        cage_key: str = "rib_cage",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.plane_key = plane_key
         self.axis_key = axis_key
+        self.cage_key = cage_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         noted = dict(data)
@@ -200,6 +203,8 @@ class QualityNotesd(MapTransform):
                 )
             elif is_unknown.any(axis=1).all() and not is_unknown.all():
                 notes.append("the field of view cuts the lungs, so levels and parts are left empty.")
+            if self.cage_key in noted:
+                notes += [f"{note}." for note in noted[self.cage_key].notes]
             image.meta["notes"] = " ".join(notes)
         return noted
 

@@ -1,0 +1,63 @@
+"""Small rib cages: bent tubes of bone in water, whose centerlines are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from scripts.anatomy.rib_cage import Rib, RibCage
+
+SPACING_MM = (2.0, 2.5, 3.0)
+SHAPE = (96, 72, 40)  # 192 x 180 x 120 mm
+WATER_HU, RIB_HU = 0.0, 800.0
+RADIUS_MM = 5.0
+APART_MM = 30.0
+_SIGN = {"left": -1.0, "right": 1.0}  # of x in RAS
+
+
+def centerline(side: str, row: int) -> np.ndarray:
+    """
+    A quarter of a circle of 70 mm and 60 mm straight on, level, from behind outward and to the front.
+
+    The spine ends at x = 0, y = -70; the lowest row is 0, 25 mm above the origin of the scan's frame.
+    """
+    turn = np.radians(np.arange(0.0, 90.0, 1.5))
+    bow = np.stack([70 * np.sin(turn), -70 * np.cos(turn)], axis=1)
+    ahead = np.stack([np.full(31, 70.0), np.arange(0.0, 62.0, 2.0)], axis=1)
+    level = np.concatenate([bow, ahead])
+    height = np.full(len(level), 25.0 + APART_MM * row)
+    return np.column_stack([_SIGN[side] * level[:, 0], level[:, 1], height])
+
+
+def made_cage(ribs: Sequence[tuple[str, int | None]], whole: bool = True) -> RibCage:
+    """
+    Ribs (side, number) from above on each side, the lowest of a side in row 0, with both ends in the scan or neither.
+    """
+    affine = np.diag([*SPACING_MM, 1.0])
+    affine[:3, 3] = (-95.0, -90.0, 0.0)
+    counts = {side: sum(of == side for of, _ in ribs) for side in _SIGN}
+    seen = dict.fromkeys(_SIGN, 0)
+    made = []
+    for side, number in ribs:
+        seen[side] += 1
+        line = centerline(side, counts[side] - seen[side])
+        made.append(Rib(side, number, seen[side], 0.9, line, whole, whole))
+    places = np.argwhere(np.ones(SHAPE, dtype=bool)) @ affine[:3, :3].T + affine[:3, 3]
+    mask = np.zeros(SHAPE, dtype=np.uint8)
+    for rib in made:
+        dense = np.concatenate([np.linspace(a, b, 4) for a, b in zip(rib.centerline_mm, rib.centerline_mm[1:])])
+        mask[(cKDTree(dense).query(places)[0] <= RADIUS_MM).reshape(SHAPE)] = rib.id
+    return RibCage(mask, affine, tuple(sorted(made, key=lambda rib: (rib.side, rib.order))))
+
+
+def image_of(cage: RibCage) -> np.ndarray:
+    """The scan of a cage on the grid of its mask, HU, float32."""
+    return np.where(cage.mask > 0, RIB_HU, WATER_HU).astype(np.float32)
+
+
+def ball(cage: RibCage, center_mm: Sequence[float], radius_mm: float = 6.0) -> np.ndarray:
+    """A ball on the grid of the mask, bool."""
+    places = np.moveaxis(np.indices(SHAPE), 0, -1) @ cage.affine[:3, :3].T + cage.affine[:3, 3]
+    return np.linalg.norm(places - center_mm, axis=-1) <= radius_mm
