@@ -29,13 +29,13 @@ PERMUTED = np.array([[0, 0, 0.7, 12], [0.8, 0, 0, -7], [0, -1.25, 0, 30], [0, 0,
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Every figure that is saved, which is written all the same."""
     saved: list[Figure] = []
-    save = pictures._save
+    save = pictures.save_figure
 
     def keep(figure: Figure, path: str | Path) -> None:
         saved.append(figure)
         save(figure, path)
 
-    monkeypatch.setattr(pictures, "_save", keep)
+    monkeypatch.setattr(pictures, "save_figure", keep)
     # Coarse, for speed.
     monkeypatch.setattr(pictures, "DOTS_PER_INCH", 30)
     return saved

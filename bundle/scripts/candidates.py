@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from scripts.anatomy.midline import known_plane
-from scripts.anatomy.rib_cage import RibCage
+from scripts.anatomy.rib_cage import RibCage, RibPlace, rib_id
 from scripts.anatomy.thorax import chest_position, largest_extent_mm
 
-__all__ = ["Candidate", "ScanSummary", "candidate_from_record", "describe_candidates", "summarize"]
+__all__ = ["Candidate", "ScanSummary", "candidate_from_record", "describe_candidates", "ribs_of", "summarize"]
 
 # Digits behind the point to which a candidate's numbers are rounded when it is made: tables, pages, DICOM and the
 # operating point then all see one number.
@@ -81,6 +82,11 @@ class Candidate:
         if self.rib_order is None:
             return ""
         return "unknown" if self.rib_number is None else f"{self.rib_side} {self.rib_number}"
+
+    @property
+    def rib_id(self) -> int | None:
+        """Id of its rib, see :func:`scripts.anatomy.rib_cage.rib_id`; None where it lies on none."""
+        return None if self.rib_order is None else rib_id(self.rib_side, self.rib_number, self.rib_order)
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,26 @@ def describe_candidates(
     return candidates
 
 
+def ribs_of(instances: MetaTensor, rib_cage: RibCage) -> dict[int, int]:
+    """
+    Tell on which ribs instances lie, such as annotated fractures.
+
+    Args:
+        instances: ids, 0 is background, integers, shape ``(1, H, W, D)``, with the scan's affine (RAS mm).
+        rib_cage: the ribs of the scan.
+
+    Returns:
+        Id of the rib by the id of each instance that lies on one.
+    """
+    ids, affine = instances[0].cpu().numpy().astype(int), np.asarray(instances.affine, dtype=float)
+    found = {}
+    for number, box in enumerate(ndimage.find_objects(ids), start=1):
+        place = None if box is None else _place_on_rib(ids[box] == number, box, affine, rib_cage)
+        if place is not None:
+            found[number] = place.rib.id
+    return found
+
+
 def summarize(
     candidates: Sequence[Candidate], operating_score: float, many_fractures: int, notes: str = ""
 ) -> ScanSummary:
@@ -231,15 +257,22 @@ def _place(
     }
 
 
+def _place_on_rib(
+    voxels: NDArray[np.bool_], box: tuple[slice, ...], affine: NDArray[np.float64], rib_cage: RibCage
+) -> RibPlace | None:
+    """Place the voxels in a box of the scan, or as many of them as tell it."""
+    if not rib_cage.ribs:
+        return None
+    points = np.argwhere(voxels) + [part.start for part in box]
+    points = points[:: -(-len(points) // _MOST_POINTS)]
+    return rib_cage.place_of(points @ affine[:3, :3].T + affine[:3, 3])
+
+
 def _rib_place(
     voxels: NDArray[np.bool_], box: tuple[slice, ...], affine: NDArray[np.float64], rib_cage: RibCage | None
 ) -> dict[str, Any]:
     """Tell on which rib the voxels in a box of the scan lie, as far as it is known."""
-    if rib_cage is None or not rib_cage.ribs:
-        return {}
-    points = np.argwhere(voxels) + [part.start for part in box]
-    points = points[:: -(-len(points) // _MOST_POINTS)]
-    place = rib_cage.place_of(points @ affine[:3, :3].T + affine[:3, 3])
+    place = None if rib_cage is None else _place_on_rib(voxels, box, affine, rib_cage)
     if place is None:
         return {}
     way, percent = place.from_spine_mm, place.percent

@@ -4,6 +4,7 @@ from .checkpoints import CheckedCheckpointLoader
 from .dicom import DicomResultHandler
 from .results import FROCReportHandler, ScanPictureHandler, ScanRecordsHandler
 from .review import ReviewPageHandler, TrainingPageHandler, TrainingReportHandler
+from .rib_files import RibCageHandler
 from .tracking import MLFlowRunHandler
 from .training import (
     AverageWeightsHandler,
@@ -29,6 +30,7 @@ __all__ = [
     "NoFractureHandler",
     "ResumableCheckpointHandler",
     "ReviewPageHandler",
+    "RibCageHandler",
     "ScanPictureHandler",
     "ScanRecordsHandler",
     "SyncBuffersHandler",

@@ -22,7 +22,7 @@ from skimage.measure import find_contours
 from scripts.data.ribfrac import KEY_FALSE_POSITIVES
 from scripts.files.atomic_write import whole_file
 
-__all__ = ["BLUE", "VERMILION", "curves_picture", "froc_figure", "froc_picture", "scan_picture"]
+__all__ = ["BLUE", "VERMILION", "curves_picture", "froc_figure", "froc_picture", "save_figure", "scan_picture"]
 
 BLACK, ORANGE, SKY_BLUE, GREEN, BLUE, VERMILION = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"
 FRACTURE_COLOR, CANDIDATE_COLOR = ORANGE, SKY_BLUE
@@ -119,7 +119,7 @@ def froc_picture(details: Mapping[str, Any], path: str | Path) -> None:
         details: scores as `scripts.metrics.challenge_scores` gives them.
         path: PNG to write.
     """
-    _save(froc_figure(details), path)
+    save_figure(froc_figure(details), path)
 
 
 def curves_picture(history: Mapping[str, Sequence[tuple[int, float]]], path: str | Path) -> None:
@@ -162,7 +162,7 @@ def curves_picture(history: Mapping[str, Sequence[tuple[int, float]]], path: str
     rate.xaxis.get_major_locator().set_params(integer=True)
     for axes in (losses, rate):
         axes.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 class _Scan(NamedTuple):
@@ -269,7 +269,7 @@ def scan_picture(
     figure.legend(
         handles=handles, loc="outside lower center", ncols=2, fontsize=9, facecolor="#404040", labelcolor="white"
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _count(found: Mapping[int, str], noun: str) -> str:
@@ -425,7 +425,13 @@ def _outline(
         )
 
 
-def _save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, under its name only when it is complete."""
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """
+    Write a figure as PNG, under its name only when it is complete.
+
+    Args:
+        figure: the figure.
+        path: PNG to write.
+    """
     with whole_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)

@@ -7,16 +7,19 @@ from collections.abc import Iterable, Sequence
 
 from monai.config import PathLike
 
+from scripts.anatomy.rib_cage import Rib
 from scripts.candidates import Candidate, ScanSummary
 from scripts.files.atomic_write import whole_file
 
 __all__ = [
     "CHALLENGE_COLUMNS",
     "FRACTURE_COLUMNS",
+    "RIB_COLUMNS",
     "SCAN_COLUMNS",
     "fracture_row",
     "scan_row",
     "write_candidate_tables",
+    "write_rib_table",
     "write_scan_table",
 ]
 
@@ -49,6 +52,7 @@ FRACTURE_COLUMNS = (
     "rib_percent",
 )
 SCAN_COLUMNS = ("scan", "candidates", "at_operating_point", "right", "left", "highest_score", "many_fractures", "notes")
+RIB_COLUMNS = ("id", "side", "number", "order", "confidence", "length_mm", "starts_in_scan", "ends_in_scan")
 CHALLENGE_COLUMNS = ("public_id", "label_id", "confidence", "label_code")
 _BACKGROUND_CODE = 0
 # The network tells no types. -1 is RibFrac's code of a fracture of unknown type.
@@ -121,6 +125,25 @@ def write_scan_table(scans: Iterable[tuple[str, ScanSummary]], scans_csv: PathLi
         table = csv.DictWriter(text, SCAN_COLUMNS)
         table.writeheader()
         table.writerows({"scan": scan, **scan_row(summary)} for scan, summary in scans)
+
+
+def write_rib_table(ribs: Sequence[Rib], ribs_csv: PathLike) -> None:
+    """
+    Write a table with a row for each rib of a scan.
+
+    Args:
+        ribs: the ribs; may be empty.
+        ribs_csv: the table.
+    """
+    with whole_file(ribs_csv) as file, file.open("w", newline="", encoding="utf-8") as text:
+        table = csv.writer(text)
+        table.writerow(RIB_COLUMNS)
+        for rib in ribs:
+            number = "" if rib.number is None else rib.number
+            ends = ["yes" if seen else "no" for seen in (rib.starts_in_scan, rib.ends_in_scan)]
+            table.writerow(
+                (rib.id, rib.side, number, rib.order, f"{rib.confidence:.2f}", f"{rib.length_mm:.1f}", *ends)
+            )
 
 
 def write_candidate_tables(

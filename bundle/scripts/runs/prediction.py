@@ -34,7 +34,7 @@ class PredictionRun:
     Args:
         scans: all scans, as ``load_datalist`` gives them.
         output_dir: folder of the tables, the records, the summary, ``config.yaml``, ``pictures/``, ``dicom/``,
-            ``probabilities/`` and the page.
+            ``probabilities/``, ``ribs/`` and the page.
         predictions_dir: folder of the masks, where the challenge wants its table.
         bundle_root: the bundle's folder, whose metadata tell its name and version.
         checkpoint: the weights; None where they are part of the network.
@@ -50,6 +50,7 @@ class PredictionRun:
         resume: leave out scans that are done.
         whole: the run is of all scans, as an evaluation is, whose score is of what it predicts.
         metrics: the ``metrics.json`` of the run; None without annotations.
+        ribs: whether the ribs are found, and written to ``ribs/``.
 
     Raises:
         ValueError: see :class:`ScanRecords`.
@@ -73,6 +74,7 @@ class PredictionRun:
         resume: bool | str = False,
         whole: bool = False,
         metrics: PathLike | None = None,
+        ribs: bool | str = False,
     ) -> None:
         self.scans = scans
         self.output_dir = Path(output_dir)
@@ -84,9 +86,11 @@ class PredictionRun:
         self.settings = {name: _plain(value) for name, value in (settings or {}).items()}
         self.shard, self.shards = _share(shard, shards)
         self.metrics = metrics
+        self.ribs = str2bool(ribs)
         weights = [path for path in [self.checkpoint] if path is not None]
         files_of_a_scan = [Path(predictions_dir) / "{scan}.nii.gz"]
         files_of_a_scan += [self.output_dir / "pictures" / "{scan}.png"] if self.outputs["pictures"] else []
+        files_of_a_scan += [self.output_dir / "ribs" / "{scan}.nii.gz"] if self.ribs else []
         if self.outputs["probabilities"]:
             files_of_a_scan.append(self.output_dir / "probabilities" / "{scan}.nii.gz")
         self.records = ScanRecords(

@@ -156,9 +156,9 @@ class QualityNotesd(MapTransform):
     Write what is doubtful about a scan into its metadata, from where it reaches the prediction.
 
     Such a scan is predicted, since it may be right: its header says two things about where it lies, or nothing about
-    where its axes run to, it shows no bone, no lungs, or so little of the chest that sides, levels, parts or ribs are
-    not known, or slices seem to be left out. MONAI has no place for what a user should know of one scan and need not stop
-    for.
+    where its axes run to, it shows no bone, no lungs, or so little of the chest that sides, levels, parts or ribs
+    are not known, or slices seem to be left out. MONAI has no place for what a user should know of one scan and need
+    not stop for.
 
     Args:
         keys: keys of the scans in HU, shape ``(1, H, W, D)``, with metadata as ``LoadImaged`` gives it; the text is put
