@@ -14,6 +14,7 @@ from monai.config import PathLike
 from monai.handlers import StatsHandler, TensorBoardStatsHandler, from_engine
 from monai.utils import str2bool
 
+from scripts.candidates import ribs_of
 from scripts.files.file_digest import file_sha256
 from scripts.handlers.training import CurveHistory, CurvesHandler
 from scripts.images.grids import on_grid_of
@@ -21,6 +22,7 @@ from scripts.metrics.froc import ScanResult, challenge_scores
 from scripts.metrics.ribfrac_froc import RibFracFROCMetric
 from scripts.reporting.pages.findings import scan_findings
 from scripts.reporting.pages.page import ReviewPage
+from scripts.reporting.pages.rib_views import unfolded_views
 from scripts.reporting.pages.training import Example, write_training_page
 from scripts.reporting.pages.views import Scan, projections
 from scripts.runs.config import flat_settings
@@ -52,7 +54,8 @@ class ReviewPageHandler:
     Reads:
         ``image`` (in RAS orientation, scaled to [-1, 1]; its grid is drawn), ``pred``, ``label_scores``, ``candidates``
         (as ``DescribeCandidatesd`` gives them) and, where present, ``scan_result`` (as ``MatchCandidatesd`` gives it)
-        with ``label`` of the decollated output; ``midsagittal_plane`` and ``thorax_axis`` of its batch, where present.
+        with ``label`` of the decollated output; ``midsagittal_plane``, ``thorax_axis`` and ``rib_cage`` of its batch,
+        where present.
 
     Writes:
         the page.
@@ -100,7 +103,7 @@ class ReviewPageHandler:
         outputs: Any = engine.state.output
         for batch, output in zip(batches, outputs):
             image, pred, result = (output.get(key) for key in ("image", "pred", "scan_result"))
-            plane = batch.get("midsagittal_plane")
+            plane, cage = batch.get("midsagittal_plane"), batch.get("rib_cage")
             instances = {"candidate": on_grid_of(image, pred)}
             annotation = None
             if result is not None:
@@ -108,9 +111,14 @@ class ReviewPageHandler:
                 annotation = (output["label"], result)
             scan = Scan(image[0].cpu().numpy(), np.asarray(image.affine), (-1.0, 1.0), instances)
             name = str(pred.meta["scan"])
-            chest = (plane, batch.get("thorax_axis"))
+            chest = (plane, batch.get("thorax_axis"), cage)
             findings = scan_findings(name, scan, output["candidates"], annotation, *chest)
-            self._page.add_scan(name, findings, projections(scan, plane), result, pred.meta.get("notes", ""))
+            notes, unfolded = pred.meta.get("notes", ""), []
+            if cage is not None:
+                rib_of = {"candidate": {its.id: its.rib_id for its in output["candidates"] if its.rib_id is not None}}
+                rib_of |= {} if result is None else {"fracture": ribs_of(output["label"], cage)}
+                unfolded = unfolded_views(scan, cage, rib_of)
+            self._page.add_scan(name, findings, projections(scan, plane), result, notes, unfolded)
 
     def _write(self, engine: Engine) -> None:
         assert self._page is not None

@@ -17,6 +17,7 @@ __all__ = [
     "RIB_COLUMNS",
     "SCAN_COLUMNS",
     "fracture_row",
+    "rib_words",
     "scan_row",
     "write_candidate_tables",
     "write_rib_table",
@@ -90,6 +91,26 @@ def fracture_row(candidate: Candidate) -> dict[str, str]:
         "rib_from_spine_mm": "" if candidate.rib_from_spine_mm is None else f"{candidate.rib_from_spine_mm:.0f}",
         "rib_percent": "" if candidate.rib_percent is None else f"{candidate.rib_percent:.0f}",
     }
+
+
+def rib_words(candidate: Candidate) -> str:
+    """
+    Tell on which rib a candidate lies, in words.
+
+    Args:
+        candidate: the candidate.
+
+    Returns:
+        Such as ``rib left 6, 84 mm from the spine (41 %)``; without what is not known, and empty on no rib.
+    """
+    if candidate.rib_order is None:
+        return ""
+    words = f"rib {candidate.rib}"
+    if candidate.rib_number is None:
+        words = f"rib of unknown number, {candidate.rib_order} from above on the {candidate.rib_side}"
+    if candidate.rib_from_spine_mm is not None:
+        words += f", {candidate.rib_from_spine_mm:.0f} mm from the spine"
+    return words if candidate.rib_percent is None else f"{words} ({candidate.rib_percent:.0f} %)"
 
 
 def scan_row(summary: ScanSummary) -> dict[str, str]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from monai.data import MetaTensor
 
+from scripts.anatomy.rib_cage import RibCage
 from scripts.candidates import Candidate, describe_candidates
 from scripts.data.ribfrac import CLASS_NAMES, MIN_OVERLAP, UNKNOWN_CLASS
 from scripts.metrics.froc import ScanResult
+from scripts.reporting.pages.rib_views import along_rib_view
 from scripts.reporting.pages.views import Scan, View, centered_views
-from scripts.reporting.tables import fracture_row
+from scripts.reporting.tables import fracture_row, rib_words
+from scripts.reporting.unfolding import StraightRib, straight_ribs
 
 __all__ = [
     "Counts",
@@ -51,6 +54,7 @@ class Finding:
         volume_mm3: its volume.
         more: further columns of its row in ``fractures.csv``.
         views: pictures of it.
+        rib: on which rib it lies, in words; empty where that is not known.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Finding:
     volume_mm3: float
     more: dict[str, str]
     views: list[View] = field(default_factory=list)
+    rib: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,7 @@ def scan_findings(
     annotation: tuple[MetaTensor, ScanResult] | None = None,
     midsagittal_plane: torch.Tensor | None = None,
     thorax_axis: torch.Tensor | None = None,
+    rib_cage: RibCage | None = None,
 ) -> list[Finding]:
     """
     List what there is to review in a scan.
@@ -140,10 +146,12 @@ def scan_findings(
             the candidates match them, as :func:`scripts.metrics.scan_result` gives it.
         midsagittal_plane: to describe fractures that were missed, see :func:`scripts.candidates.describe_candidates`.
         thorax_axis: likewise, see :func:`scripts.candidates.describe_candidates`.
+        rib_cage: likewise; and what lies on a rib gets a view along it.
 
     Returns:
         The candidates by falling score, then the fractures that none of them hits.
     """
+    ribs = {} if rib_cage is None else {straight.rib.id: straight for straight in straight_ribs(rib_cage)}
     scores = [candidate.score for candidate in candidates]
     by_score = sorted(range(len(scores)), key=lambda i: -scores[i])
     matches: dict[int, tuple[Outcome, int]] = {}
@@ -157,17 +165,18 @@ def scan_findings(
     for place, number in enumerate(by_score):
         outcome, fracture = matches.get(number, ("candidate", -1))
         of_fracture = fractures[fracture] if fracture >= 0 else ("", "")
-        views = centered_views(scan, "candidate", number + 1) if place < MAX_PICTURES else []
         candidate = candidates[number]
+        views = _views(scan, "candidate", number + 1, candidate, ribs) if place < MAX_PICTURES else []
         score = candidate.score
         findings.append(_finding(f"C{number + 1}", name, scan, candidate, outcome, score, of_fracture, views))
     if annotation is not None:
         hit = {fracture for outcome, fracture in matches.values() if outcome == "hit"}
         missed = [i for i in range(len(fractures)) if i not in hit]
-        described = _described(label, fracture_ids, midsagittal_plane, thorax_axis) if missed else []
+        chest = (midsagittal_plane, thorax_axis, rib_cage)
+        described = _described(label, fracture_ids, *chest) if missed else []
         for number in missed:
-            views = centered_views(scan, "fracture", fracture_ids[number])
             its, of_fracture = described[number], fractures[number]
+            views = _views(scan, "fracture", fracture_ids[number], its, ribs)
             findings.append(_finding(of_fracture[0], name, scan, its, "missed", None, of_fracture, views))
     return findings
 
@@ -202,14 +211,26 @@ def match_outcomes(result: ScanResult, by_score: Sequence[int]) -> dict[int, tup
     return matches
 
 
+def _views(scan: Scan, kind: str, instance: int, described: Candidate, ribs: Mapping[int, StraightRib]) -> list[View]:
+    """Draw the views through an instance, and one along its rib, where it lies on one."""
+    views = centered_views(scan, kind, instance)
+    rib = ribs.get(described.rib_id or 0)
+    along = None if rib is None else along_rib_view(scan, rib, kind, instance)
+    return views if along is None else [*views, along]
+
+
 def _described(
-    label: MetaTensor, ids: Sequence[int], plane: torch.Tensor | None, thorax_axis: torch.Tensor | None
+    label: MetaTensor,
+    ids: Sequence[int],
+    plane: torch.Tensor | None,
+    thorax_axis: torch.Tensor | None,
+    rib_cage: RibCage | None,
 ) -> list[Candidate]:
     """Describe fractures as candidates are described; their ids may leave some out."""
     numbers = torch.zeros(max(ids) + 1, dtype=torch.int32)
     numbers[torch.as_tensor(ids)] = torch.arange(1, len(ids) + 1, dtype=torch.int32)
     numbered = MetaTensor(numbers[label.as_tensor().cpu().long()], affine=label.affine)
-    return describe_candidates(numbered, [0.0] * len(ids), plane, thorax_axis)
+    return describe_candidates(numbered, [0.0] * len(ids), plane, thorax_axis, rib_cage)
 
 
 def _finding(
@@ -236,4 +257,5 @@ def _finding(
         volume_mm3=described.volume_mm3,
         more={column: text for column, text in fracture_row(described).items() if column not in _SHOWN_APART},
         views=views,
+        rib=rib_words(described),
     )

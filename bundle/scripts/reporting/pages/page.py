@@ -22,7 +22,7 @@ __all__ = ["OUTCOMES", "ReviewPage", "show_viewer_links", "told_columns", "viewe
 
 _PARTING = "<!-- scans -->"
 # Columns of fractures.csv that begin so have no room in a table; a candidate's card has them.
-_PLACE_COLUMNS = ("center_", "first_", "last_", "from_apex_", "angle_")
+_PLACE_COLUMNS = ("center_", "first_", "last_", "from_apex_", "angle_", "rib_")
 # Words and signs of an outcome, beside its color.
 OUTCOMES = {
     "candidate": ("C", "candidate"),
@@ -67,6 +67,7 @@ class ReviewPage:
         projections: Sequence[View],
         result: ScanResult | None = None,
         notes: str = "",
+        unfolded: Sequence[View] = (),
     ) -> None:
         """
         Add a scan.
@@ -77,6 +78,7 @@ class ReviewPage:
             projections: pictures of the whole scan.
             result: how its candidates match its fractures, where it is annotated.
             notes: what is doubtful about it.
+            unfolded: pictures of its unfolded rib cage.
 
         Raises:
             ValueError: when only some of the run's scans are annotated.
@@ -92,6 +94,7 @@ class ReviewPage:
                 findings=findings,
                 finding_key=_key,
                 projections=projections,
+                unfolded=unfolded,
                 viewer_link=_viewer_link,
                 outcomes=OUTCOMES,
                 annotated=result is not None,

@@ -19,13 +19,14 @@ from scipy import ndimage
 from scripts.anatomy.midline import known_plane
 from scripts.reporting.pages.pictures import cut_square, encode, gray_values, outline, shrink
 
-__all__ = ["PLANES", "Outline", "Scan", "View", "centered_views", "places_mm", "projections"]
+__all__ = ["ALONG_RIB", "PLANES", "Outline", "Scan", "View", "centered_views", "places_mm", "projections"]
 
 VIEW_MM = 80.0  # edge of a view; larger where the instance needs more
 _MAX_VIEW_MM = 200.0
 _ROOM_MM = 30.0  # around an instance
 VIEW_PIXELS = 160
 PROJECTION_PIXEL_MM = 1.2
+ALONG_RIB = "along the rib"  # name of the view that follows a rib
 _NAME_MM = 11.0  # height of a name on a projection, with the room beneath it
 
 
@@ -55,12 +56,13 @@ class View:
     A picture with lines over it.
 
     Args:
-        name: ``axial``, ``coronal``, ``sagittal``, or that of a projection.
+        name: ``axial``, ``coronal``, ``sagittal``, ``along the rib``, or that of a projection.
         picture: ``data:`` address.
         width_mm: its width.
         height_mm: its height.
         edges: letters at its left, right, upper and lower edge.
         outlines: lines over it.
+        labels: further words on it, and where their middle stands in mm, from the left and from above.
     """
 
     name: str
@@ -69,11 +71,12 @@ class View:
     height_mm: float
     edges: tuple[str, str, str, str]
     outlines: list[Outline] = field(default_factory=list)
+    labels: list[tuple[str, float, float]] = field(default_factory=list)
 
     @property
     def text_mm(self) -> float:
         """Height of letters on it."""
-        return 0.06 * self.height_mm if self.name in PLANES else _NAME_MM - 1
+        return 0.06 * self.height_mm if self.name in (*PLANES, ALONG_RIB) else _NAME_MM - 1
 
 
 @dataclass(frozen=True)
