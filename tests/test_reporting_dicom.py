@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import highdicom as hd
 import numpy as np
@@ -42,11 +43,12 @@ def chest():
     return torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.as_tensor(axis)
 
 
-def objects(folder, directions=OBLIQUE, pred=None, scores=SCORES, place=None):
+def objects(folder, directions=OBLIQUE, pred=None, scores=SCORES, place=None, ribs=({}, {})):
     """The segmentation and the report of these candidates, in a series that is written to the folder."""
     pred = candidates(directions) if pred is None else pred
     sources, _ = read_sources(write_series(folder, np.zeros(SHAPE), directions))
     rows = describe_candidates(pred, scores, *(chest() if place is None else place))
+    rows = [replace(row, **known) for row, known in zip(rows, ribs)]
     seg = candidate_segmentation(sources, pred[0].numpy(), pred.affine.numpy(), rows, ALGORITHM) if rows else None
     return seg, candidate_report(sources, seg, rows, summarize(rows, 0.5, 1), ALGORITHM), rows
 
@@ -143,6 +145,68 @@ def test_the_report_tells_no_side_where_the_plane_is_unknown(tmp_path):
         (site,) = group.finding_sites
         assert (site.laterality, site.topographical_modifier) == (None, None)
         assert len(group.get_qualitative_evaluations(codes.SCT.TopographicalModifier)) == 0
+
+
+FROM_SPINE = "Distance along the rib from the costovertebral joint"
+SHARE = "Distance along the rib in per cent of its length"
+
+
+def on_rib(side, number, mm=None, percent=None):
+    place = {"rib_side": side, "rib_number": number, "rib_order": 3}
+    return place | {"rib_from_spine_mm": mm, "rib_percent": percent}
+
+
+@pytest.mark.parametrize(
+    "rib, code, side, measured",
+    [
+        pytest.param({}, "113197003", "Right", {}, id="on none"),
+        pytest.param(on_rib("right", 6, 84.0, 41.0), "59558009", "Right", {FROM_SPINE: 84, SHARE: 41}, id="right 6"),
+        pytest.param(on_rib("left", 1, 0.0), "48535007", "Left", {FROM_SPINE: 0}, id="left 1, at the joint"),
+        pytest.param(on_rib("left", None, 84.0), "113197003", "Left", {FROM_SPINE: 84}, id="no number"),
+        pytest.param(on_rib("left", 13), "113197003", "Left", {}, id="a lumbar rib"),
+    ],
+)
+def test_the_report_tells_the_rib(rib, code, side, measured, tmp_path):
+    side_of_plane = {"side": "right"}
+    _, report, _ = objects(tmp_path / "ct", ribs=(side_of_plane | rib, {}))
+    first, second = groups_of(report, tmp_path / "sr.dcm")[1]
+    (site,) = first.finding_sites
+    assert (site.value.value, site.value.scheme_designator, site.laterality.meaning) == (code, "SCT", side)
+    found = {name: number for name, (number, unit) in values(first).items() if name in (FROM_SPINE, SHARE)}
+    assert found == measured
+    assert {name: values(first)[name][1] for name in found} == {n: {FROM_SPINE: "mm", SHARE: "%"}[n] for n in found}
+    assert second.finding_sites[0].value == codes.SCT.Rib
+
+
+def check_digit(digits):
+    """The last digit of a SNOMED CT identifier, by Verhoeff's scheme of the dihedral group of order 10."""
+
+    def times(a, b):
+        return (
+            (a + b) % 5
+            if a < 5 and b < 5
+            else (5 + (a + b) % 5 if a < 5 else 5 + (a - b) % 5 if b < 5 else (a - b) % 5)
+        )
+
+    turn, check = [1, 5, 7, 6, 2, 8, 3, 0, 9, 4], 0
+    for place, digit in enumerate(reversed(digits), start=1):
+        value = int(digit)
+        for _ in range(place):
+            value = turn[value]
+        check = times(check, value)
+    return next(str(last) for last in range(10) if times(check, last) == 0)
+
+
+def test_each_rib_has_a_code_of_its_own_without_a_slip(tmp_path):
+    assert check_digit("11319700") == "3" and check_digit("7270400") == "1"  # of a rib, and of a fracture
+    found = []
+    for number in range(1, 13):
+        _, report, _ = objects(tmp_path / str(number), ribs=(on_rib("left", number), {}))
+        first, _ = groups_of(report, tmp_path / "sr.dcm")[1]
+        value = first.finding_sites[0].value
+        assert check_digit(value.value[:-1]) == value.value[-1]
+        found.append((value.value, value.meaning))
+    assert len(set(found)) == 12 and found[0][1] == "First rib" and found[11] == ("43993008", "Twelfth rib")
 
 
 @pytest.mark.parametrize("is_empty, count, many", [(False, 1, "Present"), (True, 0, "Absent")], ids=["some", "none"])

@@ -46,7 +46,25 @@ _LEVELS = {
     "middle": CodedConcept("255562008", "SCT", "Mid"),
     "lower": CodedConcept("261122009", "SCT", "Lower"),
 }
+# Bone structure of first rib (body structure) and so on, with shorter names: the codes of the structure set names in
+# HL7's CodeX Radiation Therapy (after AAPM's TG-263), which are also those of TotalSegmentator's classes in 3D Slicer.
+_RIBS = {
+    1: CodedConcept("48535007", "SCT", "First rib"),
+    2: CodedConcept("78247007", "SCT", "Second rib"),
+    3: CodedConcept("25888004", "SCT", "Third rib"),
+    4: CodedConcept("25523003", "SCT", "Fourth rib"),
+    5: CodedConcept("15339008", "SCT", "Fifth rib"),
+    6: CodedConcept("59558009", "SCT", "Sixth rib"),
+    7: CodedConcept("24915002", "SCT", "Seventh rib"),
+    8: CodedConcept("5953002", "SCT", "Eighth rib"),
+    9: CodedConcept("22565002", "SCT", "Ninth rib"),
+    10: CodedConcept("77644006", "SCT", "Tenth rib"),
+    11: CodedConcept("58830002", "SCT", "Eleventh rib"),
+    12: CodedConcept("43993008", "SCT", "Twelfth rib"),
+}
 _PRIVATE_SCHEME = "99RIBFRACTURE"
+_FROM_SPINE = CodedConcept("rib-distance", _PRIVATE_SCHEME, "Distance along the rib from the costovertebral joint")
+_RIB_SHARE = CodedConcept("rib-share", _PRIVATE_SCHEME, "Distance along the rib in per cent of its length")
 _CUBIC_MILLIMETER = CodedConcept("mm3", "UCUM", "cubic millimeter")
 _MILLIMETER = CodedConcept("mm", "UCUM", "millimeter")
 _PERCENT = CodedConcept("%", "UCUM", "percent")
@@ -326,13 +344,15 @@ def _scan_group(
 def _candidate_group(
     segmentation: hd.seg.Segmentation, candidate: Candidate, identification: sr.AlgorithmIdentification
 ) -> sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """Score, volume, length and place of a candidate."""
+    """Score, volume, length and place of a candidate, in the chest and on its rib."""
     segment = segmentation.get_segment_description(candidate.id)
     source = sr.SourceSeriesForSegmentation(segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID)
     measurements = [
         (codes.DCM.CertaintyOfFinding, round(100 * candidate.score, 2), _PERCENT),
         (codes.SCT.Volume, candidate.volume_mm3, _CUBIC_MILLIMETER),
         (codes.SCT.Length, candidate.length_mm, _MILLIMETER),
+        (_FROM_SPINE, candidate.rib_from_spine_mm, _MILLIMETER),
+        (_RIB_SHARE, candidate.rib_percent, _PERCENT),
     ]
     level = _LEVELS.get(candidate.level)
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
@@ -342,13 +362,19 @@ def _candidate_group(
             segmentation.SOPClassUID, segmentation.SOPInstanceUID, candidate.id, source_series=source
         ),
         finding_type=_FRACTURE,
-        finding_sites=[sr.FindingSite(codes.SCT.Rib, _SIDES.get(candidate.side), _PARTS.get(candidate.part))],
+        finding_sites=[_site(candidate)],
         algorithm_id=identification,
-        measurements=[sr.Measurement(name, value, unit) for name, value, unit in measurements],
+        measurements=[sr.Measurement(name, value, unit) for name, value, unit in measurements if value is not None],
         qualitative_evaluations=(
             None if level is None else [sr.QualitativeEvaluation(codes.SCT.TopographicalModifier, level)]
         ),
     )
+
+
+def _site(candidate: Candidate) -> sr.FindingSite:
+    """The rib, as far as it is known, with its side, and the part of the chest wall."""
+    rib = codes.SCT.Rib if candidate.rib_number is None else _RIBS.get(candidate.rib_number, codes.SCT.Rib)
+    return sr.FindingSite(rib, _SIDES.get(candidate.rib_side or candidate.side), _PARTS.get(candidate.part))
 
 
 def _check_grid(sources: Sequence[Dataset], ids: NDArray, affine: NDArray) -> None:
