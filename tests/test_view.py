@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import json
 import re
 from dataclasses import asdict
 from importlib import metadata
@@ -27,6 +28,7 @@ from scripts.files.atomic_write import write_json
 from scripts.reporting.pages.niivue import PACKAGE, installed_niivue
 from scripts.reporting.pages.viewer import Mark, write_viewer_page
 from scripts.reporting.pages.views import places_mm
+from scripts.reporting.tables import RIB_COLUMNS
 from scripts.runs.records import RECORD_FORMAT, record_path
 
 SHAPE, SPACING_MM, ORIGIN_MM = (40, 36, 30), (0.75, 0.8, 1.25), (-20.0, 5.0, 130.0)
@@ -447,3 +449,59 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         write_views(output, ["A"])
     assert [path.read_text() for path in (output / "views").iterdir()] == ["before"]
+
+
+# ---- ribs ----
+
+# The bone is the left rib 6, and a part of the lung is a rib without a number.
+RIBS = {6: BONE, 201: np.s_[8:16, 6:9, 5:12]}
+RIB_ROWS = ["6,left,6,2,0.90,120.0,yes,no", "201,right,,1,0.50,80.0,no,no"]
+
+
+def with_ribs(output, name="A", axes="LPS", tilt_degrees=0.0, rows=RIB_ROWS):
+    save(output / "ribs" / f"{name}.nii.gz", volume_of(RIBS.items()), axes, tilt_degrees)
+    header = ",".join(RIB_COLUMNS)
+    (output / "ribs" / f"{name}.csv").write_text("\n".join([header, *rows]) + "\n")
+    return output
+
+
+@pytest.mark.parametrize("axes", ["LPS", "SAR"])
+def test_the_page_holds_the_ribs_and_their_names(tmp_path, axes):
+    (page,) = write_views(with_ribs(synthetic_run(tmp_path, axes=axes), axes=axes), ["A"])
+    html = page.read_text(encoding="utf-8")
+    ribs = volume_in(html, "rib")
+    assert np.array_equal(ribs.affine, volume_in(html, "image").affine)
+    for rib, part in RIBS.items():
+        assert int((np.asarray(ribs.dataobj) == rib).sum()) == volume_of(RIBS.items())[part].size
+        assert at_ras(ribs, [axis.start for axis in part]) == rib
+    (switch,) = Page(html).all("input", id="ribs")
+    assert json.loads(switch.attributes["data-names"]) == {"6": "left 6", "201": "right unknown (1 from above)"}
+    assert "checked" not in switch.attributes
+
+
+@pytest.mark.parametrize("rows", [None, []], ids=["none were looked for", "none were found"])
+def test_without_ribs_there_is_nothing_to_switch_on(tmp_path, rows):
+    output = synthetic_run(tmp_path)
+    (page,) = write_views(output if rows is None else with_ribs(output, rows=rows), ["A"])
+    html = page.read_text(encoding="utf-8")
+    assert 'id="volume-rib"' not in html and Page(html).all("input", id="ribs") == []
+
+
+def test_ribs_of_another_grid_are_refused(tmp_path, capsys):
+    output = with_ribs(synthetic_run(tmp_path), axes="RAS")
+    with pytest.raises(SystemExit):
+        main(["--output_dir", str(output), "--scan", "A"])
+    assert re.search(
+        r"ribs/A.nii.gz is not on the grid of the scan, .*: predict the scan again", capsys.readouterr().err
+    )
+
+
+def test_the_list_tells_the_rib(tmp_path):
+    output = synthetic_run(tmp_path, labels="false")
+    record = json.loads(record_path(output, "A").read_text())
+    record["candidates"][0] |= {"rib_side": "left", "rib_number": 6, "rib_order": 2, "rib_from_spine_mm": 84.0}
+    write_json(record_path(output, "A"), record)
+    (page,) = write_views(output, ["A"])
+    texts = [text for _, text in listed(page.read_text(encoding="utf-8"))]
+    assert texts[0] == "C10.90right side; rib left 6, 84 mm from the spine; 56 mm³"
+    assert "rib" not in "".join(texts[1:])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import watched_page
 from PIL import Image
-from test_view import BODY_HU, CANDIDATES, FRACTURES, ORIGIN_MM, SPACING_MM, synthetic_run
+from test_view import BODY_HU, CANDIDATES, FRACTURES, ORIGIN_MM, SPACING_MM, synthetic_run, with_ribs
 
 from scripts.commands.view import write_views
 
@@ -283,3 +283,49 @@ def test_it_fits_a_narrow_window(page):
     assert page.evaluate("document.documentElement.scrollWidth") <= 380
     without_lines(page)
     assert (drawn(page).mean(axis=2) > 0.6 * 255).sum() > 20
+
+
+@pytest.fixture
+def ribs(browser, tmp_path):
+    (path,) = write_views(with_ribs(synthetic_run(tmp_path)), ["A"])
+    opened = watched_page(browser)
+    open_and_wait(opened, path.as_uri())
+    yield opened
+    opened.close()
+
+
+def test_ribs_come_and_go_in_colors_of_their_own(ribs):
+    ribs.uncheck("#mask")
+    ribs.uncheck("#crosshair")
+    ribs.fill("#opacity", "1")
+    assert colored(drawn(ribs)) == 0
+    here = place(ribs)
+    ribs.keyboard.press("r")
+    ribs.wait_for_selector("#state:has-text('rib left 6')")
+    picture = drawn(ribs)
+    assert colored(picture) > 200 and place(ribs) == here
+    # rib 6: a hue of 6 · 150 degrees, which is that of 180, at 60 % lightness
+    color = np.median(picture[np.ptp(picture, axis=2) > 40], axis=0)
+    assert color == pytest.approx((64, 242, 242), abs=25)
+    ribs.check("#mask")  # fractures, which cover most of the rib, lie over it
+    picture = drawn(ribs)
+    assert np.median(picture[np.ptp(picture, axis=2) > 40], axis=0) == pytest.approx((0xF0, 0xE4, 0x42), abs=25)
+    assert "C1 F2 rib left 6" in ribs.text_content("#state")
+    ribs.uncheck("#mask")
+    ribs.keyboard.press("r")
+    assert colored(drawn(ribs)) == 0 and "rib" not in ribs.text_content("#state")
+    assert ribs.complaints == []
+
+
+def test_the_name_of_a_rib_stands_under_the_pointer(ribs):
+    box = ribs.locator(".frame[data-plane=axial]").bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    ribs.fill("#zoom", "4")  # the crosshair, in the bone, is in the middle
+    ribs.mouse.move(*middle)
+    assert not ribs.is_visible("#rib-name")
+    ribs.check("#ribs")
+    ribs.wait_for_selector("#state:has-text('rib left 6')")
+    ribs.mouse.move(middle[0] + 3, middle[1])
+    assert ribs.is_visible("#rib-name") and ribs.text_content("#rib-name") == "left 6"
+    ribs.mouse.move(box["x"] + 3, box["y"] + 3)  # far from it
+    assert not ribs.is_visible("#rib-name")

@@ -9,11 +9,13 @@ NiiVue draws them, from the package ipyniivue: ``pip install ipyniivue``.
 from __future__ import annotations
 
 import argparse
+import csv
 from collections.abc import Hashable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 import yaml
@@ -35,6 +37,7 @@ from scripts.reporting.pages.niivue import installed_niivue
 from scripts.reporting.pages.page import show_viewer_links, viewer_address
 from scripts.reporting.pages.viewer import Mark, write_viewer_page
 from scripts.reporting.pages.views import places_mm
+from scripts.reporting.tables import rib_words
 from scripts.runs.records import read_record, record_path, recorded_candidates
 from scripts.transforms import CheckFilesd, CheckImaged, CheckLabeld, CropBodyd, SpacingOnlyd
 
@@ -87,7 +90,8 @@ def write_views(
             missing = mask if record else path
             raise FileNotFoundError(f"{missing} does not exist, or is empty: predict {scan} first.")
         pages.append(output_dir / viewer_address(scan))
-        _write_view(pages[-1], items[scan], mask, recorded_candidates(record), settings, min_spacing_mm)
+        ribs = output_dir / "ribs" / f"{scan}.nii.gz"
+        _write_view(pages[-1], items[scan], mask, ribs, recorded_candidates(record), settings, min_spacing_mm)
     for report in sorted(output_dir.glob("report*.html")):
         show_viewer_links(report, scans)
     return pages
@@ -123,11 +127,14 @@ def _write_view(
     page: Path,
     item: Mapping[str, Any],
     mask: Path,
+    ribs: Path,
     candidates: Sequence[Candidate],
     settings: Mapping[str, Any],
     min_spacing_mm: float,
 ) -> None:
     data = _load(item, mask, len(candidates), settings["assumed_orientation"])
+    data |= {"ribs": _loaded_ribs(ribs, data["image"])} if ribs.is_file() else {}
+    names = _rib_names(ribs.with_name(f"{item['scan']}.csv")) if ribs.is_file() else {}
     marks = _marks(data, candidates)
     spacing_mm, any_mm = [min_spacing_mm] * 3, [np.inf] * 3
     show = Compose(
@@ -138,10 +145,30 @@ def _write_view(
         ]
     )
     image = show({"image": data["image"]})["image"]
-    kinds = {"candidate": "pred", "fracture": "label"}
+    kinds = {"candidate": "pred", "fracture": "label"} | ({"rib": "ribs"} if names else {})
     instances = {kind: on_grid_of(image, data[key]) for kind, key in kinds.items() if key in data}
     threshold = float(settings["operating_score"])
-    write_viewer_page(page, item["scan"], image[0].numpy(), image.affine.numpy(), instances, marks, threshold)
+    write_viewer_page(page, item["scan"], image[0].numpy(), image.affine.numpy(), instances, marks, threshold, names)
+
+
+def _loaded_ribs(path: Path, image: MetaTensor) -> MetaTensor:
+    """Load the mask of a scan's ribs, as the run wrote it, on the scan's own grid."""
+    mask = nib.load(path)
+    if difference := grid_difference(mask.shape, mask.affine, image.shape[1:], image.affine):
+        raise ValueError(f"{path} is not on the grid of the scan, {difference}: predict the scan again.")
+    ids = integer_ids(np.asanyarray(mask.dataobj), str(path))
+    return MetaTensor(torch.as_tensor(ids.astype(np.int32))[None], affine=torch.as_tensor(mask.affine))
+
+
+def _rib_names(path: Path) -> dict[int, str]:
+    """Read the names of a scan's ribs, by their ids in the mask; empty where there is no table, or no rib."""
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {
+            int(row["id"]): f"{row['side']} {row['number'] or 'unknown (%s from above)' % row['order']}"
+            for row in csv.DictReader(file)
+        }
 
 
 def _load(item: Mapping[str, Any], mask: Path, candidates: int, axcodes: str | None) -> dict[str, Any]:
@@ -198,7 +225,7 @@ def _words(candidate: Candidate) -> str:
     side = f"{candidate.side} side" if candidate.side else ""
     third = f"{candidate.level} third" if candidate.level else ""
     place = ", ".join(filter(None, [side, candidate.part, third]))
-    return "; ".join([*filter(None, [place]), f"{candidate.volume_mm3:.0f} mm³"])
+    return "; ".join([*filter(None, [place, rib_words(candidate)]), f"{candidate.volume_mm3:.0f} mm³"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -114,6 +115,7 @@ def write_viewer_page(
     instances: Mapping[str, NDArray],
     marks: Sequence[Mark],
     threshold: float = 0.0,
+    rib_names: Mapping[int, str] | None = None,
 ) -> None:
     """
     Write the page of a scan, whole or not at all.
@@ -123,9 +125,11 @@ def write_viewer_page(
         name: the scan's.
         image_hu: HU with RAS axes, shape ``(H, W, D)``.
         affine: from voxels to mm in RAS, shape ``(4, 4)``.
-        instances: volumes of ids on its grid, 0 is background, by ``candidate`` and, where annotated, ``fracture``.
+        instances: volumes of ids on its grid, 0 is background, by ``candidate`` and, where annotated, ``fracture``, and
+            where ribs are known ``rib``.
         marks: what the list shows, in its order.
         threshold: of the score, at which the page opens, in [0, 1].
+        rib_names: names of the ribs by their ids, such as ``left 6``; without any none can be switched on.
 
     Raises:
         FileNotFoundError: when NiiVue is not installed.
@@ -148,6 +152,7 @@ def write_viewer_page(
         step_hu=STEP_HU,
         spacing_mm=np.linalg.norm(affine[:3, :3], axis=0).tolist(),
         niivue=niivue,
+        rib_names=json.dumps(rib_names) if rib_names else "",
     )
     volumes = {"image": packed_image(image_hu, affine)}
     volumes |= {kind: packed_ids(ids, affine) for kind, ids in instances.items()}

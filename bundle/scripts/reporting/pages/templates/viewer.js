@@ -31,6 +31,7 @@
   }
 
   const kinds = ["candidate", "fracture"].filter((kind) => byId(`volume-${kind}`));
+  const ribNames = byId("ribs") ? JSON.parse(byId("ribs").dataset.names) : {}; // by their ids
   const overlays = {}; // volumes of ids by their kind
   const marked = {}; // of each the voxels that are not background, and their ids
 
@@ -84,6 +85,48 @@
     return { R: part(1), G: part(3), B: part(5), A, I: shown.map(({ id }) => id) };
   }
 
+  // Both ribs of a number have one color, and neighbors have hues far apart; those without a number are gray.
+  function ribColors() {
+    const shown = Object.entries(ribNames).map(([id, name]) => [Number(id), Number(name.split(" ")[1])]);
+    const rgb = shown.map(([, number]) => [0, 8, 4].map((n) => {
+      const saturation = Number.isNaN(number) ? 0 : 0.35;
+      const k = (n + (number || 0) * 5) % 12;
+      return Math.round(255 * (0.6 - saturation * Math.max(-1, Math.min(k - 3, 9 - k, 1))));
+    }));
+    const part = (channel) => [0, ...rgb.map((color) => color[channel])];
+    return { R: part(0), G: part(1), B: part(2), A: [0, ...shown.map(() => 255)], I: [0, ...shown.map(([id]) => id)] };
+  }
+
+  // Ribs are unpacked when they are first asked for, since most readers look at candidates alone.
+  async function showRibs() {
+    if (!overlays.rib) {
+      overlays.rib = await volume("rib", {});
+      overlays.rib.setColormapLabel(ribColors());
+    }
+    const [image] = nv.volumes;
+    const shown = byId("ribs").checked ? ["rib", ...kinds] : kinds; // candidates lie over the ribs
+    nv.volumes = [image, ...shown.map((kind) => overlays[kind])];
+    choose();
+    nv.setVolume(image, 0);
+    nv.createOnLocationChange();
+  }
+
+  // The rib at a place, as shares of the volume; nothing while the ribs are off.
+  function ribAt(place) {
+    if (!overlays.rib || !byId("ribs").checked || !(place[0] >= 0)) return "";
+    return ribNames[overlays.rib.getValue(...nv.frac2vox(place))] ?? "";
+  }
+
+  function nameRib(event) {
+    const box = byId("canvas").getBoundingClientRect();
+    const at = [event.clientX - box.left, event.clientY - box.top];
+    const name = event.buttons ? "" : ribAt(nv.canvasPos2frac(at.map((pixel) => pixel * nv.uiData.dpr)));
+    const label = byId("rib-name");
+    label.hidden = name === "";
+    label.textContent = name;
+    [label.style.left, label.style.top] = at.map((pixel) => `${pixel + 14}px`);
+  }
+
   // Lists candidates from the threshold on, and marks what is listed. NiiVue outlines what has no color, too: so what is
   // not shown becomes background.
   function choose() {
@@ -97,6 +140,7 @@
       voxels.forEach((voxel, at) => { overlays[kind].img[voxel] = shown.has(ids[at]) ? ids[at] : 0; });
       overlays[kind].opacity = Number(byId("opacity").value);
     }
+    if (overlays.rib) overlays.rib.opacity = Number(byId("opacity").value);
   }
 
   function change() {
@@ -139,12 +183,14 @@
   function tell({ mm, values }) {
     const place = [-mm[0], -mm[1], mm[2]].map((value) => value.toFixed(1).replace("-", "−"));
     const marked = kinds
-      .map((kind, index) => [kind, Math.round(values[index + 1].value)])
+      .map((kind) => [kind, Math.round(values[nv.volumes.indexOf(overlays[kind])].value)])
       .filter(([, id]) => id > 0)
       .map(([kind, id]) => kind[0].toUpperCase() + id);
     const state = byId("state");
     state.dataset.mm = `${mm[0]} ${mm[1]} ${mm[2]}`;
-    state.textContent = `${place.join(", ")} mm    ${rounded(values[0].value)} HU    ${marked.join(" ")}`;
+    const rib = ribAt(nv.scene.crosshairPos);
+    const there = [...marked, ...(rib ? [`rib ${rib}`] : [])].join(" ");
+    state.textContent = `${place.join(", ")} mm    ${rounded(values[0].value)} HU    ${there}`;
   }
 
   // Of the crosshair, in mm, so that it looks alike at each zoom.
@@ -198,6 +244,7 @@
     n: () => step(1),
     p: () => step(-1),
     m: () => toggle("mask"),
+    r: () => byId("ribs") && toggle("ribs"),
     x: () => toggle("crosshair"),
     "+": () => stepZoom(1),
     "-": () => stepZoom(-1),
@@ -209,6 +256,11 @@
     for (const button of presets) button.addEventListener("click", () => usePreset(button));
     for (const row of rows) row.addEventListener("click", () => goTo(row));
     byId("canvas").addEventListener("pointermove", (event) => { if (event.buttons === 2) dragWindow(event); });
+    if (byId("ribs")) {
+      byId("ribs").addEventListener("input", showRibs);
+      byId("canvas").addEventListener("pointermove", nameRib);
+      byId("canvas").addEventListener("pointerleave", () => { byId("rib-name").hidden = true; });
+    }
     byId("planes").addEventListener("input", arrange);
     byId("zoom").addEventListener("input", zoom);
     for (const id of ["threshold", "mask", "opacity"]) byId(id).addEventListener("input", change);
