@@ -101,6 +101,15 @@ def test_the_view_along_a_rib_starts_at_the_spine():
     assert (shifted[50, 140:] > 128).all() and not (shifted[50, :108] > 0).any()
 
 
+def test_of_an_instance_on_two_ribs_the_view_shows_the_part_on_its_own():
+    (rib,) = [one for one in straight_ribs(CAGE) if one.rib.id == 6]
+    both = ball(CAGE, PLACES[1]) | ball(CAGE, np.array(PLACES[1]) + [0, 0, 30], 8)  # a larger part on the rib above
+    view = along_rib_view(
+        Scan(image_of(CAGE), CAGE.affine, (-200.0, 1000.0), {"candidate": both.astype(int)}), rib, "candidate", 1
+    )
+    assert (picture(view)[50, 100:200] > 128).all()  # bone, and not what lies between the ribs
+
+
 def test_far_from_the_rib_there_is_no_view():
     (rib,) = [one for one in straight_ribs(CAGE) if one.rib.id == 6]
     assert along_rib_view(scan(), rib, "candidate", 3) is None

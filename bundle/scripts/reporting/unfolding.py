@@ -11,7 +11,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -314,7 +314,7 @@ class UnfoldedCage:
                 picture[top : top + turned.shape[0], left : left + turned.shape[1]] = turned
         return highest, mean
 
-    def shadows(self, ids: NDArray, affine: NDArray[np.float64], rib_of: dict[int, int]) -> list[Shadow]:
+    def shadows(self, ids: NDArray, affine: NDArray[np.float64], rib_of: Mapping[int, int]) -> list[Shadow]:
         """
         Tell where instances lie in the picture, each in the row of its own rib.
 

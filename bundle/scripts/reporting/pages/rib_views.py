@@ -22,9 +22,11 @@ __all__ = ["along_rib_view", "unfolded_views"]
 
 _LENGTH_MM, _DEPTH_MM = 150, 50  # of the view along a rib
 _FINE_MM = 0.5  # its pixels
+_NEAR_MM = 10.0  # to the centerline: voxels on the rib itself
 _MOST_POINTS = 2000  # of an instance that tell where it lies
 _PIXEL_MM = np.ones(2)
-_NAME_MM = 4.0  # between an outline and its name
+_NAME_MM = 35.0  # width of a name
+_NAME_EDGE_MM = 4  # from the upper or lower edge of a row to the middle of a name
 
 
 def unfolded_views(scan: Scan, cage: RibCage, rib_of: Mapping[str, Mapping[int, int]]) -> list[View]:
@@ -43,16 +45,14 @@ def unfolded_views(scan: Scan, cage: RibCage, rib_of: Mapping[str, Mapping[int, 
         return []
     unfolded = UnfoldedCage.of(cage)
     affine = np.asarray(scan.affine, dtype=float)
-    outlines = [
-        Outline(
-            kind,
-            shadow.instance,
-            outline(shadow.mask.T, _PIXEL_MM, np.array([shadow.left_mm, shadow.top_mm], dtype=float)),
-            (shadow.box_mm[2] + _NAME_MM, shadow.top_mm + 0.25 * shadow.mask.shape[0]),
-        )
-        for kind, ids in scan.instances.items()
-        for shadow in unfolded.shadows(ids, affine, dict(rib_of.get(kind, {})))
-    ]
+    outlines: list[Outline] = []
+    for kind, ids in scan.instances.items():
+        for shadow in unfolded.shadows(ids, affine, rib_of.get(kind, {})):
+            x, y = shadow.box_mm[0], float(shadow.top_mm + _NAME_EDGE_MM)
+            if any(abs(x - left) < _NAME_MM and y == top for left, top in (line.label_mm for line in outlines)):
+                y = float(shadow.top_mm + shadow.mask.shape[0] - _NAME_EDGE_MM)
+            path = outline(shadow.mask.T, _PIXEL_MM, np.array([shadow.left_mm, shadow.top_mm], dtype=float))
+            outlines.append(Outline(kind, shadow.instance, path, (x, y)))
     middle = unfolded.width_mm / 2
     labels = [(one.name, middle + one.direction * NAMES_MM / 4, one.middle_mm) for one in unfolded.ribs]
     pictures = zip(("maximum", "mean"), unfolded.pictures(scan.image, affine, scan.window[0]))
@@ -95,8 +95,9 @@ def along_rib_view(scan: Scan, straight: StraightRib, kind: str, instance: int) 
     distance_mm, nearest = cKDTree(straight.points_mm).query(points)
     if distance_mm.min() > _DEPTH_MM / 2:
         return None
-    way_mm = straight.way_mm[nearest].mean()
-    up_mm = ((points - straight.points_mm[nearest]) * straight.up[nearest]).sum(axis=1).mean()
+    own = distance_mm <= max(_NEAR_MM, distance_mm.min() + 1)  # and not what lies on the next rib
+    way_mm = straight.way_mm[nearest][own].mean()
+    up_mm = ((points - straight.points_mm[nearest]) * straight.up[nearest]).sum(axis=1)[own].mean()
     affine = np.asarray(scan.affine, dtype=float)
     along, outward = ((np.arange(size / _FINE_MM) + 0.5) * _FINE_MM - size / 2 for size in (_LENGTH_MM, _DEPTH_MM))
     places = straight.places_mm(way_mm + along, [up_mm], outward[::-1])[:, 0]
