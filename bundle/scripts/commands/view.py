@@ -153,7 +153,7 @@ def _write_view(
 
 def _loaded_ribs(path: Path, image: MetaTensor) -> MetaTensor:
     """Load the mask of a scan's ribs, as the run wrote it, on the scan's own grid."""
-    mask = nib.load(path)
+    mask: Any = nib.load(path)
     if difference := grid_difference(mask.shape, mask.affine, image.shape[1:], image.affine):
         raise ValueError(f"{path} is not on the grid of the scan, {difference}: predict the scan again.")
     ids = integer_ids(np.asanyarray(mask.dataobj), str(path))

@@ -56,7 +56,7 @@ class StraightRib:
     @cached_property
     def way_mm(self) -> NDArray[np.float64]:
         """How far along the rib each point lies, from -10, shape ``(n,)``."""
-        return np.arange(len(self.points_mm)) * STEP_MM - BEYOND_MM
+        return np.arange(len(self.points_mm), dtype=float) * STEP_MM - BEYOND_MM
 
     def places_mm(self, way_mm: ArrayLike, up_mm: ArrayLike, outward_mm: ArrayLike) -> NDArray[np.float64]:
         """
@@ -72,10 +72,10 @@ class StraightRib:
         """
 
         def at(values: NDArray[np.float64]) -> NDArray[np.float64]:
-            columns = [np.interp(way_mm, self.way_mm, column, np.nan, np.nan) for column in values.T]
+            columns = [np.interp(way, self.way_mm, column, np.nan, np.nan) for column in values.T]
             return np.stack(columns, axis=-1)[:, None, None]
 
-        up, outward = np.asarray(up_mm, dtype=float), np.asarray(outward_mm, dtype=float)
+        way, up, outward = (np.asarray(mm, dtype=float) for mm in (way_mm, up_mm, outward_mm))
         shift = at(self.up) * up[:, None, None] + at(self.outward) * outward[:, None]
         return at(self.points_mm) + shift
 
@@ -196,7 +196,8 @@ def _voxels(affine: NDArray[np.float64], places_mm: NDArray[np.float64]) -> NDAr
 
 
 def _inside(voxels: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.bool_]:
-    return ((voxels > -0.5) & (voxels < np.asarray(shape) - 0.5)).all(axis=-1)  # NaN compares as False
+    inside = (voxels > -0.5) & (voxels < np.asarray(shape) - 0.5)  # NaN is in none
+    return np.logical_and.reduce(inside, axis=-1)
 
 
 @dataclass(frozen=True)
