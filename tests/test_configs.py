@@ -120,6 +120,10 @@ def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
         "records/RibFrac501.json",
         "records/RibFrac502.json",
         "report.html",
+        "ribs/RibFrac501.csv",
+        "ribs/RibFrac501.nii.gz",
+        "ribs/RibFrac502.csv",
+        "ribs/RibFrac502.nii.gz",
         "scans.csv",
         "summary.json",
     ]
@@ -149,6 +153,7 @@ def test_a_dicom_study_is_predicted_and_only_dicom_names_the_patient(tmp_path, m
     assert "of 12 files: the file of a slice is cut short" in done.stdout
     (scan,) = {row["scan"] for row in rows(written / "fractures.csv")} - {"same"}
     each = ["pictures/{}.png", "predictions/{}.nii.gz", "probabilities/{}.nii.gz", "records/{}.json"]
+    each += ["ribs/{}.csv", "ribs/{}.nii.gz"]
     assert files(written) == sorted(
         ["config.yaml", "fractures.csv", "predictions/ribfrac-pred.csv", "report.html", "scans.csv", "summary.json"]
         + [name.format(one) for name in each for one in (scan, "same")]
