@@ -132,8 +132,7 @@ class RibCage:
     The ribs of a scan.
 
     Args:
-        mask: the ids of the ribs, :attr:`Rib.id`, 0 elsewhere, uint8, shape ``(H, W, D)``; its grid is coarser than
-            the scan's.
+        mask: the ids of the ribs, :attr:`Rib.id`, 0 elsewhere, uint8, shape ``(H, W, D)``.
         affine: from the voxels of the mask to RAS mm, shape ``(4, 4)``.
         ribs: the ribs, left before right, each side from above.
         notes: what is missing or doubtful, each a sentence without a period; why there are none.

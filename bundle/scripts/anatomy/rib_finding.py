@@ -24,8 +24,10 @@ POINT_MM = 2.0
 # Bone so near to the centerline is the rib's: ribs are up to 18 mm high and, across the wall of the chest, 12 mm thick.
 HALF_HEIGHT_MM = 10.0
 HALF_THICKNESS_MM = 7.0
-# Where a rib meets its vertebra, bone so far to the side of the canal is the vertebra's.
-VERTEBRA_MM = 30.0
+# The surface of bone, halfway from muscle to a cortex that a voxel averages.
+EDGE_HU = 160.0
+# Up to here to the side of the canal bone is the vertebra's, as in the masks of TotalSegmentator.
+VERTEBRA_MM = 31.0
 # A piece of bone belongs to a rib where it comes so near to the centerline; a kidney with contrast medium does not.
 CORE_MM = 4.0
 # A rib that ends so near to the scan's border goes on beyond it.
@@ -59,7 +61,6 @@ def find_rib_cage(image_hu: NDArray, spacing_mm: ArrayLike, affine: ArrayLike) -
         return RibCage(np.zeros((1, 1, 1), dtype=np.uint8), affine, (), (f"ribs were not found: {frame}",))
     tracks = follow_ribs(frame)
     to_world = affine @ np.diag([*(1.0 / spacing), 1.0])  # from mm in the scan's array
-    mask_affine = to_world @ np.block([[np.diag(frame.step), frame.first[:, None]], [np.zeros(3), 1.0]])
     numbering = number_ribs(frame, tracks)
     ribs, courses = [], []
     for side, name in ((-1, "left"), (1, "right")):
@@ -80,8 +81,8 @@ def find_rib_cage(image_hu: NDArray, spacing_mm: ArrayLike, affine: ArrayLike) -
             )
     if not ribs:
         return RibCage(np.zeros((1, 1, 1), dtype=np.uint8), affine, (), ("ribs were not found: none leaves the spine",))
-    mask = _mask(frame, courses, [rib.id for rib in ribs])
-    return RibCage(mask, mask_affine, tuple(ribs), numbering.notes)
+    mask = _mask(image_hu, spacing, frame, courses, [rib.id for rib in ribs])
+    return RibCage(mask, affine, tuple(ribs), numbering.notes)
 
 
 def _course(track: Track) -> NDArray[np.float64]:
@@ -104,30 +105,57 @@ def _near_border(frame: ChestFrame, point: NDArray[np.float64]) -> bool:
     return bool((np.minimum(point, last - point) < BORDER_MM).any())
 
 
-def _mask(frame: ChestFrame, courses: Sequence[NDArray[np.float64]], ids: Sequence[int]) -> NDArray[np.uint8]:
-    """Give each rib the bone around its course that hangs together with it."""
+def _mask(
+    image_hu: NDArray,
+    spacing: NDArray[np.float64],
+    frame: ChestFrame,
+    courses: Sequence[NDArray[np.float64]],
+    ids: Sequence[int],
+) -> NDArray[np.uint8]:
+    """Give each rib the bone around its course that hangs together with it, on the scan's own grid."""
     points = np.concatenate(courses)
     owners = np.concatenate([np.full(len(course), number) for number, course in zip(ids, courses)])
-    low = np.maximum(np.floor((points.min(axis=0) - HALF_HEIGHT_MM) / frame.step).astype(int), 0)
-    high = np.ceil((points.max(axis=0) + HALF_HEIGHT_MM) / frame.step).astype(int) + 1
-    voxels = np.argwhere(frame.bone[tuple(slice(a, b) for a, b in zip(low, high))]) + low
-    places = voxels * frame.step
-    is_beside = np.abs(frame.from_canal(places)[:, 0]) >= VERTEBRA_MM
-    voxels, places = voxels[is_beside], places[is_beside]
+    box = tuple(
+        slice(max(0, int((low - HALF_HEIGHT_MM) / size)), int((high + HALF_HEIGHT_MM) / size) + 2)
+        for low, high, size in zip(points.min(axis=0) + frame.first, points.max(axis=0) + frame.first, spacing)
+    )
+    start = np.array([part.start for part in box])
+    part_of_scan = image_hu[box]
+    # marrow and a cortex too thin for the threshold lie within the coarser copy's bone
+    within = ndimage.binary_erosion(frame.bone)
+    picks = [
+        np.clip(np.rint(((np.arange(n) + first) * size - low) / step).astype(int), 0, top - 1)
+        for n, first, size, low, step, top in zip(
+            part_of_scan.shape, start, spacing, frame.first, frame.step, frame.bone.shape
+        )
+    ]
+    near = _near(points, frame)
+    voxels = np.argwhere(near[np.ix_(*picks)] & ((part_of_scan > EDGE_HU) | within[np.ix_(*picks)]))
+    places = (voxels + start) * spacing - frame.first
     distance, nearest = cKDTree(points).query(places, distance_upper_bound=HALF_HEIGHT_MM)
-    near = np.isfinite(distance)
-    voxels, places, distance, nearest = voxels[near], places[near], distance[near], nearest[near]
+    is_own = np.isfinite(distance) & (np.abs(frame.from_canal(places)[:, 0]) >= VERTEBRA_MM)
+    voxels, places, distance, nearest = voxels[is_own], places[is_own], distance[is_own], nearest[is_own]
     thick = np.abs(((places - points[nearest]) * _outward(frame, courses)[nearest]).sum(axis=1))
     is_thin = thick <= HALF_THICKNESS_MM
     voxels, distance, nearest = voxels[is_thin], distance[is_thin], nearest[is_thin]
-    mask = np.zeros(frame.hu.shape, dtype=np.uint8)
-    mask[tuple(voxels.T)] = owners[nearest]
-    pieces = cc3d.connected_components(mask, connectivity=26)
+    ribs = np.zeros(part_of_scan.shape, dtype=np.uint8)
+    ribs[tuple(voxels.T)] = owners[nearest]
+    pieces = cc3d.connected_components(ribs, connectivity=26)
     is_core = np.zeros(int(pieces.max()) + 1, dtype=bool)
     is_core[pieces[tuple(voxels[distance <= CORE_MM].T)]] = True
-    is_core[0] = False
-    mask[~is_core[pieces]] = 0
+    ribs[~is_core[pieces]] = 0
+    mask = np.zeros(image_hu.shape, dtype=np.uint8)
+    mask[box] = ribs
     return mask
+
+
+def _near(points: NDArray[np.float64], frame: ChestFrame) -> NDArray[np.bool_]:
+    """Mark the frame's voxels that a rib on these points can reach."""
+    far = np.ones(frame.bone.shape, dtype=bool)
+    voxels = np.clip(np.rint(points / frame.step).astype(int), 0, np.array(far.shape) - 1)
+    far[tuple(voxels.T)] = False
+    size = np.ceil(HALF_HEIGHT_MM / frame.step).astype(int) + 1
+    return np.asarray(ndimage.minimum_filter(far, size=tuple(2 * size + 1)) == 0)
 
 
 def _outward(frame: ChestFrame, courses: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:

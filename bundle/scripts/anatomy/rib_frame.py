@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,11 @@ SURE_BONE_HU = 220.0
 # Marrow that bone encloses in a sagittal, coronal or axial plane: an axial section along a rib holds up to 8 x 70 mm;
 # in the other planes neighboring ribs with the spine between enclose little more than a rib's section.
 MAX_MARROW_MM2 = (120.0, 120.0, 600.0)
+# No rib holds a cube of this size; kidney, spleen and heart with contrast medium, vertebra and manubrium do.
+SOLID_MM = 13.0
+SOLID_HU = 110.0
+SOLID_SMOOTHING_MM = 2.2
+SOLID_OUTSIDE_MM = 1.0  # a rib and the scapula on it can hold the cube, outside of the lungs' hull
 MIN_LUNG_ML = 100.0
 MIN_HULL_VOXELS = 5  # along both axes of a slice, for a hull that is no line
 # A rib's section lies up to 8 mm outside the hull of the lungs; scapula and clavicle count little, so that the bone
@@ -108,22 +114,20 @@ def chest_frame(image_hu: NDArray, spacing: NDArray[np.float64]) -> ChestFrame |
     coarse_heights = np.arange(coarse.shape[2]) * step[2] + origin[2]
     smooth = ndimage.gaussian_filter1d(canal.path * step[:2], CANAL_SMOOTHING_MM / step[2], axis=0, mode="nearest")
     center = np.stack([np.interp(heights, coarse_heights, smooth[:, axis]) for axis in (0, 1)], axis=1)
+    # ribs below the lungs lie below their hull: the chest is wider there than the lungs
+    wall = np.flip(np.logical_or.accumulate(np.flip(hull | mirrored, 2), 2), 2)
+    places = [
+        (np.arange(n) * to + first[i] - origin[i]) / step[i] for i, (n, to) in enumerate(zip(fine.shape, fine_step))
+    ]
     outside, inside = (
-        ndimage.affine_transform(
-            ndimage.distance_transform_edt(mask, sampling=step).astype(np.float32),
-            fine_step / step,
-            offset=(first - origin) / step,
-            output_shape=fine.shape,
-            order=1,
-            mode="nearest",
-        )
-        # ribs below the lungs lie below their hull: the chest is wider there than the lungs
-        for mask in (~np.flip(np.logical_or.accumulate(np.flip(hull | mirrored, 2), 2), 2), hull)
+        _interpolated(ndimage.distance_transform_edt(mask, sampling=step).astype(np.float32), places)
+        for mask in (~wall, hull)
     )
     soft = ndimage.gaussian_filter(fine, NOISE_VOXELS)
     bone = _with_marrow(soft > BONE_HU, fine_step)
     weight = np.clip((soft - NO_BONE_HU) / (SURE_BONE_HU - NO_BONE_HU), 0.0, 1.0)
     weight[bone] = 1.0
+    weight[_solid(fine, fine_step) & (outside < SOLID_OUTSIDE_MM)] = 0.0
     weight *= np.clip(1.0 - (outside - WALL_MM) / (OUTSIDE_MM - WALL_MM), LEAST_WEIGHT, 1.0)
     weight *= np.clip(1.0 - (inside - INSIDE_MM) / (DEEP_MM - INSIDE_MM), LEAST_DEEP_WEIGHT, 1.0)
     return ChestFrame(
@@ -150,11 +154,23 @@ def _even_grid(
     depth = fine.shape[2]
     if step[2] > 1.3 * GRID_MM and depth > 1:
         places = np.linspace(0, depth - 1, round((depth - 1) * step[2] / GRID_MM) + 1)
-        below = np.minimum(places.astype(int), depth - 2)
-        share = (places - below).astype(np.float32)
-        fine = fine[:, :, below] * (1 - share) + fine[:, :, below + 1] * share
+        fine = _interpolated(fine, [np.arange(fine.shape[0]), np.arange(fine.shape[1]), places])
         step = np.array([step[0], step[1], step[2] * places[1]])
     return fine, first, step
+
+
+def _interpolated(volume: NDArray[np.float32], places: Sequence[NDArray[np.float64]]) -> NDArray[np.float32]:
+    """Interpolate linearly at the grid of these voxel places along the three axes; the border goes on outside."""
+    for axis, at in reversed(list(enumerate(places))):
+        if len(at) == volume.shape[axis] and np.array_equal(at, np.arange(len(at))):
+            continue
+        inside = np.clip(at, 0, volume.shape[axis] - 1)
+        low = np.minimum(inside.astype(int), max(volume.shape[axis] - 2, 0))
+        high = np.minimum(low + 1, volume.shape[axis] - 1)
+        share = (inside - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
+        below = np.take(volume, low, axis)
+        volume = below + share * (np.take(volume, high, axis) - below)
+    return volume
 
 
 def _lung_hull(
@@ -187,6 +203,13 @@ def _lung_hull(
         known = (sources >= 0) & (sources < len(plane))
         mirrored[known, :, k] = hull[sources[known], :, k]
     return hull, mirrored & body, tops, bases
+
+
+def _solid(fine: NDArray[np.float32], step: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mark where a cube of SOLID_MM fits into what is dense."""
+    dense = ndimage.gaussian_filter(fine, SOLID_SMOOTHING_MM / step) > SOLID_HU
+    size = tuple(np.maximum(1, np.round(SOLID_MM / step)).astype(int))
+    return np.asarray(ndimage.maximum_filter(ndimage.minimum_filter(dense.astype(np.uint8), size), size)) > 0
 
 
 def _with_marrow(bone: NDArray[np.bool_], step: NDArray[np.float64]) -> NDArray[np.bool_]:

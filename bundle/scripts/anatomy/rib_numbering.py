@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,7 @@ EXTRA_ABOVE = -7.0
 LEAN = 0.5
 # A feature that is farther off counts as so many standard deviations.
 MAX_DEVIATION = 2.5
+MAX_PITCH_DEVIATION = 4.0  # so that twice the distance tells of an overlooked rib
 # A patient is so much smaller or larger than those measured.
 _SCALES = np.array([0.8, 0.87, 0.94, 1.0, 1.07, 1.15, 1.24])
 _SCALE_SD = 0.12
@@ -161,15 +163,22 @@ def _ways(side: _Side) -> list[tuple[float, tuple[int, ...]]]:
     ways: dict[tuple[int, ...], float] = {}
     for scale in _SCALES:
         prior = -(((scale - 1.0) / _SCALE_SD) ** 2) / 2
+
+        @cache
+        def step(j: int, i: int, above: int, number: int, scale: float = float(scale)) -> float:
+            return _step(side, j, i, above, number, scale)
+
         for first in range(CERVICAL, LUMBAR + 1):
-            found = _best_from(side, first, float(scale))
+            found = _best_from(side, first, step)
             if found is not None:
                 score, way = found
                 ways[way] = max(ways.get(way, -np.inf), score + prior)
     return [(score, way) for way, score in ways.items()]
 
 
-def _best_from(side: _Side, first: int, scale: float) -> tuple[float, tuple[int, ...]] | None:
+def _best_from(
+    side: _Side, first: int, step: Callable[[int, int, int, int], float]
+) -> tuple[float, tuple[int, ...]] | None:
     """
     Number a side from a first number on by dynamic programming.
 
@@ -188,7 +197,7 @@ def _best_from(side: _Side, first: int, scale: float) -> tuple[float, tuple[int,
             for number, (score, way) in best[i - back].items():
                 for new in range(number + 1, min(number + 3, LUMBAR) + 1):
                     total = score + (new - number - 1) * MISSED + side.spurious[i - back + 1 : i].sum()
-                    total += _step(side, i - back, i, number, new, scale) + _at_tip(side, i, new)
+                    total += step(i - back, i, number, new) + _at_tip(side, i, new)
                     if new not in here or total > here[new][0]:
                         here[new] = (total, (*way, *(NO_RIB,) * (back - 1), new))
         best.append(here)
@@ -239,8 +248,8 @@ def _step(side: _Side, j: int, i: int, above: int, number: int, scale: float) ->
     return score
 
 
-def _weigh(value: float, mean: float, sd: float) -> float:
-    return -min(abs(value - mean) / sd, MAX_DEVIATION) ** 2 / 2
+def _weigh(value: float, mean: float, sd: float, limit: float = MAX_DEVIATION) -> float:
+    return -(min(abs(value - mean) / sd, limit) ** 2) / 2
 
 
 def _agreement(sides: Sequence[_Side], left: Sequence[int], right: Sequence[int]) -> float:
