@@ -13,8 +13,8 @@ from scipy.spatial import cKDTree
 from scripts.anatomy.body import checked_spacing
 from scripts.anatomy.rib_cage import Rib, RibCage
 from scripts.anatomy.rib_frame import ChestFrame, chest_frame
-from scripts.anatomy.rib_numbering import number_ribs
-from scripts.anatomy.rib_tracking import Track, follow_ribs
+from scripts.anatomy.rib_numbering import number_fragments, number_ribs
+from scripts.anatomy.rib_tracking import Track, follow_fragments, follow_ribs
 
 __all__ = ["find_rib_cage"]
 
@@ -30,6 +30,7 @@ EDGE_HU = 160.0
 VERTEBRA_MM = 31.0
 # A piece of bone belongs to a rib where it comes so near to the centerline; a kidney with contrast medium does not.
 CORE_MM = 4.0
+FRAGMENT_CONFIDENCE = 0.9  # of a rib whose back end is not in the scan, so that its neighbors alone tell its number
 # A rib that ends so near to the scan's border goes on beyond it.
 BORDER_MM = 6.0
 
@@ -62,21 +63,29 @@ def find_rib_cage(image_hu: NDArray, spacing_mm: ArrayLike, affine: ArrayLike) -
     tracks = follow_ribs(frame)
     to_world = affine @ np.diag([*(1.0 / spacing), 1.0])  # from mm in the scan's array
     numbering = number_ribs(frame, tracks)
+    fragments = follow_fragments(frame, tracks)
+    fragment_numbers = number_fragments(tracks, numbering.numbers, fragments)
     ribs, courses = [], []
     for side, name in ((-1, "left"), (1, "right")):
-        own = [i for i in numbering.numbers if tracks[i].side == side]  # from above
-        for order, i in enumerate(own, start=1):
-            course = _course(tracks[i])
+        own = [(f, n, FRAGMENT_CONFIDENCE) for f, n in zip(fragments, fragment_numbers) if f.side == side]
+        own.sort(key=lambda item: -float(item[0].points[:, 2].mean()))
+        own += [  # from above
+            (tracks[i], number, numbering.confidence[i])
+            for i, number in numbering.numbers.items()
+            if tracks[i].side == side
+        ]
+        for order, (track, number, confidence) in enumerate(own, start=1):
+            course = _course(track)
             courses.append(course)
             ribs.append(
                 Rib(
                     side=name,
-                    number=numbering.numbers[i],
+                    number=number,
                     order=order,
-                    confidence=round(numbering.confidence[i] * _quality(tracks[i]), 3),
+                    confidence=round(confidence * float(track.found.mean()), 3),
                     centerline_mm=(course + frame.first) @ to_world[:3, :3].T + to_world[:3, 3],
-                    starts_in_scan=tracks[i].has_head,
-                    ends_in_scan=tracks[i].end != "border" and not _near_border(frame, course[-1]),
+                    starts_in_scan=track.has_head,
+                    ends_in_scan=track.end != "border" and not _near_border(frame, course[-1]),
                 )
             )
     if not ribs:
@@ -93,11 +102,6 @@ def _course(track: Track) -> NDArray[np.float64]:
     smooth = ndimage.gaussian_filter1d(points, SMOOTHING_MM / POINT_MM, axis=0, mode="nearest")
     smooth[[0, -1]] = points[[0, -1]]
     return smooth
-
-
-def _quality(track: Track) -> float:
-    """Tell how much of a track lies in bone, in [0, 1]."""
-    return float(track.found.mean())
 
 
 def _near_border(frame: ChestFrame, point: NDArray[np.float64]) -> bool:

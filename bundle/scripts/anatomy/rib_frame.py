@@ -161,7 +161,7 @@ def _even_grid(
     depth = fine.shape[2]
     if step[2] > 1.3 * GRID_MM and depth > 1:
         places = np.linspace(0, depth - 1, round((depth - 1) * step[2] / GRID_MM) + 1)
-        fine = _interpolated(fine, [np.arange(fine.shape[0]), np.arange(fine.shape[1]), places])
+        fine = _interpolated(fine, [np.arange(float(fine.shape[0])), np.arange(float(fine.shape[1])), places])
         step = np.array([step[0], step[1], step[2] * places[1]])
     return fine, first, step
 

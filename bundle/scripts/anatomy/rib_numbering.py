@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,7 +13,7 @@ from scripts.anatomy.rib_cage import CERVICAL, LUMBAR, RIBS_PER_SIDE
 from scripts.anatomy.rib_frame import ChestFrame
 from scripts.anatomy.rib_tracking import Track
 
-__all__ = ["Numbering", "number_ribs"]
+__all__ = ["Numbering", "number_fragments", "number_ribs"]
 
 # Mean and standard deviation, rib by rib from the first, of 26 sides of 13 chest CT numbered by eye (the public scans
 # that the documentation lists), and wide enough for the phantoms, whose first ribs pass lower and farther behind.
@@ -57,6 +57,11 @@ MAX_DOUBT = 0.05
 # The likeliest way scored -0.2 to -1.8 a rib in 14 chests of adults and in phantoms whose ribs were followed well, -2.3
 # and less where half of the ribs were missed.
 MIN_SCORE = -2.1
+# Neighbors lie 15 to 40 mm below one another at the side of the chest; two ribs pass a common place where they come so
+# near to each other from above, at so many points.
+MAX_GAP_BELOW_MM = 45.0
+COMMON_MM = 14.0
+MIN_COMMON = 5
 # Half of the chest's width at ribs 4 and below: 104 mm and more in these adults.
 MIN_HALF_WIDTH_MM = 90.0
 CHILD_REACH = 4
@@ -127,14 +132,15 @@ def number_ribs(frame: ChestFrame, tracks: Sequence[Track]) -> Numbering:
     scores = np.array([score for score, _, _ in pairs])
     share = np.exp(scores - scores.max())
     share /= share.sum()
-    score, *best = pairs[int(scores.argmax())]
+    score, left, right = pairs[int(scores.argmax())]
+    best = (left, right)
     reason = _refusal(sides, best, score)
     numbers: dict[int, int | None] = {}
     confidence = {}
     for index, (side, way) in enumerate(zip(sides, best)):
         for place, (track, number) in enumerate(zip(side.tracks, way)):
             if number != NO_RIB:
-                agree = [pair[1 + index][place] == number for pair in pairs]
+                agree = [(pair[1], pair[2])[index][place] == number for pair in pairs]
                 confidence[track] = float(share[agree].sum())
                 is_known = not reason and confidence[track] >= 1.0 - MAX_DOUBT
                 numbers[track] = number if is_known else None
@@ -143,6 +149,47 @@ def number_ribs(frame: ChestFrame, tracks: Sequence[Track]) -> Numbering:
     if None in numbers.values():
         notes = (*notes, reason or UNSURE)
     return Numbering(numbers, confidence, notes)
+
+
+def number_fragments(
+    tracks: Sequence[Track], numbers: Mapping[int, int | None], fragments: Sequence[Track]
+) -> list[int | None]:
+    """
+    Number the ribs that enter the scan from above by the ribs below them.
+
+    Args:
+        tracks: the ribs that begin at the spine.
+        numbers: their numbers, by index.
+        fragments: the ribs whose back ends lie above the scan.
+
+    Returns:
+        The number of each fragment: each has that of the next rib below less one, where that rib is known and no
+        farther below than ribs lie apart.
+    """
+    found: list[int | None] = [None] * len(fragments)
+    for i in np.argsort([fragment.points[:, 2].mean() for fragment in fragments]):  # the lowest first
+        below: list[tuple[float, int | None]] = []
+        others = [(tracks[j], number) for j, number in numbers.items()]
+        others += [(fragments[j], number) for j, number in enumerate(found) if number is not None]
+        for other, number in others:
+            if other.side == fragments[i].side and (gap := _gap(fragments[i], other)) is not None:
+                below.append((gap, number))
+        if below:
+            gap, number = min(below)
+            if number is not None and 1 < number and gap <= MAX_GAP_BELOW_MM:
+                found[i] = number - 1
+    return found
+
+
+def _gap(fragment: Track, other: Track) -> float | None:
+    """Return how far below a fragment another rib of its side runs, mm; None where they pass no common place."""
+    ahead = np.abs(fragment.points[:, None, :2] - other.points[None, :, :2]).sum(axis=2)
+    nearest = ahead.argmin(axis=1)
+    is_common = ahead[np.arange(len(nearest)), nearest] <= COMMON_MM
+    if np.count_nonzero(is_common) < MIN_COMMON:
+        return None
+    gap = float(np.median(fragment.points[is_common, 2] - other.points[nearest[is_common], 2]))
+    return gap if gap > 0 else None
 
 
 def _refusal(sides: Sequence[_Side], ways: Sequence[Sequence[int]], score: float) -> str:

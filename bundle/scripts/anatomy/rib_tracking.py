@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from scripts.anatomy.rib_frame import ChestFrame
 
-__all__ = ["Track", "follow_ribs"]
+__all__ = ["Track", "follow_fragments", "follow_ribs"]
 
 STEP_MM = 2.0
 # Ribs are first sought where they leave the vertebral column, on sheets so far to the side of the canal: transverse
@@ -31,6 +31,14 @@ SEED_SIGMA_MM = 2.5
 MIN_SEED = 0.22
 SEED_APART_MM = 8.0
 SEED_MOVE_MM = 5.5
+# Ribs whose back end is above the scan enter it through the upper border; at the sides they are sought on coronal
+# sheets so far ahead of the canal, away from the tracks that are there.
+FRAGMENT_SHEETS_MM = np.arange(10.0, 91.0, 4.0)
+FRAGMENT_APART_MM = 10.0
+MIN_FRAGMENT_SPOTS = 4
+MIN_FRAGMENT_MM = 40.0
+MIN_FRAGMENT_FOUND = 0.85
+ENTRY_MM = 14.0  # below the border: a rib runs along it for a while
 # The head of a rib lies so far to the side of the canal.
 HEAD_MM = 20.0
 # In front, sternum and joined cartilages lie nearer than this to the midline.
@@ -161,6 +169,76 @@ def _without_doubles(tracks: Sequence[Track]) -> list[Track]:
     return kept
 
 
+def follow_fragments(frame: ChestFrame, tracks: Sequence[Track]) -> list[Track]:
+    """
+    Follow ribs that enter the scan through its upper border, since their back ends lie above it.
+
+    Args:
+        frame: the chest.
+        tracks: the ribs that begin at the spine.
+
+    Returns:
+        Their courses, each from the border forward, without a head.
+    """
+    known = [cKDTree(track.points) for track in tracks]
+    seeds = [
+        seed for seed in _fragment_seeds(frame) if all(tree.query(seed.center)[0] > FRAGMENT_APART_MM for tree in known)
+    ]
+    if not seeds:
+        return []
+    guide = _Guide(tracks)
+    top_mm = (frame.hu.shape[2] - 1) * frame.step[2]
+    forward = _follow(frame, seeds, guide)
+    backward = _follow(frame, [_Seed(seed.side, seed.center, -seed.direction) for seed in seeds], None)
+    found: list[Track] = []
+    for ahead, back in zip(forward, backward):
+        points = np.concatenate([back.points[:0:-1], ahead.points])
+        is_found = np.concatenate([back.found[:0:-1], ahead.found])
+        end = _front_end(Track(ahead.side, points, is_found, ahead.end))
+        fragment = Track(ahead.side, points[:end], is_found[:end], ahead.end, has_head=False)
+        if (
+            top_mm - fragment.points[0, 2] > ENTRY_MM
+            or fragment.length_mm < MIN_FRAGMENT_MM
+            or fragment.found.mean() < MIN_FRAGMENT_FOUND
+        ):
+            continue
+        others = [*known, *(cKDTree(other.points) for other in found)]
+        near = [np.mean(tree.query(fragment.points)[0] < FRAGMENT_APART_MM / 2) for tree in others]
+        if max(near, default=0.0) < 0.2:
+            found.append(fragment)
+    return found
+
+
+def _fragment_seeds(frame: ChestFrame) -> list[_Seed]:
+    """Find spots of bone on the wall that go on from one coronal sheet to the next."""
+    seeds = []
+    for side in (-1, 1):
+        spots = [_coronal_spots(frame, side, ahead) for ahead in FRAGMENT_SHEETS_MM]
+        for chain in _chains(spots, (0, 2)):
+            if len(chain) >= MIN_FRAGMENT_SPOTS:
+                points = np.array([spot for _, spot in chain])
+                direction = np.polyfit(np.arange(len(points)), points, 1)[0]
+                seeds.append(_Seed(side, points[len(points) // 2], direction / np.linalg.norm(direction)))
+    return seeds
+
+
+def _coronal_spots(frame: ChestFrame, side: int, ahead_mm: float) -> NDArray[np.float64]:
+    """Find spots of bone on a side's half of the sheet so far ahead of the canal; their middles in mm, ``(n, 3)``."""
+    height, _, depth = frame.hu.shape
+    row = (frame.canal[:, 1] + ahead_mm) / frame.step[1]
+    grid = np.stack(
+        [
+            np.broadcast_to(np.arange(height)[:, None], (height, depth)),
+            np.broadcast_to(row, (height, depth)),
+            np.broadcast_to(np.arange(depth), (height, depth)),
+        ]
+    )
+    spots = _peaks(ndimage.map_coordinates(frame.weight, grid, order=1), frame.step[[0, 2]])
+    middles = np.column_stack([spots[:, 0], row[spots[:, 1]], spots[:, 1]]) * frame.step
+    lateral = side * (middles[:, 0] - frame.canal[spots[:, 1], 0])
+    return np.asarray(middles[lateral > SHEETS_MM[0]])
+
+
 @dataclass(frozen=True)
 class _Seed:
     side: int
@@ -172,27 +250,32 @@ def _seeds(frame: ChestFrame) -> list[_Seed]:
     """Find where ribs pass beside the column: spots of bone that go on from sheet to sheet."""
     seeds = []
     for side in (-1, 1):
-        chains: list[list[tuple[int, NDArray[np.float64]]]] = []
-        for sheet, lateral in enumerate(SHEETS_MM):
-            spots = _spots(frame, side * lateral)
-            open_chains = [chain for chain in chains if chain[-1][0] >= sheet - 2]
-            expected = np.array([_next_spot(chain, sheet) for chain in open_chains]).reshape(-1, 3)
-            distance = np.linalg.norm((expected[:, None] - spots[None])[..., 1:], axis=2)
-            distance[distance > SEED_MOVE_MM] = np.inf
-            is_free = np.ones(len(spots), dtype=bool)
-            while np.isfinite(distance).any():
-                chain, spot = np.unravel_index(distance.argmin(), distance.shape)
-                open_chains[chain].append((sheet, spots[spot]))
-                is_free[spot] = False
-                distance[chain], distance[:, spot] = np.inf, np.inf
-            chains += [[(sheet, spot)] for spot in spots[is_free]]
-        for chain in chains:
+        spots = [_spots(frame, side * lateral) for lateral in SHEETS_MM]
+        for chain in _chains(spots, (1, 2)):
             reach = SHEETS_MM[[chain[0][0], chain[-1][0]]]
             if len(chain) >= 3 and any(reach[0] <= low and reach[1] >= high for low, high in SEED_REACHES_MM):
                 seed = _seed(frame, side, np.array([spot for _, spot in chain[:7]]))
                 if seed is not None:
                     seeds.append(seed)
     return seeds
+
+
+def _chains(spots: Sequence[NDArray[np.float64]], axes: tuple[int, int]) -> list[list[tuple[int, NDArray[np.float64]]]]:
+    """Link the spots of neighboring sheets, which lie along these axes, to chains of (number of the sheet, spot)."""
+    chains: list[list[tuple[int, NDArray[np.float64]]]] = []
+    for sheet, here in enumerate(spots):
+        open_chains = [chain for chain in chains if chain[-1][0] >= sheet - 2]
+        expected = np.array([_next_spot(chain, sheet) for chain in open_chains]).reshape(-1, 3)
+        distance = np.linalg.norm((expected[:, None] - here[None])[..., list(axes)], axis=2)
+        distance[distance > SEED_MOVE_MM] = np.inf
+        is_free = np.ones(len(here), dtype=bool)
+        while np.isfinite(distance).any():
+            chain, spot = np.unravel_index(distance.argmin(), distance.shape)
+            open_chains[chain].append((sheet, here[spot]))
+            is_free[spot] = False
+            distance[chain], distance[:, spot] = np.inf, np.inf
+        chains += [[(sheet, spot)] for spot in here[is_free]]
+    return chains
 
 
 def _next_spot(chain: Sequence[tuple[int, NDArray[np.float64]]], sheet: int) -> NDArray[np.float64]:
@@ -212,16 +295,19 @@ def _spots(frame: ChestFrame, right_mm: float) -> NDArray[np.float64]:
     ahead = np.arange(width)
     rows = np.broadcast_to(row, (width, depth))
     grid = np.stack([rows, *np.meshgrid(ahead, levels, indexing="ij")])
-    sheet = ndimage.map_coordinates(frame.weight, grid, order=1)
-    sheet = ndimage.gaussian_filter(sheet, SEED_SIGMA_MM / frame.step[1:], mode="constant")
-    size = np.maximum(3, np.round(SEED_APART_MM / frame.step[1:])).astype(int)
-    is_peak = (sheet == ndimage.maximum_filter(sheet, size=tuple(size))) & (sheet >= MIN_SEED)
-    spots = np.argwhere(is_peak)
+    spots = _peaks(ndimage.map_coordinates(frame.weight, grid, order=1), frame.step[1:])
     middles = np.column_stack([row[spots[:, 1]], spots]) * frame.step
     from_canal = middles[:, 1] - frame.canal[spots[:, 1], 1]
     top = np.nanmax(frame.lung_tops_mm)
     limit = np.where(middles[:, 2] > top - APEX_MM, APEX_AHEAD_MM, SEED_AHEAD_MM)
     return np.asarray(middles[(from_canal >= SEED_BEHIND_MM) & (from_canal <= limit)])
+
+
+def _peaks(sheet: NDArray[np.float64], step: NDArray[np.float64]) -> NDArray[np.int_]:
+    """Return the pixels where a smoothed sheet is brightest around, shape ``(n, 2)``."""
+    sheet = ndimage.gaussian_filter(sheet, SEED_SIGMA_MM / step, mode="constant")
+    size = np.maximum(3, np.round(SEED_APART_MM / step)).astype(int)
+    return np.argwhere((sheet == ndimage.maximum_filter(sheet, size=tuple(size))) & (sheet >= MIN_SEED))
 
 
 def _seed(frame: ChestFrame, side: int, spots: NDArray[np.float64]) -> _Seed | None:

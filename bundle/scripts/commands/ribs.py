@@ -1,5 +1,5 @@
 """
-Find and number the ribs of scans, and write their masks, centerlines and a table.
+Find and number the ribs of scans, and write their masks, centerlines, pictures and a table.
 
     python -m scripts ribs --scans /data/scans --output_dir output/ribs
 
@@ -29,6 +29,7 @@ from scripts.files.atomic_write import whole_file, write_json, write_volume
 from scripts.files.scan_names import printable
 from scripts.images.headers import checked_axcodes
 from scripts.images.image_reader import CTReader
+from scripts.reporting.rib_picture import rib_picture
 from scripts.transforms import CheckFilesd, CheckImaged
 
 __all__ = ["RIB_COLUMNS", "main", "write_ribs"]
@@ -52,10 +53,11 @@ def write_ribs(
     scans: str | Path, output_dir: str | Path, assumed_orientation: str | None = None
 ) -> tuple[int, list[str]]:
     """
-    Write the ribs of each scan: ``<scan>.nii.gz``, ``<scan>-centerlines.json``, and their rows in ``ribs.csv``.
+    Write the ribs of each scan: a mask, centerlines, a picture of the unfolded cage, and their rows in ``ribs.csv``.
 
-    The mask has the scan's own grid and the ids of :func:`scripts.anatomy.rib_cage.rib_id`. The table has a row for
-    each rib; a scan without ribs has one with notes alone, which say why.
+    The files are ``<scan>.nii.gz``, ``<scan>-centerlines.json`` and ``<scan>.png``. The mask has the scan's own grid
+    and the ids of :func:`scripts.anatomy.rib_cage.rib_id`. The table has a row for each rib; a scan without ribs has
+    one with notes alone, which say why.
 
     Args:
         scans: a file, a folder of NIfTI files and DICOM series, or a data list, as for a prediction.
@@ -111,6 +113,10 @@ def _write_scan(item: Mapping[str, Any], folder: Path, axcodes: str | None) -> l
     cage = find_rib_cage(image[0].numpy(), np.linalg.norm(affine[:3, :3], axis=0), affine)
     write_volume(folder / f"{item['scan']}.nii.gz", cage.on_grid(own_affine, own_shape), own_affine)
     write_json(folder / f"{item['scan']}-centerlines.json", _centerlines(item["scan"], cage))
+    if cage.ribs:
+        nothing = np.zeros(image.shape[1:], dtype=np.uint8)
+        picture = folder / f"{item['scan']}.png"
+        rib_picture(image[0].numpy(), affine, cage, nothing, [], {}, picture, title=item["scan"])
     notes = ". ".join(cage.notes)
     return [_row(rib, item["scan"], notes) for rib in cage.ribs] or [{"scan": item["scan"], "notes": notes}]
 
@@ -167,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(
         prog="python -m scripts ribs",
-        description="Find and number the ribs of scans, and write their masks, centerlines and a table.",
+        description="Find and number the ribs of scans, and write their masks, centerlines, pictures and a table.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
