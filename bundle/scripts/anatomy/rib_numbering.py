@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scripts.anatomy.rib_cage import CERVICAL, LUMBAR, RIBS_PER_SIDE
 from scripts.anatomy.rib_frame import ChestFrame
-from scripts.anatomy.rib_tracking import Track
+from scripts.anatomy.rib_tracking import TIP_MM, Track
 
 __all__ = ["Numbering", "number_fragments", "number_ribs"]
 
@@ -30,8 +30,7 @@ _REACH_SD = np.array([0.07, 0.05, 0.04, 0.04, 0.04, 0.04, 0.04, 0.05, 0.05, 0.08
 # Height of the passages above the tip of the lung, mm.
 _ABOVE_TIP_MM = np.array([7, -4, -22, -42], dtype=float)
 _ABOVE_TIP_SD = np.array([8, 9, 9, 10], dtype=float)
-# The tip of a lung is in the scan where so much is above it; the last rib, where so much of the spine is below.
-TIP_MM = 4.0
+# The last rib is in the scan where so much of the spine is below it.
 BASE_PITCHES = 1.25
 # How likely it is, as a natural logarithm, that a rib is overlooked; that there is one more or one fewer than twelve;
 # that one more is found above the first.

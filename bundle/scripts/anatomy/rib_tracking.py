@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from scripts.anatomy.rib_frame import ChestFrame
 
-__all__ = ["Track", "follow_fragments", "follow_ribs"]
+__all__ = ["TIP_MM", "Track", "follow_fragments", "follow_ribs"]
 
 STEP_MM = 2.0
 # Ribs are first sought where they leave the vertebral column, on sheets so far to the side of the canal: transverse
@@ -38,6 +38,7 @@ FRAGMENT_APART_MM = 10.0
 MIN_FRAGMENT_SPOTS = 4
 MIN_FRAGMENT_MM = 40.0
 MIN_FRAGMENT_FOUND = 0.85
+TIP_MM = 4.0  # the tip of a lung is in the scan where so much is above it
 ENTRY_MM = 14.0  # below the border: a rib runs along it for a while
 # The head of a rib lies so far to the side of the canal.
 HEAD_MM = 20.0
@@ -212,7 +213,10 @@ def follow_fragments(frame: ChestFrame, tracks: Sequence[Track]) -> list[Track]:
 def _fragment_seeds(frame: ChestFrame) -> list[_Seed]:
     """Find spots of bone on the wall that go on from one coronal sheet to the next."""
     seeds = []
-    for side in (-1, 1):
+    top_mm = (frame.hu.shape[2] - 1) * frame.step[2]
+    for side, tip_mm in zip((-1, 1), frame.lung_tops_mm):
+        if tip_mm <= top_mm - TIP_MM:
+            continue  # all ribs begin in the scan
         spots = [_coronal_spots(frame, side, ahead) for ahead in FRAGMENT_SHEETS_MM]
         for chain in _chains(spots, (0, 2)):
             if len(chain) >= MIN_FRAGMENT_SPOTS:
