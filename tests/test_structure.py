@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -18,11 +16,10 @@ from conftest import BUNDLE_ROOT
 from scripts.__main__ import COMMANDS, main
 
 SCRIPTS = BUNDLE_ROOT / "scripts"
-MODULES = [path for path in sorted(SCRIPTS.rglob("*.py")) if "old_commands" not in path.parts]
+MODULES = sorted(SCRIPTS.rglob("*.py"))
 # they do the same for two things: for the phantoms and for implants, for what is known of candidates and for transforms
 SHARED_NAMES = {
     "__init__",
-    "__main__",
     "anatomy",
     "candidates",
     "dataset",
@@ -114,18 +111,3 @@ def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
         main(["scroe"])
     assert end.value.code == 2
     assert "'scroe'" in (message := capsys.readouterr().err) and "score" in message
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [("metrics", "score"), ("datalist", "list_scans"), ("scan_records", "join"), ("ribfrac_download", "download")]
-    + [(name, name) for name in ("tune", "mine", "average", "inspect", "view", "submission", "release")]
-    + [(name, name) for name in ("sample_ct", "phantom", "implant")],
-)
-def test_old_commands_run_and_name_the_new_ones(old, new):
-    run = subprocess.run(
-        [sys.executable, "-m", f"scripts.{old}", "--help"], cwd=BUNDLE_ROOT, capture_output=True, text=True
-    )
-    assert run.returncode == 0 and f"usage: python -m scripts {new} " in run.stdout
-    assert f"python -m scripts {new};" in run.stderr

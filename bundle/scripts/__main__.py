@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-__all__ = ["COMMANDS", "main", "replaced"]
+__all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "score": "score a folder of predictions as the RibFrac challenge does",
@@ -47,19 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = parser.parse_args(words[:1]).command
     import_module(f"scripts.commands.{command}").main(words[1:])
-
-
-def replaced(module: str, command: str) -> None:
-    """
-    Run a command under the name that it had before version 0.13, and say its new one.
-
-    Args:
-        module: ``__name__`` of the old module; it does nothing where that is imported, not run.
-        command: the new name.
-    """
-    if module == "__main__":
-        print(f"note: this command is now python -m scripts {command}; the old name goes in 0.14.", file=sys.stderr)
-        main([command, *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -1,3 +1,0 @@
-from scripts.__main__ import replaced
-
-replaced(__name__, "mine")
