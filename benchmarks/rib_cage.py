@@ -47,7 +47,17 @@ from scripts.synthetic import phantom as phantom_package  # noqa: E402
 from scripts.synthetic.phantom import make_phantom  # noqa: E402
 from scripts.synthetic.phantom.traits import TRAITS  # noqa: E402
 
-__all__ = ["Case", "Truth", "compare", "draw_cases", "labelled_truth", "side_and_number", "totals", "truth_of"]
+__all__ = [
+    "Case",
+    "Truth",
+    "compare",
+    "draw_cases",
+    "labelled_truth",
+    "side_and_number",
+    "spots_on",
+    "totals",
+    "truth_of",
+]
 
 KINDS = ("right", "shifted", "wrong", "unknown", "missed")
 MIN_DICE = 0.3
@@ -55,6 +65,7 @@ MIN_SHOWN_MM = 30.0
 NEAR_MM = 5.0  # of a found centerline to the true one
 WIDE_MM = 12.0  # of a voxel of a labelled rib to the found centerline
 FIRST_LEFT, FIRST_RIGHT, RIBS = 92, 104, 12  # TotalSegmentator's ids
+SPOTS, SPOT_MM = 10, 6.0  # on each labelled rib stand for fractures
 IN_PLANE_MM, SLICES_MM = 0.8, (1.25, 3.0)  # the trait thick has slices of 4-5 mm
 SHARE_OF_TRAITS = (0.1, 0.3, 0.35, 0.25)  # of scans with 0, 1, 2 and 3 of them
 ON_BONE = 0.5  # of the voxels of a piece of a rib
@@ -95,7 +106,7 @@ class Truth:
         affine: voxels to RAS mm.
         ribs: ids as of :func:`scripts.anatomy.rib_cage.rib_id`, uint8, same shape.
         centerlines_mm: the axis of each rib by its id; empty for labelled scans.
-        label: instance ids of fractures, same shape; None where there are none.
+        label: instance ids of fractures, or of spots that stand for them, same shape; None where there are none.
     """
 
     image: NDArray[np.int16]
@@ -174,7 +185,21 @@ def labelled_truth(scan: Path, mask: Path) -> Truth:
     if ids.shape != tuple(image.shape[1:]) or not np.allclose(image.affine, data["ribs"].affine, atol=1e-2):
         raise ValueError(f"{mask} is not on the grid of {scan}: resample one of them.")
     ribs = np.where((ids >= FIRST_LEFT) & (ids < FIRST_RIGHT + RIBS), ids - FIRST_LEFT + 1, 0).astype(np.uint8)
-    return Truth(np.rint(image[0].numpy()).astype(np.int16), image.affine.numpy().astype(float), ribs)
+    affine = image.affine.numpy().astype(float)
+    spots = spots_on(ribs, np.linalg.norm(affine[:3, :3], axis=0))
+    return Truth(np.rint(image[0].numpy()).astype(np.int16), affine, ribs, label=spots)
+
+
+def spots_on(ribs: NDArray[np.uint8], spacing: NDArray[np.float64]) -> NDArray[np.int16]:
+    """Mark SPOTS places of a fracture's size on each labelled rib, numbered from 1."""
+    rng = np.random.default_rng(0)
+    spots = np.zeros(ribs.shape, dtype=np.int16)
+    for identifier in (int(i) for i in np.unique(ribs) if i):
+        voxels = np.argwhere(ribs == identifier)
+        for middle in rng.choice(voxels, SPOTS):
+            near = np.linalg.norm((voxels - middle) * spacing, axis=1) <= SPOT_MM
+            spots[tuple(voxels[near].T)] = spots.max() + 1
+    return spots
 
 
 def side_and_number(identifier: int) -> tuple[str, int]:

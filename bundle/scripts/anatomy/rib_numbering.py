@@ -259,13 +259,13 @@ def _best_from(
         here: dict[int, tuple[float, tuple[int, ...]]] = {}
         if i < 2:
             here[first] = (
-                _start(side, first) + side.spurious[:i].sum() + _at_tip(side, i, first),
+                _start(side, first) + (side.spurious[0] if i else 0.0) + _at_tip(side, i, first),
                 (NO_RIB,) * i + (first,),
             )
         for back in range(1, min(i, 2) + 1):
             for number, (score, way) in best[i - back].items():
                 for new in range(number + 1, min(number + 3, LUMBAR) + 1):
-                    total = score + (new - number - 1) * MISSED + side.spurious[i - back + 1 : i].sum()
+                    total = score + (new - number - 1) * MISSED + (side.spurious[i - 1] if back == 2 else 0.0)
                     total += step(i - back, i, number, new) + _at_tip(side, i, new)
                     if new not in here or total > here[new][0]:
                         here[new] = (total, (*way, *(NO_RIB,) * (back - 1), new))
