@@ -39,6 +39,9 @@ SOLID_MM = 13.0
 SOLID_HU = 110.0
 SOLID_SMOOTHING_MM = 2.2
 SOLID_OUTSIDE_MM = 1.0  # a rib and the scapula on it can hold the cube, outside of the lungs' hull
+# The densest rib of a thin-slice scan reaches 1550 HU on this grid; contrast medium in a vein, wires and leads more.
+METAL_HU = 1700.0
+METAL_MARGIN_MM = 3.0
 MIN_LUNG_ML = 100.0
 MIN_HULL_VOXELS = 5  # along both axes of a slice, for a hull that is no line
 # A rib's section lies up to 8 mm outside the hull of the lungs; scapula and clavicle count little, so that the bone
@@ -135,6 +138,7 @@ def chest_frame(image_hu: NDArray, spacing: NDArray[np.float64]) -> ChestFrame |
     weight = np.clip((soft - share * NO_BONE_HU) / (share * (SURE_BONE_HU - NO_BONE_HU)), 0.0, 1.0)
     weight[bone] = 1.0
     weight[_solid(fine, fine_step) & (outside < SOLID_OUTSIDE_MM)] = 0.0
+    weight[_near_metal(fine, fine_step)] = 0.0
     weight *= np.clip(1.0 - (outside - WALL_MM) / (OUTSIDE_MM - WALL_MM), LEAST_WEIGHT, 1.0)
     weight *= np.clip(1.0 - (inside - INSIDE_MM) / (DEEP_MM - INSIDE_MM), LEAST_DEEP_WEIGHT, 1.0)
     return ChestFrame(
@@ -217,6 +221,12 @@ def _bone_density(fine: NDArray[np.float32], outside: NDArray[np.float32]) -> fl
     wall = fine[(outside > 0.0) & (outside < WALL_MM)]
     wall = wall[wall > SOFT_TISSUE_HU]
     return float(np.clip(np.percentile(wall, 90.0) / DENSE_HU, LEAST_DENSITY, 1.0)) if wall.size else 1.0
+
+
+def _near_metal(fine: NDArray[np.float32], step: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mark metal and veins full of contrast medium, with the blur around them."""
+    size = tuple(2 * np.ceil(METAL_MARGIN_MM / step).astype(int) + 1)
+    return np.asarray(ndimage.maximum_filter((fine > METAL_HU).astype(np.uint8), size)) > 0
 
 
 def _solid(fine: NDArray[np.float32], step: NDArray[np.float64]) -> NDArray[np.bool_]:
