@@ -215,7 +215,7 @@ class _Predictor:
             [
                 FindCandidatesd(
                     "pred",
-                    config.get_parsed_content("candidates"),
+                    config.get_parsed_content("candidates") | {"max_rib_mm": None},  # one of the rules that are tried
                     config.get_parsed_content("hu_range"),
                     min_score=0.0,
                 ),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from conftest import SPACING_MM, lps_affine
+from conftest import BUNDLE_ROOT, SPACING_MM, lps_affine
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
+from rib_cages import SHAPE, ball, made_cage
 
-from scripts.transforms import FilterCandidatesd, LabelCandidatesd
+from scripts.anatomy.rib_cage import RibCage
+from scripts.transforms import FilterCandidatesd, FindCandidatesd, LabelCandidatesd
 from scripts.transforms.candidates import CalibrateScoresd, label_candidates, local_means
 
 VOXEL_MM3 = SPACING_MM[0] * SPACING_MM[1] * SPACING_MM[2]  # 0.703125
@@ -326,3 +331,81 @@ def test_calibration_of_no_candidate():
 def test_a_slope_that_turns_the_order_is_refused(slope):
     with pytest.raises(ValueError, match="above 0"):
         CalibrateScoresd("label_scores", slope)
+
+
+# ---- candidates off the ribs ----
+ON_RIB, AMONG_RIBS = (-70.0, 20.0, 55.0), (-30.0, 20.0, 55.0)  # the second one 30 mm inside of that rib's inner side
+LEFT, RIGHT = [("left", number) for number in range(3, 11)], [("right", number) for number in (8, 9, 10)]
+
+
+@pytest.fixture(scope="module")
+def cage() -> RibCage:
+    """Eight ribs on the left, from 25 mm up, and three on the right."""
+    return made_cage(LEFT + RIGHT)
+
+
+def balls(cage: RibCage, *centers: tuple[float, float, float]) -> dict[str, object]:
+    """A candidate of 6 mm radius at each place, the first one with the highest score."""
+    ids = np.zeros(SHAPE, dtype=np.int32)
+    for number, center in enumerate(centers, start=1):
+        ids[ball(cage, center)] = number
+    scores = torch.linspace(0.9, 0.8, len(centers))
+    pred = MetaTensor(torch.from_numpy(ids)[None], affine=torch.as_tensor(cage.affine))
+    return {"pred": pred, "label_scores": scores, "mean_probabilities": scores, "rib_cage": cage}
+
+
+def kept(data: dict[str, object], max_rib_mm: float | None = 10.0) -> int:
+    output = FilterCandidatesd("pred", 0, 0, max_rib_mm=max_rib_mm)(data)
+    assert len(output["label_scores"]) == len(output["mean_probabilities"]) == output["pred"].max()
+    return len(output["label_scores"])
+
+
+def test_a_candidate_off_the_ribs_goes_and_one_on_a_rib_stays(cage: RibCage) -> None:
+    data = balls(cage, AMONG_RIBS, ON_RIB)
+    output = FilterCandidatesd("pred", 0, 0, max_rib_mm=10.0)(data)
+    assert output["label_scores"].tolist() == pytest.approx([0.8])
+    assert torch.equal(output["pred"] == 1, data["pred"] == 2) and output["pred"].max() == 1
+
+
+# from the middle to the centerline 40 mm, less 5 mm of the rib and 6 mm of the candidate: 29 mm, and a voxel's 2 mm
+@pytest.mark.parametrize("max_rib_mm, left", [(27.0, 0), (32.0, 1), (None, 1)])
+def test_the_distance_is_in_mm_between_nearest_voxels(cage: RibCage, max_rib_mm: float | None, left: int) -> None:
+    assert kept(balls(cage, AMONG_RIBS), max_rib_mm) == left
+
+
+@pytest.mark.parametrize(
+    "center",
+    [
+        pytest.param((-30.0, 20.0, 8.0), id="below the lowest rib"),
+        pytest.param((30.0, 20.0, 55.0), id="on a side with three ribs"),
+    ],
+)
+def test_a_candidate_stays_where_ribs_may_be_missing(cage: RibCage, center: tuple[float, float, float]) -> None:
+    assert kept(balls(cage, center)) == 1
+
+
+def test_a_candidate_stays_where_the_numbers_leave_out_a_rib(cage: RibCage) -> None:
+    lacking = [replace(rib, number=rib.number - 1) if rib.number < 6 else rib for rib in cage.ribs]
+    assert kept(balls(cage, AMONG_RIBS) | {"rib_cage": replace(cage, ribs=tuple(lacking))}) == 1
+
+
+def test_without_ribs_all_candidates_stay(cage: RibCage) -> None:
+    data = balls(cage, AMONG_RIBS, ON_RIB)
+    none = RibCage(np.zeros((1, 1, 1), dtype=np.uint8), cage.affine, (), ("ribs were not found: no bone",))
+    assert kept(data | {"rib_cage": none}) == 2
+    del data["rib_cage"]
+    assert kept(data) == 2
+
+
+def test_the_settings_of_a_config_drop_candidates_off_the_ribs(cage: RibCage) -> None:
+    probability = np.where(ball(cage, AMONG_RIBS) | ball(cage, ON_RIB), 0.9, 0.0).astype(np.float32)
+    pred = MetaTensor(torch.from_numpy(probability)[None], affine=torch.as_tensor(cage.affine))
+    candidates = ConfigParser.load_config_file(BUNDLE_ROOT / "configs" / "inference.yaml")["candidates"]
+    found = FindCandidatesd("pred", candidates | {"min_score": 0.0, "min_volume_mm3": 0.0}).find
+    assert len(found({"pred": pred})["label_scores"]) == 2
+    assert len(found({"pred": pred, "rib_cage": cage})["label_scores"]) == 1
+
+
+def test_a_distance_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_rib_mm is -1"):
+        FilterCandidatesd("pred", 0, 0, max_rib_mm=-1)

@@ -32,6 +32,7 @@ SETTINGS: dict[str, Any] = {
     "low_threshold": 0.0,
     "min_volume_mm3": 1.0,
     "min_mean_probability": 0.0,
+    "max_rib_mm": None,
     "split_distance_mm": 0.0,
     "peak_share": 0.0,
     "score": "mean",
@@ -274,7 +275,8 @@ def test_the_overlay_sets_what_the_config_has(tuned: Path) -> None:
     names = {f"candidates::{name}" for name in config["candidates"]}
     assert set(chosen) < names, "a misspelled override is added as a new id, silently"
     # what the command neither chooses nor takes from its options is not set
-    assert names - set(chosen) == {"candidates::operating_score", "candidates::many_fractures"}
+    left = {"candidates::operating_score", "candidates::many_fractures", "candidates::max_rib_mm"}
+    assert names - set(chosen) == left
 
 
 @pytest.mark.parametrize("place", [1, 2])

@@ -21,6 +21,8 @@ CERVICAL, LUMBAR = 0, 13
 EXTRA_IDS = {("left", CERVICAL): 31, ("left", LUMBAR): 32, ("right", CERVICAL): 33, ("right", LUMBAR): 34}
 # A place farther than this from the voxels of every rib is on none: a fracture and its swelling reach 10 mm beyond.
 NEAR_RIB_MM = 10.0
+# Fewer ribs on a side leave open whether one was missed where a thing lies off all of them.
+MIN_RIBS_OF_SIDE = 8
 
 
 def rib_id(side: str, number: int | None, order: int) -> int:
@@ -193,11 +195,39 @@ class RibCage:
             rib, float(distance[own].min()), way if starts else None, 100.0 * way / rib.length_mm if whole else None
         )
 
-    def _nearest(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
+    def is_off_ribs(self, points_mm: ArrayLike, distance_mm: float) -> bool:
+        """
+        Tell whether a thing, such as a candidate, lies off all ribs, where ribs were found all around.
+
+        Args:
+            points_mm: points of the thing, RAS mm, shape ``(n, 3)``, n at least 1.
+            distance_mm: how far from the voxels of every rib all of the points must be.
+
+        Returns:
+            False as well where it is not sure that no rib was missed: where fewer than 8 ribs were found on the side,
+            where their numbers leave one out, and above the uppermost and below the lowest one of them.
+        """
+        points = np.atleast_2d(np.asarray(points_mm, dtype=float))
+        if not self.ribs or not (self._nearest(points, distance_mm)[0] > distance_mm).all():
+            return False
+        center = points.mean(axis=0)
+        away = [np.linalg.norm(rib.centerline_mm - center, axis=1).min() for rib in self.ribs]
+        side = [rib for rib in self.ribs if rib.side == self.ribs[int(np.argmin(away))].side]
+        numbers = [rib.number for rib in side if rib.number is not None]
+        heights = np.concatenate([rib.centerline_mm[:, 2] for rib in side])
+        return (
+            len(side) >= MIN_RIBS_OF_SIDE
+            and (not numbers or max(numbers) - min(numbers) < len(side))
+            and bool(heights.min() <= center[2] <= heights.max())
+        )
+
+    def _nearest(
+        self, points: NDArray[np.float64], reach_mm: float = NEAR_RIB_MM
+    ) -> tuple[NDArray[np.float64], NDArray[np.int_]]:
         """Return the distance in mm of each point from the nearest rib's voxel, and that rib's id; inf where far."""
         spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
         voxels = np.linalg.solve(self.affine[:3, :3], (points - self.affine[:3, 3]).T).T
-        reach = np.ceil(NEAR_RIB_MM / spacing).astype(int) + 1
+        reach = np.ceil(reach_mm / spacing).astype(int) + 1
         low = np.maximum(np.floor(voxels.min(axis=0)).astype(int) - reach, 0)
         high = np.minimum(np.ceil(voxels.max(axis=0)).astype(int) + reach + 1, self.mask.shape)
         box = self.mask[tuple(slice(a, max(a, b)) for a, b in zip(low, high))]

@@ -16,6 +16,7 @@ from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
 from scripts.anatomy.components import connected_components
+from scripts.anatomy.rib_cage import RibCage
 from scripts.candidates import describe_candidates
 from scripts.metrics.calibration import calibrated_scores
 from scripts.metrics.ribfrac_froc import scan_result
@@ -426,7 +427,7 @@ class MatchCandidatesd(MapTransform):
 
 class FilterCandidatesd(MapTransform):
     """
-    Drop candidates that are too small, too improbable or of too low a score, and number the others 1..n again.
+    Drop candidates that are too small, too improbable, of too low a score or off the ribs, and number the others again.
 
     MONAI's ``RemoveSmallObjects`` is off by one with scikit-image 0.26 and knows no scores.
 
@@ -435,12 +436,16 @@ class FilterCandidatesd(MapTransform):
         min_volume_mm3: candidates smaller than this go.
         min_mean_probability: candidates whose mean probability is lower than this go.
         min_score: candidates whose score is lower than this go.
+        max_rib_mm: candidates farther than this from every rib go, where ribs were found all around, see
+            :meth:`scripts.anatomy.rib_cage.RibCage.is_off_ribs`; None, or data without ribs, drops none for that.
         score_key: key of the candidates' scores.
         mean_key: key of the candidates' mean probabilities.
+        cage_key: key of the ribs, as ``LabelRibsd`` stores them, where the data have them.
         allow_missing_keys: skip keys that the data lacks.
 
     Raises:
-        ValueError: when the ids carry no affine, so that their volume in mm³ is unknown.
+        ValueError: when the ids carry no affine, so that their volume in mm³ is unknown; when ``max_rib_mm`` is below
+            0.
     """
 
     def __init__(
@@ -449,16 +454,22 @@ class FilterCandidatesd(MapTransform):
         min_volume_mm3: float,
         min_mean_probability: float,
         min_score: float = 0.0,
+        max_rib_mm: float | None = None,
         score_key: str = "label_scores",
         mean_key: str = "mean_probabilities",
+        cage_key: str = "rib_cage",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
+        if max_rib_mm is not None and not max_rib_mm >= 0:
+            raise ValueError(f"max_rib_mm is {max_rib_mm}: distances are 0 or above, and null drops none.")
         self.min_volume_mm3 = min_volume_mm3
         self.min_mean_probability = min_mean_probability
         self.min_score = min_score
+        self.max_rib_mm = max_rib_mm
         self.score_key = score_key
         self.mean_key = mean_key
+        self.cage_key = cage_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         output = dict(data)
@@ -471,6 +482,9 @@ class FilterCandidatesd(MapTransform):
             kept = np.flatnonzero(
                 (volumes_mm3 >= self.min_volume_mm3) & (means >= self.min_mean_probability) & (scores >= self.min_score)
             )
+            if self.max_rib_mm is not None and self.cage_key in output:
+                affine = np.asarray(candidates.affine, dtype=float)
+                kept = kept[~_are_off_ribs(ids, kept + 1, affine, output[self.cage_key], self.max_rib_mm)]
             output[key] = renumbered(ids, kept, like=candidates)
             output[self.score_key] = output[self.score_key][kept]
             output[self.mean_key] = output[self.mean_key][kept]
@@ -523,7 +537,8 @@ class FindCandidatesd(MapTransform):
         candidates: the settings: ``postprocess``; ``spine_margin_mm`` of :class:`RemoveSpined`; ``threshold``,
             ``low_threshold``, ``min_volume_mm3``, ``split_distance_mm``, ``peak_share`` and ``score`` of
             :class:`LabelCandidatesd`; ``score_slope`` and ``score_intercept`` of :class:`CalibrateScoresd`;
-            ``min_mean_probability`` and ``min_score`` of :class:`FilterCandidatesd`. Others are for later steps.
+            ``min_mean_probability``, ``min_score`` and ``max_rib_mm`` of :class:`FilterCandidatesd`. Others are for
+            later steps.
         hu_range: HU that the scan was scaled from, see :class:`RemoveSpined`.
         min_score: takes the place of the settings' where it is not None.
         allow_missing_keys: skip keys that the data lacks.
@@ -561,6 +576,7 @@ class FindCandidatesd(MapTransform):
                 min_volume_mm3=candidates["min_volume_mm3"],
                 min_mean_probability=candidates["min_mean_probability"],
                 min_score=candidates["min_score"] if min_score is None else min_score,
+                max_rib_mm=candidates["max_rib_mm"],
                 allow_missing_keys=allow_missing_keys,
             )
             steps.append(kept)
@@ -575,6 +591,19 @@ def _spacing_mm(volume: torch.Tensor, key: Hashable) -> list[float]:
     if not isinstance(volume, MetaTensor):
         raise ValueError(f"'{key}' carries no affine: load it with MONAI's LoadImaged.")
     return volume.pixdim.tolist()
+
+
+def _are_off_ribs(
+    ids: np.ndarray, candidates: np.ndarray, affine: np.ndarray, cage: RibCage, max_rib_mm: float
+) -> np.ndarray:
+    """Tell which of some candidates of a volume of ids lie farther than ``max_rib_mm`` from every rib."""
+    boxes = ndimage.find_objects(ids)
+    is_off = np.zeros(len(candidates), dtype=bool)
+    for place, candidate in enumerate(candidates):
+        box = boxes[candidate - 1]
+        voxels = np.argwhere(ids[box] == candidate) + [part.start for part in box]
+        is_off[place] = cage.is_off_ribs(voxels @ affine[:3, :3].T + affine[:3, 3], max_rib_mm)
+    return is_off
 
 
 def renumbered(ids: np.ndarray, order: np.ndarray, like: torch.Tensor) -> torch.Tensor:
