@@ -38,6 +38,7 @@ MISSED = -5.0
 # That a track is none of a rib: one of 30 mm, and one of 90 mm or more.
 SPURIOUS = (-3.0, -9.0)
 SPURIOUS_MM = (30.0, 90.0)
+MAX_DROPPED = 3  # at the lower end of a side: kidneys lie there
 NO_RIB = -1
 ELEVEN, THIRTEEN = -3.0, -6.0
 EXTRA_ABOVE = -7.0
@@ -270,12 +271,11 @@ def _best_from(
                     if new not in here or total > here[new][0]:
                         here[new] = (total, (*way, *(NO_RIB,) * (back - 1), new))
         best.append(here)
-    ends = [(score + _end(side, number), way) for number, (score, way) in best[-1].items()]
-    if count > 1:
-        ends += [
-            (score + side.spurious[-1] + _end(side, number), (*way, NO_RIB))
-            for number, (score, way) in best[-2].items()
-        ]
+    ends = []
+    for dropped in range(min(MAX_DROPPED, count - 1) + 1):  # the lowest tracks may be none of ribs
+        spared = float(side.spurious[count - dropped :].sum())
+        for number, (score, way) in best[count - 1 - dropped].items():
+            ends.append((score + spared + _end(side, number, count - 1 - dropped), (*way, *(NO_RIB,) * dropped)))
     return max(ends) if ends else None
 
 
@@ -286,10 +286,10 @@ def _start(side: _Side, first: int) -> float:
     return 0.0 if np.isnan(side.tip) else (first - 1) * MISSED
 
 
-def _end(side: _Side, last: int) -> float:
+def _end(side: _Side, last: int, track: int) -> float:
     """Weigh that the lowest rib found has this number."""
     if last == LUMBAR:
-        return THIRTEEN if side.length[-1] <= MAX_EXTRA_MM else -np.inf
+        return THIRTEEN if side.length[track] <= MAX_EXTRA_MM else -np.inf
     if not side.has_base:
         return 0.0
     missing = RIBS_PER_SIDE - last
