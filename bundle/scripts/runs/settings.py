@@ -27,7 +27,14 @@ _PATH_ENDS = ("_dir", "_path", "_file")
 _PATHS = ("bundle_root", "checkpoint", "file", "pretrained")
 _TEXT_ENDS = ("_name", "_uri")
 # Null is a value of these, though not their default; of others it is one where a config says null
-_TAKE_NULL = ("cache_dir", "rois::mirror_plane", "rois::positive_share", "spacing::pixdim", "large_windows::roi_size")
+_TAKE_NULL = (
+    "cache_dir",
+    "rois::mirror_plane",
+    "rois::positive_share",
+    "spacing::pixdim",
+    "large_windows::roi_size",
+    "candidates::max_rib_mm",
+)
 # Names of settings until version 0.12, which are refused, and the new ones told
 _RENAMED = {
     "blur_prob": "blur#prob",
