@@ -19,8 +19,9 @@ UNKNOWN_RIGHT = 200
 # A cervical rib above the first one and a lumbar rib below the twelfth are counted as 0 and 13.
 CERVICAL, LUMBAR = 0, 13
 EXTRA_IDS = {("left", CERVICAL): 31, ("left", LUMBAR): 32, ("right", CERVICAL): 33, ("right", LUMBAR): 34}
-# A place farther than this from the voxels of every rib is on none: a fracture and its swelling reach 10 mm beyond.
-NEAR_RIB_MM = 10.0
+# A place farther than this from the voxels of every rib is on none. Of 160 synthetic fractures as many were placed on
+# their rib with 5, 10 and 15 mm; with 10 mm two more were placed on a neighbor of a rib that was followed too briefly.
+NEAR_RIB_MM = 5.0
 # Fewer ribs on a side leave open whether one was missed where a thing lies off all of them.
 MIN_RIBS_OF_SIDE = 8
 
@@ -178,7 +179,7 @@ class RibCage:
             points_mm: points of the thing, RAS mm, shape ``(n, 3)``, n at least 1.
 
         Returns:
-            The rib, and where on it the points' middle lies; None where no rib is within 10 mm of any point.
+            The rib, and where on it the points' middle lies; None where no rib is within 5 mm of any point.
         """
         points = np.atleast_2d(np.asarray(points_mm, dtype=float))
         distance, nearest = self._nearest(points)
