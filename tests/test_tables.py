@@ -158,8 +158,8 @@ def straight_rib(side, number, starts=True, ends=True, shift_mm=0.0):
         pytest.param(("right", None), ["unknown", "2", "2", "21"], ["unknown", "2", "5", "58"], id="no number"),
         pytest.param(("left", 6, True, False), ["left 6", "2", "2", ""], ["left 6", "2", "5", ""], id="the front cut"),
         pytest.param(("left", 6, False), ["left 6", "2", "", ""], ["left 6", "2", "", ""], id="the back cut"),
-        # 8.75 mm behind the first one's last voxels, and more than 10 mm from all of the second one's
-        pytest.param(("left", 6, True, True, 9.5), ["left 6", "2", "2", "21"], [""] * 4, id="far from the second"),
+        # 3.75 mm behind the first one's last voxels, and more than 5 mm from all of the second one's
+        pytest.param(("left", 6, True, True, 4.5), ["left 6", "2", "2", "21"], [""] * 4, id="far from the second"),
         pytest.param(("left", 6, True, True, 20.0), [""] * 4, [""] * 4, id="far from both"),
     ],
 )
