@@ -4,12 +4,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from scripts.anatomy.components import connected_components
+
 __all__ = [
     "BODY_HU",
     "CUT_SHARE",
     "MAX_HALF_BY_DEPTH",
     "MIN_BODY_MM",
     "MIN_HALF_BY_DEPTH",
+    "MIN_LUNG_ML",
     "block_mean",
     "body_mask",
     "checked_spacing",
@@ -17,6 +20,7 @@ __all__ = [
     "cut_shares",
     "front_mm",
     "is_whole",
+    "lung_mask",
     "width_and_depth_mm",
 ]
 
@@ -25,6 +29,8 @@ BODY_HU = -150.0
 # Lung, but for emphysema, is between these; air outside the body is below.
 OUTSIDE_HU = -950.0
 LUNG_HU = -500.0
+# Less air than this in one piece is bowel or airway; a slab of 40 mm through the lungs holds more.
+MIN_LUNG_ML = 100.0
 # A narrower piece of tissue is no body.
 MIN_BODY_MM = 100.0
 # A border cuts the body where the body's extent there has so large a share of its greatest one.
@@ -135,3 +141,11 @@ def front_mm(body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[n
     front = np.full(body.shape[2], np.inf)
     front[filled] = (body.sum(axis=0) * anterior[0]).sum(axis=0)[filled] / area[filled]
     return front
+
+
+def lung_mask(image_hu: NDArray, body: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Mark air in the body in pieces of more than MIN_LUNG_ML."""
+    numbers = connected_components(body & (image_hu < LUNG_HU))
+    is_lung = np.bincount(numbers.ravel()) * spacing.prod() > 1000 * MIN_LUNG_ML
+    is_lung[0] = False
+    return np.asarray(is_lung[numbers])

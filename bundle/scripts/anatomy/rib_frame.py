@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
-from scripts.anatomy.body import LUNG_HU, block_mean, body_mask, is_whole
-from scripts.anatomy.components import connected_components
+from scripts.anatomy.body import block_mean, body_mask, is_whole, lung_mask
+from scripts.anatomy.bone import METAL_HU, with_marrow
 from scripts.anatomy.spine import find_canal
 
 __all__ = ["ChestFrame", "chest_frame"]
@@ -39,10 +39,7 @@ SOLID_MM = 13.0
 SOLID_HU = 110.0
 SOLID_SMOOTHING_MM = 2.2
 SOLID_OUTSIDE_MM = 1.0  # a rib and the scapula on it can hold the cube, outside of the lungs' hull
-# The densest rib of a thin-slice scan reaches 1550 HU on this grid; contrast medium in a vein, wires and leads more.
-METAL_HU = 1700.0
 METAL_MARGIN_MM = 3.0
-MIN_LUNG_ML = 100.0
 MIN_HULL_VOXELS = 5  # along both axes of a slice, for a hull that is no line
 # A rib's section lies up to 8 mm outside the hull of the lungs; scapula and clavicle count little, so that the bone
 # that is nearer wins, but not nothing: where a tumor or an effusion fills a lung, its hull is too small.
@@ -80,6 +77,11 @@ class ChestFrame:
     canal: NDArray[np.float64]
     lung_tops_mm: tuple[float, float]
     lung_bases_mm: tuple[float, float]
+
+    @property
+    def top_mm(self) -> float:
+        """Height of the uppermost slice."""
+        return float((self.hu.shape[2] - 1) * self.step[2])
 
     def from_canal(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return how far to the right and ahead of the canal points lie, mm, shape ``(n, 2)``."""
@@ -134,7 +136,7 @@ def chest_frame(image_hu: NDArray, spacing: NDArray[np.float64]) -> ChestFrame |
     )
     share = _bone_density(fine, outside)
     soft = ndimage.gaussian_filter(fine, NOISE_VOXELS if share == 1.0 else WEAK_NOISE_VOXELS)
-    bone = _with_marrow(soft > share * BONE_HU, fine_step)
+    bone = with_marrow(soft > share * BONE_HU, fine_step, MAX_MARROW_MM2)
     weight = np.clip((soft - share * NO_BONE_HU) / (share * (SURE_BONE_HU - NO_BONE_HU)), 0.0, 1.0)
     weight[bone] = 1.0
     weight[_solid(fine, fine_step) & (outside < SOLID_OUTSIDE_MM)] = 0.0
@@ -192,11 +194,7 @@ def _lung_hull(
 
     Where a tumor or an effusion fills one lung, the mirrored other one shows where the wall is.
     """
-    air = body & (coarse < LUNG_HU)
-    numbers = connected_components(air)
-    is_lung = np.bincount(numbers.ravel()) * step.prod() > 1000 * MIN_LUNG_ML
-    is_lung[0] = False
-    lungs = is_lung[numbers]
+    lungs = lung_mask(coarse, body, step)
     lateral = (np.arange(lungs.shape[0])[:, None] - path[:, 0]) * step[0]
     tops, bases = [], []
     for side in (-1, 1):
@@ -234,17 +232,3 @@ def _solid(fine: NDArray[np.float32], step: NDArray[np.float64]) -> NDArray[np.b
     dense = ndimage.gaussian_filter(fine, SOLID_SMOOTHING_MM / step) > SOLID_HU
     size = tuple(np.maximum(1, np.round(SOLID_MM / step)).astype(int))
     return np.asarray(ndimage.maximum_filter(ndimage.minimum_filter(dense.astype(np.uint8), size), size)) > 0
-
-
-def _with_marrow(bone: NDArray[np.bool_], step: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Add to bone the marrow that it encloses in an axial, coronal or sagittal plane."""
-    filled = bone.copy()
-    for axis in range(3):
-        max_voxels = MAX_MARROW_MM2[axis] * step[axis] / step.prod()
-        planes, filled_planes = np.moveaxis(bone, axis, 0), np.moveaxis(filled, axis, 0)
-        for i in np.flatnonzero(planes.any(axis=(1, 2))):
-            holes, _ = ndimage.label(~planes[i])
-            is_marrow = np.bincount(holes.ravel()) <= max_voxels
-            is_marrow[0] = False
-            filled_planes[i] |= is_marrow[holes]
-    return filled

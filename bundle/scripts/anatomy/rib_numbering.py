@@ -100,7 +100,7 @@ class _Side:
     has_base: bool
 
 
-def passage(frame: ChestFrame, track: Track) -> NDArray[np.float64]:
+def _passage(frame: ChestFrame, track: Track) -> NDArray[np.float64]:
     """Return the point of a track 36 mm beside the canal, or the nearest to that on its first 60 mm."""
     start = track.points[:30]
     lateral = track.side * frame.from_canal(start)[:, 0]
@@ -144,10 +144,7 @@ def number_ribs(frame: ChestFrame, tracks: Sequence[Track]) -> Numbering:
                 confidence[track] = float(share[agree].sum())
                 is_known = not reason and confidence[track] >= 1.0 - MAX_DOUBT
                 numbers[track] = number if is_known else None
-    known = [way for side, way in zip(sides, best) if all(numbers.get(track, 0) is not None for track in side.tracks)]
-    notes = _notes(sides, best) if len(known) == len(sides) else ()
-    if None in numbers.values():
-        notes = (*notes, reason or UNSURE)
+    notes = (reason or UNSURE,) if None in numbers.values() else _notes(sides, best)
     return Numbering(numbers, confidence, notes)
 
 
@@ -206,7 +203,7 @@ def _refusal(sides: Sequence[_Side], ways: Sequence[Sequence[int]], score: float
 
 def _measure(frame: ChestFrame, tracks: Sequence[Track], side: int) -> _Side:
     own = [i for i, track in enumerate(tracks) if track.side == side]
-    passages = {i: passage(frame, tracks[i]) for i in own}
+    passages = {i: _passage(frame, tracks[i]) for i in own}
     # near the apex the wall leans forward, and the first ribs pass one before the other
     own.sort(key=lambda i: -passages[i][2] - LEAN * frame.from_canal(passages[i][None])[0, 1])
     points = np.array([passages[i] for i in own]).reshape(-1, 3)
@@ -216,7 +213,7 @@ def _measure(frame: ChestFrame, tracks: Sequence[Track], side: int) -> _Side:
         is_past = lateral[-1] < lateral.max() - 6.0
         reach.append(float(lateral.max()) if is_past else np.nan)
     tip = frame.lung_tops_mm[0 if side < 0 else 1]
-    if not tip <= (frame.hu.shape[2] - 1) * frame.step[2] - TIP_MM:
+    if not tip <= frame.top_mm - TIP_MM:
         tip = np.nan
     has_base = bool(len(own)) and float(points[-1, 2]) > BASE_PITCHES * _PITCH_MM[-1]
     length = np.array([tracks[i].length_mm for i in own])

@@ -188,7 +188,6 @@ def follow_fragments(frame: ChestFrame, tracks: Sequence[Track]) -> list[Track]:
     if not seeds:
         return []
     guide = _Guide(tracks)
-    top_mm = (frame.hu.shape[2] - 1) * frame.step[2]
     forward = _follow(frame, seeds, guide)
     backward = _follow(frame, [_Seed(seed.side, seed.center, -seed.direction) for seed in seeds], None)
     found: list[Track] = []
@@ -198,7 +197,7 @@ def follow_fragments(frame: ChestFrame, tracks: Sequence[Track]) -> list[Track]:
         end = _front_end(Track(ahead.side, points, is_found, ahead.end))
         fragment = Track(ahead.side, points[:end], is_found[:end], ahead.end, has_head=False)
         if (
-            top_mm - fragment.points[0, 2] > ENTRY_MM
+            frame.top_mm - fragment.points[0, 2] > ENTRY_MM
             or fragment.length_mm < MIN_FRAGMENT_MM
             or fragment.found.mean() < MIN_FRAGMENT_FOUND
         ):
@@ -213,16 +212,13 @@ def follow_fragments(frame: ChestFrame, tracks: Sequence[Track]) -> list[Track]:
 def _fragment_seeds(frame: ChestFrame) -> list[_Seed]:
     """Find spots of bone on the wall that go on from one coronal sheet to the next."""
     seeds = []
-    top_mm = (frame.hu.shape[2] - 1) * frame.step[2]
     for side, tip_mm in zip((-1, 1), frame.lung_tops_mm):
-        if tip_mm <= top_mm - TIP_MM:
+        if tip_mm <= frame.top_mm - TIP_MM:
             continue  # all ribs begin in the scan
         spots = [_coronal_spots(frame, side, ahead) for ahead in FRAGMENT_SHEETS_MM]
         for chain in _chains(spots, (0, 2)):
             if len(chain) >= MIN_FRAGMENT_SPOTS:
-                points = np.array([spot for _, spot in chain])
-                direction = np.polyfit(np.arange(len(points)), points, 1)[0]
-                seeds.append(_Seed(side, points[len(points) // 2], direction / np.linalg.norm(direction)))
+                seeds.append(_Seed.on(side, np.array([spot for _, spot in chain])))
     return seeds
 
 
@@ -248,6 +244,12 @@ class _Seed:
     side: int
     center: NDArray[np.float64]
     direction: NDArray[np.float64]  # away from the spine
+
+    @classmethod
+    def on(cls, side: int, spots: NDArray[np.float64]) -> _Seed:
+        """Start at the middle of a chain of spots, in its direction."""
+        direction = np.polyfit(np.arange(len(spots)), spots, 1)[0]
+        return cls(side, spots[len(spots) // 2], direction / np.linalg.norm(direction))
 
 
 def _seeds(frame: ChestFrame) -> list[_Seed]:
@@ -315,13 +317,12 @@ def _peaks(sheet: NDArray[np.float64], step: NDArray[np.float64]) -> NDArray[np.
 
 
 def _seed(frame: ChestFrame, side: int, spots: NDArray[np.float64]) -> _Seed | None:
-    """Start at the middle of a chain of spots, unless it lies outside of the chest's wall."""
+    """Start on a chain of spots, unless its middle lies outside of the chest's wall."""
     center = spots[len(spots) // 2]
     voxel = tuple(np.clip(np.rint(center / frame.step).astype(int), 0, np.array(frame.hu.shape) - 1))
     if center[2] > min(frame.lung_bases_mm) and frame.outside_mm[voxel] > SEED_OUTSIDE_MM:
         return None
-    direction = np.polyfit(np.arange(len(spots)), spots, 1)[0]
-    return _Seed(side, center, direction / np.linalg.norm(direction))
+    return _Seed.on(side, spots)
 
 
 class _Guide:

@@ -16,7 +16,8 @@ from scipy import ndimage
 from skimage.graph import MCP_Geometric
 from skimage.morphology import convex_hull_image
 
-from scripts.anatomy.body import LUNG_HU, block_mean, body_mask, checked_spacing
+from scripts.anatomy.body import block_mean, body_mask, checked_spacing, lung_mask
+from scripts.anatomy.bone import METAL_HU, with_marrow
 from scripts.anatomy.components import connected_components
 from scripts.anatomy.midline import MidsagittalPlane, midsagittal_plane
 from scripts.anatomy.spine import spine_mask
@@ -26,13 +27,9 @@ __all__ = ["find_ribs"]
 # The search runs on a copy of about this voxel size, where a cortex of 1 mm beside fat still exceeds BONE_HU.
 COARSE_MM = 1.5
 BONE_HU = 180.0
-# The densest rib of a thin-slice scan reaches 1550 HU there; contrast medium in a vein, wires and leads more.
-METAL_HU = 1700.0
 METAL_MARGIN_MM = 6.0
-# Less air than this in one piece is bowel or airway; a slab of 40 mm through the lungs holds more.
-MIN_LUNG_ML = 100.0
 # Marrow that bone encloses in a plane: an axial section along a rib holds up to 8 x 70 mm, the cage far more.
-MAX_MARROW_MM2 = 600.0
+MAX_MARROW_MM2 = (600.0, 600.0, 600.0)
 # Where ribs lie from the hull of both lungs: they dent it by a few mm, and their outer cortex is up to 12 mm outside.
 INSIDE_HULL_MM = 4.0
 OUTSIDE_HULL_MM = 12.0
@@ -88,7 +85,7 @@ def find_ribs(image_hu: NDArray, spacing_mm: ArrayLike, spine: NDArray[np.bool_]
     if not hull.any():
         return np.zeros(image_hu.shape, dtype=np.int16)
     outside_mm = ndimage.distance_transform_edt(~hull, sampling=step)
-    candidates = _with_marrow(coarse > BONE_HU, step) & (outside_mm <= OUTSIDE_HULL_MM)
+    candidates = with_marrow(coarse > BONE_HU, step, MAX_MARROW_MM2) & (outside_mm <= OUTSIDE_HULL_MM)
     candidates &= ndimage.distance_transform_edt(hull, sampling=step) <= INSIDE_HULL_MM
     plane = midsagittal_plane(image_hu, spacing)
     if plane is None:
@@ -102,11 +99,7 @@ def find_ribs(image_hu: NDArray, spacing_mm: ArrayLike, spine: NDArray[np.bool_]
 
 def _lung_hull(coarse: NDArray, step: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Mark the convex hull of both lungs in every axial slice: lungs, mediastinum, and the domes under the lungs."""
-    air = body_mask(coarse, step) & (coarse < LUNG_HU)
-    numbers = connected_components(air)
-    is_lung = np.bincount(numbers.ravel()) * step.prod() > 1000 * MIN_LUNG_ML
-    is_lung[0] = False
-    hull = is_lung[numbers]
+    hull = lung_mask(coarse, body_mask(coarse, step), step)
     for k in np.flatnonzero(hull.any(axis=(0, 1))):
         hull[:, :, k] = convex_hull_image(hull[:, :, k])
     return hull
@@ -115,20 +108,6 @@ def _lung_hull(coarse: NDArray, step: NDArray[np.float64]) -> NDArray[np.bool_]:
 def _within(mask: NDArray[np.bool_], distance_mm: float, step: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Mark what lies within a distance of a mask."""
     return ndimage.distance_transform_edt(~mask, sampling=step) <= distance_mm if mask.any() else mask
-
-
-def _with_marrow(bone: NDArray[np.bool_], step: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Add to bone the marrow that it encloses in an axial, coronal or sagittal plane."""
-    filled = bone.copy()
-    for axis in range(3):
-        max_voxels = MAX_MARROW_MM2 * step[axis] / step.prod()
-        planes, filled_planes = np.moveaxis(bone, axis, 0), np.moveaxis(filled, axis, 0)
-        for i in np.flatnonzero(planes.any(axis=(1, 2))):
-            holes, _ = ndimage.label(~planes[i])
-            is_marrow = np.bincount(holes.ravel()) <= max_voxels
-            is_marrow[0] = False
-            filled_planes[i] |= is_marrow[holes]
-    return filled
 
 
 def _closed(mask: NDArray[np.bool_], radius_mm: float, step: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -261,7 +240,7 @@ def _at_full_size(
             piece, core = (np.take(a.repeat(factor, axis), range(scan.shape[axis]), axis) for a in (piece, core))
         # a margin, or marrow that reaches the box would count as open
         bone = np.pad(core | piece & (scan > BONE_HU), 1)
-        parts = connected_components(_with_marrow(bone, spacing)[1:-1, 1:-1, 1:-1] & piece)
+        parts = connected_components(with_marrow(bone, spacing, MAX_MARROW_MM2)[1:-1, 1:-1, 1:-1] & piece)
         if parts.any():
             count += 1
             found[fine_box][parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])] = count

@@ -29,23 +29,13 @@ from scripts.files.atomic_write import whole_file, write_json, write_volume
 from scripts.files.scan_names import printable
 from scripts.images.headers import checked_axcodes
 from scripts.images.image_reader import CTReader
+from scripts.reporting import tables
 from scripts.reporting.rib_picture import rib_picture
 from scripts.transforms import CheckFilesd, CheckImaged
 
 __all__ = ["RIB_COLUMNS", "main", "write_ribs"]
 
-RIB_COLUMNS = (
-    "scan",
-    "id",
-    "side",
-    "number",
-    "order",
-    "confidence",
-    "length_mm",
-    "starts_in_scan",
-    "ends_in_scan",
-    "notes",
-)
+RIB_COLUMNS = ("scan", *tables.RIB_COLUMNS, "notes")
 _TABLE = "ribs.csv"
 
 
@@ -122,19 +112,8 @@ def _write_scan(item: Mapping[str, Any], folder: Path, axcodes: str | None) -> l
 
 
 def _row(rib: Rib, scan: str, notes: str) -> dict[str, str]:
-    """Format a rib as its row of the table; empty where the number is not known."""
-    return {
-        "scan": scan,
-        "id": str(rib.id),
-        "side": rib.side,
-        "number": "" if rib.number is None else str(rib.number),
-        "order": str(rib.order),
-        "confidence": f"{rib.confidence:.2f}",
-        "length_mm": f"{rib.length_mm:.0f}",
-        "starts_in_scan": "yes" if rib.starts_in_scan else "no",
-        "ends_in_scan": "yes" if rib.ends_in_scan else "no",
-        "notes": notes,
-    }
+    """Format a rib as its row of the table of all scans."""
+    return {"scan": scan, **tables.rib_row(rib), "length_mm": f"{rib.length_mm:.0f}", "notes": notes}
 
 
 def _centerlines(scan: str, cage: RibCage) -> dict[str, Any]:

@@ -17,6 +17,7 @@ __all__ = [
     "RIB_COLUMNS",
     "SCAN_COLUMNS",
     "fracture_row",
+    "rib_row",
     "rib_words",
     "scan_row",
     "write_candidate_tables",
@@ -148,6 +149,28 @@ def write_scan_table(scans: Iterable[tuple[str, ScanSummary]], scans_csv: PathLi
         table.writerows({"scan": scan, **scan_row(summary)} for scan, summary in scans)
 
 
+def rib_row(rib: Rib) -> dict[str, str]:
+    """
+    Format a rib as its row of a table.
+
+    Args:
+        rib: the rib.
+
+    Returns:
+        Text by the columns, in their order; the number is empty where it is not known.
+    """
+    return {
+        "id": str(rib.id),
+        "side": rib.side,
+        "number": "" if rib.number is None else str(rib.number),
+        "order": str(rib.order),
+        "confidence": f"{rib.confidence:.2f}",
+        "length_mm": f"{rib.length_mm:.1f}",
+        "starts_in_scan": "yes" if rib.starts_in_scan else "no",
+        "ends_in_scan": "yes" if rib.ends_in_scan else "no",
+    }
+
+
 def write_rib_table(ribs: Sequence[Rib], ribs_csv: PathLike) -> None:
     """
     Write a table with a row for each rib of a scan.
@@ -157,14 +180,9 @@ def write_rib_table(ribs: Sequence[Rib], ribs_csv: PathLike) -> None:
         ribs_csv: the table.
     """
     with whole_file(ribs_csv) as file, file.open("w", newline="", encoding="utf-8") as text:
-        table = csv.writer(text)
-        table.writerow(RIB_COLUMNS)
-        for rib in ribs:
-            number = "" if rib.number is None else rib.number
-            ends = ["yes" if seen else "no" for seen in (rib.starts_in_scan, rib.ends_in_scan)]
-            table.writerow(
-                (rib.id, rib.side, number, rib.order, f"{rib.confidence:.2f}", f"{rib.length_mm:.1f}", *ends)
-            )
+        table = csv.DictWriter(text, RIB_COLUMNS)
+        table.writeheader()
+        table.writerows(rib_row(rib) for rib in ribs)
 
 
 def write_candidate_tables(
