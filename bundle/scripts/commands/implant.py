@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar=("LOW", "HIGH"),
         help="least and most fractures a scan",
     )
+    parser.add_argument("--subtle", type=float, default=0.0, help="share of fractures that are subtle, 0 to 1")
     parser.add_argument(
         "--as_is", action="store_true", help="write each image without implants too, assuming that it has no fracture"
     )
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             seed=options.seed,
             section=options.section,
             first_id=options.first_id,
+            subtle=options.subtle,
         )
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))

@@ -63,10 +63,11 @@ class RandImplantFracturesd(RandomizableTransform, MapTransform):
         ribs_key: key of the ribs' ids, shape ``(1, H, W, D)``; where the data lacks it, the ribs are searched.
         codes_key: key of the scan's ``{fracture id: class code}``.
         allow_missing_keys: do nothing when the data lacks the scan.
+        subtle: share of fractures that are subtle, 0 to 1.
 
     Raises:
-        ValueError: when there is more than one key, ``fractures`` is no range from 1, the scan is no ``MetaTensor`` of
-            that shape with RAS axes, or label or ribs differ from it in shape.
+        ValueError: when there is more than one key, ``fractures`` is no range from 1, ``subtle`` is no share, the scan
+            is no ``MetaTensor`` of that shape with RAS axes, or label or ribs differ from it in shape.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class RandImplantFracturesd(RandomizableTransform, MapTransform):
         ribs_key: str = "ribs",
         codes_key: str = "label_codes",
         allow_missing_keys: bool = False,
+        subtle: float = 0.0,
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
@@ -85,6 +87,9 @@ class RandImplantFracturesd(RandomizableTransform, MapTransform):
             raise ValueError(f"RandImplantFracturesd changes one scan and takes one key, got {self.keys}.")
         if not 1 <= fractures[0] <= fractures[1] <= 100:
             raise ValueError(f"fractures is {fractures[0]} to {fractures[1]}; give a range within 1 to 100.")
+        if not 0 <= subtle <= 1:
+            raise ValueError(f"subtle is {subtle}; it is a share, 0 to 1.")
+        self.subtle = subtle
         self.label_key = label_key
         self.fractures = (fractures[0], fractures[1])
         self.ribs_key = ribs_key
@@ -117,6 +122,7 @@ class RandImplantFracturesd(RandomizableTransform, MapTransform):
                 self._count,
                 np.random.default_rng(self._seed),
                 avoid=annotated > 0,
+                subtle=self.subtle,
             )
             if not made.fractures:
                 continue

@@ -27,7 +27,7 @@ from scripts.synthetic.phantom.dataset import INFO_NAME, SECTIONS
 
 __all__ = ["generate_implanted"]
 
-GENERATOR_VERSION = 2  # raise it with every change to what a seed gives
+GENERATOR_VERSION = 3  # raise it with every change to what a seed gives
 _HU = (-1024, 3071)
 _LEAST_AIR_HU = -300  # every chest scan shows lung
 
@@ -43,6 +43,7 @@ def generate_implanted(
     seed: int = 0,
     section: str = "training",
     first_id: int | None = None,
+    subtle: float = 0.0,
 ) -> None:
     """
     Write scans with implanted fractures, their labels and their table in RibFrac's layout, in RAS orientation.
@@ -63,6 +64,7 @@ def generate_implanted(
         seed: seed of the data set.
         section: ``training``, ``validation`` or ``test``, which gives the folders their names.
         first_id: number of the first scan; the section's first one in RibFrac when ``None``.
+        subtle: share of fractures that are subtle, 0 to 1.
 
     Raises:
         FileNotFoundError: when an image or a mask is missing.
@@ -71,7 +73,7 @@ def generate_implanted(
     """
     paths = [Path(image) for image in images]
     masks: list[Path | None] = [None] * len(paths) if ribs is None else [Path(mask) for mask in ribs]
-    _check_numbers(len(paths), len(masks), scans, fractures, rib_ids, section)
+    _check_numbers(len(paths), len(masks), scans, fractures, rib_ids, section, subtle)
     per_image = scans + as_is
     name, lowest, room = SECTIONS[section]
     first = lowest if first_id is None else first_id
@@ -95,6 +97,7 @@ def generate_implanted(
             "first_id": first,
             "scans": scans,
             "fractures": list(fractures),
+            "subtle": subtle,
             "as_is": as_is,
             "rib_ids": None if rib_ids is None else list(rib_ids),
             "images": [path.name for path in paths],
@@ -112,7 +115,9 @@ def generate_implanted(
             rib_mask = find_ribs(image, spacing) if mask is None else _load_ribs(mask, rib_ids, path, image, affine)
             for number in todo:
                 unchanged = as_is and number == scans
-                made = _implanted(image, rib_mask, spacing, seed, number, (0, 0) if unchanged else fractures, path)
+                made = _implanted(
+                    image, rib_mask, spacing, seed, number, (0, 0) if unchanged else fractures, path, subtle
+                )
                 public_id = f"RibFrac{first + index * per_image + number}"
                 images_dir, labels_dir = folder / f"ribfrac-{name}-images", folder / f"ribfrac-{name}-labels"
                 write_volume(images_dir / f"{public_id}-image.nii.gz", made.image_hu, affine)
@@ -135,7 +140,13 @@ def generate_implanted(
 
 
 def _check_numbers(
-    images: int, masks: int, scans: int, fractures: tuple[int, int], rib_ids: tuple[int, int] | None, section: str
+    images: int,
+    masks: int,
+    scans: int,
+    fractures: tuple[int, int],
+    rib_ids: tuple[int, int] | None,
+    section: str,
+    subtle: float,
 ) -> None:
     if section not in SECTIONS:
         raise ValueError(f"section is {section!r}; choose one of {', '.join(SECTIONS)}.")
@@ -145,6 +156,8 @@ def _check_numbers(
         raise ValueError(f"scans is {scans}; make 1 or more of each image.")
     if not 1 <= fractures[0] <= fractures[1] <= 255:
         raise ValueError(f"fractures is {fractures[0]} to {fractures[1]}; give a range within 1 to 255.")
+    if not 0 <= subtle <= 1:
+        raise ValueError(f"subtle is {subtle}; it is a share, 0 to 1.")
     if rib_ids is not None and not 1 <= rib_ids[0] <= rib_ids[1]:
         raise ValueError(f"rib_ids is {rib_ids[0]} to {rib_ids[1]}; give the lowest and the highest id, from 1.")
 
@@ -212,10 +225,11 @@ def _implanted(
     number: int,
     fractures: tuple[int, int],
     path: Path,
+    subtle: float,
 ) -> Implanted:
     rng = np.random.default_rng([seed, zlib.crc32(np.ascontiguousarray(image).data), number])
     count = int(rng.integers(fractures[0], fractures[1] + 1))
-    made = implant_fractures(image, ribs, spacing, count, rng)
+    made = implant_fractures(image, ribs, spacing, count, rng, subtle=subtle)
     if count and not made.fractures:
         raise ValueError(
             f"{path}: no rib of the scan has room for a fracture; take it out, or give a mask of its ribs."

@@ -10,8 +10,8 @@ from scipy.spatial import cKDTree
 
 from scripts.anatomy.spine import spine_mask
 from scripts.synthetic.implant.centerline import RibPiece, rib_pieces
-from scripts.synthetic.implant.fractures import draw_fracture
-from scripts.synthetic.implant.warp import Site, break_rib
+from scripts.synthetic.implant.fractures import draw_fracture, draw_subtle_fracture, widened
+from scripts.synthetic.implant.warp import Site, break_rib, sign_hu
 from scripts.synthetic.phantom.fractures import Fracture
 
 __all__ = ["Implanted", "ImplantedFracture", "implant_fractures"]
@@ -21,6 +21,11 @@ _FROM_END_MM = 15.0
 _FROM_BORDER_MM = 15.0
 _BETWEEN_MM = 45.0
 _FROM_AVOIDED_MM = 30.0
+# subtle fractures lie nearer to the spine, whose mask holds the transverse processes, and to the cartilage
+_SUBTLE_FROM_SPINE_MM = 8.0
+_SUBTLE_FROM_FRONT_MM = 6.0
+_SUBTLE_FROM_BACK_MM = 4.0  # a found rib begins some 12 mm from the spine's mask
+_LEAST_SIGN_HU = 60.0  # an annotator marks nothing that cannot be seen
 _AREA_MM2 = (30.0, 350.0)  # a rib's section, marrow included, from the twelfth to the widest
 _TRIES_PER_FRACTURE = 25
 _RUN_SHARE = 0.65  # of the fractures that have a neighbor on the next rib: accidents break ribs in runs
@@ -41,6 +46,8 @@ class ImplantedFracture:
         outward: unit vector across it, out of the chest.
         moved_mm: the largest movement of a stub, or the height of a buckle.
         gap_mm: width of the widest gap, 0 for a buckle.
+        subtle: whether it is of the kind that is easily missed.
+        age: ``fresh``, ``soft callus``, ``hard callus``, ``remodeled`` or ``ununited``.
     """
 
     label_id: int
@@ -51,6 +58,8 @@ class ImplantedFracture:
     outward: tuple[float, float, float]
     moved_mm: float
     gap_mm: float
+    subtle: bool
+    age: str
 
 
 @dataclass
@@ -85,6 +94,7 @@ def implant_fractures(
     rng: np.random.Generator,
     avoid: NDArray[np.bool_] | None = None,
     codes: tuple[int, ...] | None = None,
+    subtle: float = 0.0,
 ) -> Implanted:
     """
     Implant fractures into the ribs of a CT.
@@ -94,6 +104,9 @@ def implant_fractures(
     and from the border, 45 mm from each other on a rib. A place where the mask shows no rib (section of 30 to 350 mm²,
     with cortex) or a stub would meet another bone is left out.
 
+    Subtle fractures are thin clefts, small shifts and low buckles, half of them healing. They keep 8 mm from the spine
+    and 6 mm from the front end of a rib. Each changes some bone by at least 60 HU, with a wider gap where it needs one.
+
     Args:
         image_hu: the scan in HU, shape ``(H, W, D)``, RAS axes, any numeric dtype.
         rib_ids: one id a rib, integer, 0 is background, of the same shape.
@@ -101,13 +114,16 @@ def implant_fractures(
         count: number of fractures wanted, 0 to 255.
         rng: source of the draw: the same state gives the same fractures.
         avoid: places to keep 30 mm away from, such as fractures that the scan already has.
-        codes: types to implant, one after the other; drawn with RibFrac's shares when ``None``.
+        codes: types to implant, one after the other; drawn when ``None``, with RibFrac's shares or, of subtle ones, a
+            third of buckles.
+        subtle: share of fractures that are subtle, 0 to 1; above 0, a quarter of the others are healing.
 
     Returns:
         The scan with at most ``count`` fractures: fewer where there is no room.
 
     Raises:
-        ValueError: when the shapes differ, the spacing is not three positive numbers, or the count is out of range.
+        ValueError: when the shapes differ, the spacing is not three positive numbers, or count or share is out of
+            range.
     """
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     if image_hu.ndim != 3 or rib_ids.shape != image_hu.shape or (avoid is not None and avoid.shape != image_hu.shape):
@@ -119,20 +135,29 @@ def implant_fractures(
         raise ValueError(f"spacing_mm must be three positive numbers, got {spacing_mm!r}.")
     if not 0 <= count <= 255:
         raise ValueError(f"count is {count}; a label holds 0 to 255 fractures.")
+    if not 0 <= subtle <= 1:
+        raise ValueError(f"subtle is {subtle}; it is a share, 0 to 1.")
     image, label = image_hu.copy(), np.zeros(image_hu.shape, dtype=np.uint8)
     result = Implanted(image, label, {}, [])
     pieces = rib_pieces(rib_ids, spacing) if count else []
-    allowed = _allowed_places(pieces, image_hu, spacing, avoid) if pieces else []
+    usual_allowed, subtle_allowed = _allowed_places(pieces, image_hu, spacing, avoid) if pieces else ([], [])
     taken: list[tuple[_Place, Fracture]] = []
     last: _Place | None = None
     for _ in range(_TRIES_PER_FRACTURE * count):
         if len(taken) == count:
             break
+        is_subtle = subtle > 0 and rng.random() < subtle
+        allowed = subtle_allowed if is_subtle else usual_allowed
         place = _draw_place(pieces, allowed, last, rng)
         if place is None:
+            if 0 < subtle < 1 and not is_subtle:
+                continue
             break
         code = None if codes is None else codes[len(taken) % len(codes)]
-        fracture = draw_fracture(pieces[place.piece], place.s_mm, spacing, rng, code)
+        if is_subtle:
+            fracture = draw_subtle_fracture(pieces[place.piece], place.s_mm, spacing, rng, code)
+        else:
+            fracture = draw_fracture(pieces[place.piece], place.s_mm, spacing, rng, code, aged=subtle > 0)
         if not _fits(place, fracture, pieces, allowed, taken):
             last = None
             continue
@@ -144,22 +169,29 @@ def implant_fractures(
 
 def _allowed_places(
     pieces: list[RibPiece], image_hu: NDArray, spacing: NDArray, avoid: NDArray[np.bool_] | None
-) -> list[NDArray[np.bool_]]:
-    """Tell for each sample of each rib's axis whether a break may lie there."""
+) -> tuple[list[NDArray[np.bool_]], list[NDArray[np.bool_]]]:
+    """Tell for each sample of each rib's axis whether a usual break may lie there, and whether a subtle one may."""
     spine = _tree(spine_mask(image_hu, spacing), spacing)
     avoided = None if avoid is None else _tree(avoid, spacing)
     high = (np.array(image_hu.shape) - 1) * spacing
-    allowed = []
+    usual: list[NDArray[np.bool_]] = []
+    subtle: list[NDArray[np.bool_]] = []
     for piece in pieces:
         points, s = piece.curve.points, piece.curve.s_mm
-        ok = (s >= _FROM_END_MM) & (s <= piece.curve.length_mm - _FROM_END_MM)
-        ok &= (points >= _FROM_BORDER_MM).all(axis=1) & (points <= high - _FROM_BORDER_MM).all(axis=1)
+        ok = (points >= _FROM_BORDER_MM).all(axis=1) & (points <= high - _FROM_BORDER_MM).all(axis=1)
         ok &= (piece.area_mm2 >= _AREA_MM2[0]) & (piece.area_mm2 <= _AREA_MM2[1])
-        for tree, distance in ((spine, _FROM_SPINE_MM), (avoided, _FROM_AVOIDED_MM)):
-            if tree is not None:
-                ok &= tree.query(points, distance_upper_bound=distance)[0] > distance
-        allowed.append(ok)
-    return allowed
+        if avoided is not None:
+            ok &= avoided.query(points, distance_upper_bound=_FROM_AVOIDED_MM)[0] > _FROM_AVOIDED_MM
+        starts_in_front = points[0, 1] > points[-1, 1]
+        ends = (_SUBTLE_FROM_FRONT_MM, _SUBTLE_FROM_BACK_MM)[:: 1 if starts_in_front else -1]
+        from_spine = np.inf if spine is None else spine.query(points, distance_upper_bound=_FROM_SPINE_MM)[0]
+        for allowed, (first, last), distance in (
+            (usual, (_FROM_END_MM, _FROM_END_MM), _FROM_SPINE_MM),
+            (subtle, ends, _SUBTLE_FROM_SPINE_MM),
+        ):
+            within = (s >= first) & (s <= piece.curve.length_mm - last)
+            allowed.append(ok & within & (from_spine > distance))
+    return usual, subtle
 
 
 def _tree(mask: NDArray[np.bool_], spacing: NDArray) -> cKDTree | None:
@@ -229,6 +261,12 @@ def _implant(
     if not all(site.is_rib(s_mm) for s_mm in [fracture.s_mm, *(one.s_mm for one in fracture.breaks)]):
         return False
     broken = break_rib(site, fracture)
+    while broken is not None and fracture.subtle and sign_hu(site, fracture, *broken[:2]) < _LEAST_SIGN_HU:
+        wider = widened(fracture)
+        if wider is None:
+            return False
+        fracture = wider
+        broken = break_rib(site, fracture)
     if broken is None:
         return False
     changed, values, annotated = broken
@@ -255,6 +293,8 @@ def _implant(
             tuple(float(x) for x in piece.curve.normals[sample]),  # type: ignore[arg-type]
             max([abs(fracture.bump_mm), *moves]),
             max([one.width_mm for one in fracture.breaks], default=0.0),
+            fracture.subtle,
+            fracture.age,
         )
     )
     return True

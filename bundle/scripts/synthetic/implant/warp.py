@@ -12,13 +12,15 @@ from scipy import ndimage
 from scripts.synthetic.implant.centerline import RibPiece
 from scripts.synthetic.phantom.fractures import Break, Fracture
 from scripts.synthetic.phantom.geometry import STEP_MM, Curve, Grid, TubeCoordinates, coverage, tube_coordinates
+from scripts.synthetic.phantom.healing import Healing
 
-__all__ = ["BONE_HU", "Site", "break_rib"]
+__all__ = ["BONE_HU", "Site", "break_rib", "sign_hu"]
 
 BONE_HU = 200.0  # cortex and dense marrow; muscle with contrast medium stays below
 _FALLOFF_MM = 16.0  # at twice the largest movement no tissue folds
 _EDGE_MM = 1.0  # a mask ends where the bone fills half a voxel; its blur reaches this much farther
 _BLUR_MM = 1.2  # width over which what is moved with a bone fades into what is moved with the tissue
+_RESOLUTION_MM = 0.8  # over which a scanner smears a thin gap, beside the voxel: 1 mm full width at half maximum or so
 _MUSCLE_HU = (-10.0, 120.0)
 _FAT_HU = (-160.0, -20.0)
 _LUNG_HU = -850.0
@@ -139,7 +141,7 @@ def break_rib(site: Site, fracture: Fracture) -> tuple[NDArray[np.int64], NDArra
     covered = [piece.share * _bone_share(_read(site, site.bone_mm, piece.moved_mm, 1)) for piece in pieces]
     for cleft in fracture.breaks:
         if cleft.depth != 2.0:
-            covered = [share * (1 - _emptied(site, cleft, pieces[0].tube)) for share in covered]
+            covered = [share * (1 - _emptied(site, cleft, pieces[0].tube, fracture.subtle)) for share in covered]
     if fracture.bump_mm != 0:
         covered = [_bone_share(_read(site, site.bone_mm, moved, 1))]
         pieces[0].moved_mm = moved
@@ -151,6 +153,8 @@ def break_rib(site: Site, fracture: Fracture) -> tuple[NDArray[np.int64], NDArra
     new = _composed(site, pieces, covered, bones, moved)
     if fracture.swelling > 0:
         new = new + _swelling(site, fracture, new)
+    if fracture.healing is not None:
+        new = new + _healed(site, fracture, fracture.healing, pieces, new, bones)
     old = site.image.reshape(-1)[tube.index]
     new = np.clip(new, site.image.min(), site.image.max())
     changed = np.abs(new - old) > 0.01
@@ -169,7 +173,10 @@ def _make_piece(site: Site, fracture: Fracture, before: Break | None, after: Bre
     share = np.ones(len(tube.index))
     for cut, direction in ((before, -1), (after, 1)):
         if cut is not None:
-            share *= coverage(direction * cut.distance(source) + cut.width_mm / 2, _voxel_mm(site, cut.s_mm))
+            behind = direction * cut.distance(source) + cut.width_mm / 2
+            if fracture.healing is not None and fracture.healing.rounding_mm > 0:
+                behind += fracture.healing.rounding_mm * np.minimum(_eccentricity(site, source) ** 2, 1.5)
+            share *= coverage(behind, _blur_mm(site, cut.s_mm, fracture.subtle))
     return _Piece(before, after, moved, source, share)
 
 
@@ -187,6 +194,20 @@ def _voxel_mm(site: Site, s_mm: float) -> float:
     curve = site.piece.curve
     tangent = curve.tangents[int(np.clip(round(s_mm / STEP_MM), 0, len(curve.points) - 1))]
     return float(np.abs(tangent) @ site.spacing_mm)
+
+
+def _blur_mm(site: Site, s_mm: float, subtle: bool) -> float:
+    """Width along the rib over which a gap is blurred; of a usual one, much wider than it, by the voxel alone."""
+    voxel_mm = _voxel_mm(site, s_mm)
+    return float(np.hypot(voxel_mm, _RESOLUTION_MM)) if subtle else voxel_mm
+
+
+def _eccentricity(site: Site, tube: TubeCoordinates) -> NDArray:
+    """Distance from the axis, 1 at the outline of the rib's section, taken for an ellipse."""
+    sample = np.clip(np.rint(tube.s / STEP_MM).astype(int), 0, len(site.piece.curve.points) - 1)
+    half_u = site.piece.half_thickness_mm[sample]
+    half_v = np.maximum(site.piece.area_mm2[sample] / (np.pi * half_u), 1.0)
+    return np.hypot(tube.u / half_u, tube.v / half_v)
 
 
 def _length(vectors: NDArray) -> NDArray:
@@ -250,9 +271,9 @@ def _bell(s_mm: NDArray, center_mm: float, length_mm: float) -> NDArray:
     return 0.5 + 0.5 * np.cos(2 * np.pi * np.clip((s_mm - center_mm) / length_mm, -0.5, 0.5))
 
 
-def _emptied(site: Site, cleft: Break, tube: TubeCoordinates) -> NDArray:
+def _emptied(site: Site, cleft: Break, tube: TubeCoordinates, subtle: bool) -> NDArray:
     """Share of each voxel that a cleft through a part of the section takes away, in [0, 1]."""
-    voxel_mm = _voxel_mm(site, cleft.s_mm)
+    voxel_mm = _blur_mm(site, cleft.s_mm, subtle)
     slab = (cleft.width_mm + voxel_mm) / 2 - np.abs(cleft.distance(tube))
     share = np.clip(slab / voxel_mm, 0, min(1.0, cleft.width_mm / voxel_mm))
     sample = int(np.clip(round(cleft.s_mm / STEP_MM), 0, len(site.piece.curve.points) - 1))
@@ -303,6 +324,75 @@ def _swelling(site: Site, fracture: Fracture, new: NDArray) -> NDArray:
     return 90 * fracture.swelling * fat * streaks * np.clip(1 - level, 0, 1)
 
 
+def _healed(
+    site: Site, fracture: Fracture, healing: Healing, pieces: list[_Piece], new: NDArray, bones: NDArray
+) -> NDArray:
+    """
+    Rise by callus and sclerosis, in HU.
+
+    It lifts what is darker than it, and adds to the voxels what their surroundings lack, so the noise stays the scan's
+    own; its edges are as blurred as the scan.
+    """
+    tube, shape = site.tube, site.grid.shape
+    distance = np.min([_read(site, site.bone_mm, piece.moved_mm, 1) for piece in pieces], axis=0)
+    volume = site.image.copy()
+    volume.reshape(-1)[tube.index] = new
+    # the surroundings: a median keeps the bone's edge
+    near = np.zeros(shape, dtype=bool)
+    beside = np.min([np.abs(tube.s - center) for center in fracture.centers_mm], axis=0)
+    within = (beside < healing.callus_half_mm + 3) & (distance < 2 * healing.callus_mm + 3)
+    near.reshape(-1)[tube.index[within]] = True
+    if not near.any():
+        return np.zeros(len(tube.index), dtype=np.float32)
+    box = ndimage.find_objects(near.astype(np.uint8))[0]
+    smooth = volume.copy()
+    smooth[box] = ndimage.median_filter(volume[box], size=3)
+    smooth_hu = smooth.reshape(-1)[tube.index]
+    cuff = healing.cuff_mm(tube.s, tube.u, tube.v, fracture.centers_mm)
+    # the pleura holds it back
+    cuff = cuff * (1 - 0.4 * _air_share(smooth_hu))
+    others = site.other_mm.reshape(-1)[tube.index]
+    edge_mm = max(site.grid.voxel_mm, 2.5 if healing.age == "soft callus" else 0.8)
+    in_bone = _bone_share(distance + _EDGE_MM)
+    share = np.where(cuff > 0, coverage(distance - cuff, edge_mm), 0) * _smooth_step(others / 1.5) * (1 - in_bone)
+    woven = 1 + healing.texture * site.grid.texture(tube.index)
+    rise = share * np.maximum(healing.callus_hu * woven - smooth_hu, 0)
+    line = in_bone * np.clip(1 - bones, 0, 1)
+    closed = healing.line_filled * line * np.maximum(healing.callus_hu * woven - smooth_hu, 0)
+    to_line = np.min([np.abs(one.distance(tube)) for one in fracture.breaks] or [beside], axis=0)
+    dense = in_bone * bones * np.exp(-((to_line / healing.sclerosis_mm) ** 2))
+    rise += closed + dense * np.maximum(healing.sclerosis_hu * woven - smooth_hu, 0)
+    added = np.zeros(shape, dtype=np.float32)
+    added.reshape(-1)[tube.index[within]] = rise[within]
+    added[box] = ndimage.gaussian_filter(added[box], np.hypot(0.4 / site.spacing_mm, 0.3), truncate=2.5)
+    return added.reshape(-1)[tube.index]
+
+
+def sign_hu(site: Site, fracture: Fracture, index: NDArray[np.int64], new_hu: NDArray) -> float:
+    """
+    Tell how much a fracture shows: the change in HU that five voxels of the bone exceed.
+
+    Args:
+        site: the surroundings, as before.
+        fracture: what was done to them.
+        index: flat indices of the voxels that changed, as :py:func:`break_rib` gives them.
+        new_hu: their HU.
+
+    Returns:
+        The drop of a fresh fracture's bone near its breaks; of a buckle and an old fracture, rise or drop.
+    """
+    old = site.image.reshape(-1)[index]
+    change = old - new_hu
+    if fracture.healing is None and fracture.breaks:
+        tube = site.tube
+        to_line = np.min([np.abs(one.distance(tube)) - one.width_mm / 2 for one in fracture.breaks], axis=0)
+        near = np.isin(index, tube.index[to_line < 1.0]) & (old > BONE_HU)
+        change = change[near]
+    else:
+        change = np.abs(change)
+    return float(np.sort(change)[-5]) if len(change) >= 5 else 0.0
+
+
 def _annotated(site: Site, fracture: Fracture, pieces: list[_Piece], curve: Curve) -> NDArray[np.int64]:
     """Flat indices of the annotation: the bone about the breaks and a margin, ends rounded, one connected piece."""
     inside = np.zeros(len(site.tube.index), dtype=bool)
@@ -311,15 +401,21 @@ def _annotated(site: Site, fracture: Fracture, pieces: list[_Piece], curve: Curv
         tube = piece.tube
         ahead = np.abs(tube.s - fracture.s_mm)
         beyond = np.maximum(ahead - fracture.half_core_mm, 0) / (fracture.half_length_mm + margin)
+        distance = _read(site, site.bone_mm, piece.moved_mm, 1)
+        if fracture.healing is not None:  # callus counts as bone
+            cuff = fracture.healing.cuff_mm(tube.s, tube.u, tube.v, fracture.centers_mm)
+            distance = np.maximum(distance - 0.7 * cuff, 0)
         # an annotator draws less of the bone between two breaks
         waist = 0.3 * np.clip(2 - 2 * ahead / max(fracture.half_core_mm, 1e-3), 0, 1)
-        side = waist + (margin + _read(site, site.bone_mm, piece.moved_mm, 1)) / (2 * margin)
+        # 0.5 at the outline of the bone and less within, which rounds the ends
+        within = 0.5 * np.minimum(_eccentricity(site, tube), 1)
+        side = waist + np.where(distance > 0, 0.5 + distance / (2 * margin), within)
         hand = 1 + 0.12 * np.sin(0.45 * tube.s + 0.5 * tube.v) + 0.08 * np.sin(0.9 * tube.u - 0.3 * tube.v)
         near = np.ones(len(inside), dtype=bool)
         for cut, direction in ((piece.before, -1), (piece.after, 1)):
             if cut is not None:  # both stubs' outlines across the gap, which joins them
                 near &= direction * cut.distance(tube) < cut.width_mm / 2 + 2.0
-        inside |= near & ((beyond**4 + side**2) * hand < 1)
+        inside |= near & ((beyond**3 + side**2) * hand < 1)
     mask = np.zeros(site.grid.shape, dtype=bool)
     mask.reshape(-1)[site.tube.index[inside]] = True
     return np.flatnonzero(cc3d.largest_k(mask, k=1, connectivity=6))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scripts.synthetic.phantom.geometry import Grid, TubeCoordinates, coverage, tube_coordinates
+from scripts.synthetic.phantom.healing import Healing
 from scripts.synthetic.phantom.skeleton import Rib, paint_bone, section_distance
 
 __all__ = [
@@ -80,6 +81,8 @@ class Fracture:
         half_length_mm: half of the mask along the rib, beyond the breaks.
         margin_mm: how far the mask reaches over the bone, along u and v.
         swelling: share of swollen tissue around it, in [0, 1].
+        subtle: whether it is of the kind that is easily missed.
+        healing: signs of its age; ``None`` is fresh.
     """
 
     rib: int
@@ -91,6 +94,18 @@ class Fracture:
     half_length_mm: float
     margin_mm: tuple[float, float]
     swelling: float
+    subtle: bool = False
+    healing: Healing | None = None
+
+    @property
+    def age(self) -> str:
+        """A key of :py:data:`scripts.synthetic.phantom.healing.AGES`."""
+        return "fresh" if self.healing is None else self.healing.age
+
+    @property
+    def centers_mm(self) -> list[float]:
+        """Arc lengths of its breaks, or of a buckle's middle."""
+        return [one.s_mm for one in self.breaks] or [self.s_mm]
 
     @property
     def half_core_mm(self) -> float:
