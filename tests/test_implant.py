@@ -19,10 +19,12 @@ from scripts.synthetic.implant import Implanted
 from scripts.synthetic.implant import dataset as dataset_module
 from scripts.synthetic.implant import generate_implanted, implant_fractures
 from scripts.synthetic.implant.centerline import RibPiece, rib_pieces
-from scripts.synthetic.implant.fractures import draw_fracture
-from scripts.synthetic.implant.warp import Site, break_rib
+from scripts.synthetic.implant.fractures import draw_fracture, draw_subtle_fracture, widened
+from scripts.synthetic.implant.scan import _allowed_places
+from scripts.synthetic.implant.warp import Site, break_rib, sign_hu
 from scripts.synthetic.phantom.fractures import Break, Fracture
 from scripts.synthetic.phantom.geometry import STEP_MM
+from scripts.synthetic.phantom.healing import AGES, Healing, draw_age, draw_healing
 from scripts.transforms import implant as transform_module
 from scripts.transforms.implant import FindRibsd, RandImplantFracturesd
 
@@ -260,6 +262,206 @@ def test_thick_slices_get_wide_clefts() -> None:
     assert 1.2 <= min(widths) and max(widths) <= 1.5, "0.45 * 3 mm is more than the cap of 1.2 mm"
 
 
+# ---- subtle and healing fractures ----
+
+
+def healing_of(age: str, **settings: Any) -> Healing:
+    """A cuff of 3 mm that is the same all around, 8 mm to both sides, without sclerosis."""
+    values: dict[str, Any] = {"callus_mm": 3.0, "callus_hu": 500.0, "callus_half_mm": 8.0, "lean": 0.0, "texture": 0.0}
+    values |= {"line_filled": 0.0, "sclerosis_hu": 0.0, "sclerosis_mm": 2.0, "rounding_mm": 0.0}
+    return Healing(age, **(values | settings))
+
+
+def test_subtle_fractures_have_the_sizes_asked_for() -> None:
+    _, ids = scan_with_rib()
+    (piece,) = rib_pieces(ids, SPACING)
+    drawn = [draw_subtle_fracture(piece, 40.0, SPACING, np.random.default_rng(seed)) for seed in range(600)]
+    by_code = {code: [one for one in drawn if one.code == code] for code in (1, 2, 3, 4)}
+    shares = {code: len(own) / len(drawn) for code, own in by_code.items()}
+    assert shares == pytest.approx({1: 0.2, 2: 0.36, 3: 0.3, 4: 0.14}, abs=0.05)
+    for one in drawn:
+        assert one.subtle and one.age in AGES
+        old_line = one.age == "ununited"
+        for cleft in one.breaks:
+            least, most = (0.7, 1.5) if old_line else (0.4, 1.2) if one.code == 1 else (0.3, 0.9)
+            assert least <= cleft.width_mm <= most
+        moved = max((float(np.linalg.norm(v)) for b in one.breaks for v in (b.before_mm, b.after_mm)), default=0)
+        # along the plane of the break, which slants, a stub slides on
+        assert moved <= {1: 3.0, 2: 1.2, 3: 0.0, 4: 1.2}[one.code] * 1.8
+        assert one.code != 1 or moved >= 1.2
+        assert 0.6 <= abs(one.bump_mm) <= 1.5 if one.code == 3 else one.bump_mm == 0
+        assert one.healing is None or one.swelling == 0
+    assert 0.3 < np.mean([one.breaks[0].depth < 1 for one in by_code[2]]) < 0.6, "one cortex alone"
+    assert not any(one.age == "ununited" for one in by_code[3])
+    assert np.mean([one.age == "fresh" for one in drawn]) == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("age", [age for age in AGES if age != "fresh"])
+def test_ages_have_their_hu(age: str) -> None:
+    drawn = [draw_healing(age, np.random.default_rng(seed)) for seed in range(100)]
+    healings = [one for one in drawn if one is not None]
+    assert len(healings) == 100 and {one.age for one in healings} == {age}
+    callus = [one.callus_hu for one in healings]
+    if age == "soft callus":
+        assert 80 <= min(callus) < 100 and 180 < max(callus) <= 200
+    elif age == "hard callus":
+        assert 300 <= min(callus) < 350 and 650 < max(callus) <= 700
+        assert all(one.line_filled >= 0.5 for one in healings)
+    elif age == "remodeled":
+        assert all(one.line_filled >= 0.75 for one in healings), "the line is nearly closed"
+    else:
+        sclerosis = [one.sclerosis_hu for one in healings]
+        assert 500 <= min(sclerosis) < 550 and 850 < max(sclerosis) <= 900
+        assert all(one.line_filled == 0 and one.rounding_mm > 0 for one in healings)
+    assert draw_healing("fresh", np.random.default_rng(0)) is None
+
+
+def test_usual_fractures_are_mostly_fresh() -> None:
+    rng = np.random.default_rng(0)
+    assert np.mean([draw_age(1, False, rng) == "fresh" for _ in range(800)]) == pytest.approx(0.75, abs=0.05)
+
+
+def test_callus_lies_around_the_bone_and_keeps_the_noise() -> None:
+    """500 HU in muscle of 50, 2 mm beside a rib with a cuff of 3 mm, thicker on the outside."""
+    image, ids = scan_with_rib()
+    site, piece = straight_site(image, ids)
+    plain = fracture_of(piece, 2, [plain_break(piece, 0.6)])
+    healing = healing_of("hard callus", line_filled=0.9)
+    fresh, label = broken(site, image, plain)
+    healed, wide = broken(site, image, fracture_of(piece, 2, [plain_break(piece, 0.6)], healing=healing))
+    x, y, z = coordinates(image.shape)
+    middle = along_mm(piece, 0)
+    beside = np.abs(z) < 2
+    outward = y * np.sign(piece.curve.normals[len(piece.curve.points) // 2][1])  # where the cuff is thickest
+    at_cuff = beside & (outward > 5.2) & (outward < 6.2)
+    rise = healed - fresh
+    assert rise[middle][at_cuff[middle]].mean() == pytest.approx(450, abs=130)
+    assert np.abs(rise[along_mm(piece, 14)]).max() < 1, "8 mm to both sides and its blur"
+    assert np.abs(rise[beside & (np.abs(y) > 10)]).max() < 1
+    noise = np.std((healed - np.median(healed[middle][at_cuff[middle]]))[middle][at_cuff[middle]])
+    assert noise > NOISE_HU / 2
+    line = (ids == 7)[middle]
+    assert rise[middle][line].mean() > 20, "the line is closed"
+    assert np.count_nonzero(wide) > 1.1 * np.count_nonzero(label), "callus is annotated too"
+
+
+def test_an_ununited_line_stays_open_between_dense_rounded_stubs() -> None:
+    image, ids = scan_with_rib()
+    site, piece = straight_site(image, ids)
+    one = plain_break(piece, 1.5)
+    healing = healing_of("ununited", callus_mm=0.0, sclerosis_hu=800.0, rounding_mm=0.9)
+    fresh, _ = broken(site, image, fracture_of(piece, 2, [one]))
+    old, _ = broken(site, image, fracture_of(piece, 2, [one], healing=healing))
+    _, y, z = (c[0] for c in coordinates(image.shape))
+    axis, edge = np.hypot(y / 4, z / 6) < 0.45, (np.hypot(y / 4, z / 6) < 0.98) & (np.hypot(y / 4, z / 6) > 0.8)
+    middle, stubs = along_mm(piece, 0), [along_mm(piece, mm) for mm in (-2.4, 2.4)]
+    assert old[middle][axis].mean() < 250, "open"
+    for stub in stubs:
+        assert old[stub][axis].mean() > fresh[stub][axis].mean() + 80, "sclerosis in the marrow"
+    near = [along_mm(piece, mm) for mm in (-1.2, 1.2)]
+    assert np.mean([old[plane][edge].mean() - fresh[plane][edge].mean() for plane in near]) < -60, "rounded edges"
+
+
+def test_remodeled_bone_is_denser_and_thicker_than_before() -> None:
+    image, ids = scan_with_rib()
+    site, piece = straight_site(image, ids)
+    healing = healing_of("remodeled", callus_mm=1.2, callus_hu=800.0, line_filled=0.9, sclerosis_hu=500.0)
+    new, _ = broken(site, image, fracture_of(piece, 2, [plain_break(piece, 0.5)], healing=healing))
+    middle = along_mm(piece, 1)
+    assert np.count_nonzero(new[middle] > 250) > 1.1 * np.count_nonzero(image[middle] > 250)
+    assert new[middle][(ids == 7)[middle]].mean() > image[middle][(ids == 7)[middle]].mean()
+
+
+@pytest.mark.parametrize("bump_mm", [0.6, 1.5, -1.0])
+def test_a_low_buckle_changes_the_outline_by_its_height(bump_mm: float) -> None:
+    image, ids = scan_with_rib()
+    site, piece = straight_site(image, ids)
+    new, _ = broken(site, image, fracture_of(piece, 3, [], bump_mm=bump_mm, bump_length_mm=6.0))
+    normal = piece.curve.normals[len(piece.curve.points) // 2][1]
+    plane, middle_z = along_mm(piece, 0), 20
+    side = np.sign(bump_mm * normal)
+
+    def reach_mm(volume: np.ndarray) -> float:
+        """Where the last cortex falls below 475 HU, between voxels."""
+        profile = (volume[plane, 25:, middle_z] if side > 0 else volume[plane, 24::-1, middle_z]).astype(float)
+        last = int(np.flatnonzero(profile > 475).max())
+        return (last + (profile[last] - 475) / (profile[last] - profile[last + 1])) * float(SPACING[1])
+
+    # cubic splines overshoot at an edge that no scanner has blurred
+    assert reach_mm(new) - reach_mm(image) == pytest.approx(abs(bump_mm), abs=0.35)
+
+
+def test_a_fracture_that_does_not_show_is_drawn_wider() -> None:
+    """A cleft of 0.3 mm in a voxel of 0.9 mm and a scanner's 0.8 mm takes a quarter; 60 HU are less than that."""
+    image, ids = scan_with_rib()
+    site, piece = straight_site(image, ids)
+    signs = []
+    for width_mm in (0.3, 0.6, 0.9):
+        fracture = fracture_of(piece, 2, [plain_break(piece, width_mm)], subtle=True)
+        result = break_rib(site, fracture)
+        assert result is not None
+        signs.append(sign_hu(site, fracture, *result[:2]))
+    assert signs[0] == pytest.approx(0.25 * (CORTEX_HU - MUSCLE_HU), rel=0.25)
+    assert 60 < signs[0] < signs[1] < signs[2]
+    faint = fracture_of(piece, 2, [plain_break(piece, 0.4)], subtle=True)
+    wider = widened(faint)
+    assert wider is not None and wider.breaks[0].width_mm == pytest.approx(0.6) and faint.breaks[0].width_mm == 0.4
+    assert widened(fracture_of(piece, 2, [plain_break(piece, 1.1)])) is None
+    assert widened(fracture_of(piece, 3, [], bump_mm=-1.2)) is None
+
+
+def test_every_subtle_fracture_shows() -> None:
+    image, ids = scan_with_rib(cortex_hu=420)
+    widths = []
+    for seed in range(8):
+        made = implanted(image, ids, 1, seed, codes=(2,), subtle=1.0)
+        for one in made.fractures:
+            widths.append(one.gap_mm)
+            change = np.abs(made.image_hu.astype(float) - image)
+            assert np.sort(change[made.label == one.label_id])[-5] >= 59, "rounded to whole HU"
+    assert len(widths) >= 6
+
+
+def test_subtle_fractures_are_recorded_and_repeated() -> None:
+    image, ids = scan_with_rib()
+    ages = set()
+    for seed in range(8):
+        made, again = (implanted(image, ids, 2, seed, subtle=1.0) for _ in range(2))
+        np.testing.assert_array_equal(made.image_hu, again.image_hu)
+        np.testing.assert_array_equal(made.label, again.label)
+        assert made.fractures == again.fractures and len(made.fractures) >= 1
+        assert set(np.unique(made.label)) - {0} == {one.label_id for one in made.fractures}
+        assert all(one.subtle and one.age in AGES for one in made.fractures)
+        ages |= {one.age for one in made.fractures}
+    assert len(ages) >= 3
+    usual = implanted(image, ids, 1, 1)
+    assert [(one.subtle, one.age) for one in usual.fractures] == [(False, "fresh")]
+
+
+def test_subtle_fractures_lie_nearer_to_the_ends() -> None:
+    image, ids = scan_with_rib()
+    pieces = rib_pieces(ids, SPACING)
+    usual, subtle = _allowed_places(pieces, image, SPACING, None)
+    lengths = [np.count_nonzero(ok[0]) * STEP_MM for ok in (usual, subtle)]
+    assert lengths[1] - lengths[0] == pytest.approx(2 * 15 - 6 - 4, abs=7)  # the border takes up to 4 mm at each end
+
+
+def test_the_end_of_an_axis_goes_on_as_it_came() -> None:
+    _, ids = scan_with_rib()
+    (piece,) = rib_pieces(ids, SPACING)
+    points = piece.curve.points.copy()
+    points[-10:, 1] += np.linspace(0, 3, 10)  # turned aside
+    bent = RibPiece(7, type(piece.curve)(points, piece.curve.tangents, piece.curve.normals), *areas(piece))
+    steady = bent.with_steady_ends()
+    middle = (np.array([50, 42]) - 1) / 2 * SPACING[1:]
+    np.testing.assert_allclose(steady.curve.points[:, 1:], np.broadcast_to(middle, (len(points), 2)), atol=0.5)
+    assert abs(steady.curve.tangents[-1][0]) > 0.99
+
+
+def areas(piece: RibPiece) -> tuple[np.ndarray, np.ndarray]:
+    return piece.area_mm2, piece.half_thickness_mm
+
+
 # ---- places ----
 
 
@@ -344,6 +546,7 @@ def test_no_fracture_at_the_border() -> None:
         pytest.param({"avoid": np.zeros((2, 2, 2), bool)}, "must be equal", id="places to avoid of another shape"),
         pytest.param({"spacing_mm": (1.0, 0.0, 1.0)}, "three positive numbers", id="spacing 0"),
         pytest.param({"count": 256}, "0 to 255", id="more than a label holds"),
+        pytest.param({"subtle": 1.5}, "a share, 0 to 1", id="more than all"),
     ],
 )
 def test_wrong_arguments_are_named(change: dict[str, Any], message: str) -> None:
@@ -402,6 +605,7 @@ def test_a_data_set_has_ribfracs_layout(source: Path, tmp_path: Path) -> None:
     info = json.loads((tmp_path / "out" / "dataset-info.json").read_text())
     assert [scan["as_is"] for scan in info["made"]] == [False, False, True]
     assert [scan["image"] for scan in info["made"]] == ["a.nii.gz"] * 3
+    assert info["subtle"] == 0 and {one["age"] for scan in info["made"] for one in scan["fractures"]} == {"fresh"}
     codes = [(s["public_id"], one["label_id"], one["code"]) for s in info["made"] for one in s["fractures"]]
     assert codes == [row for row in rows if row[1]]
 
@@ -444,6 +648,7 @@ def test_an_interrupted_generation_goes_on(source: Path, tmp_path: Path) -> None
         pytest.param({"section": "tuning"}, ValueError, "choose one of training", id="unknown section"),
         pytest.param({"ribs": []}, ValueError, "1 images and 0 masks", id="a mask lacks"),
         pytest.param({"scans": 0}, ValueError, "1 or more", id="no scan"),
+        pytest.param({"subtle": -0.1}, ValueError, "a share, 0 to 1", id="less than none"),
         pytest.param({"fractures": (0, 3)}, ValueError, "within 1 to 255", id="no fracture"),
         pytest.param({"rib_ids": (5, 2)}, ValueError, "lowest and the highest", id="ids upside down"),
         pytest.param({"rib_ids": (1, 9)}, ValueError, "marks no rib", id="no such ids"),
@@ -512,7 +717,9 @@ def test_command_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         "92",
         "115",
     ]
-    main([*arguments, "--output_dir", str(tmp_path / "out"), "--fractures", "1", "2", "--seed", "3"])
+    main([*arguments, "--output_dir", str(tmp_path / "out"), "--fractures", "1", "2", "--seed", "3", "--subtle", "1"])
+    info = json.loads((tmp_path / "out" / "dataset-info.json").read_text())
+    assert info["subtle"] == 1 and all(one["subtle"] for scan in info["made"] for one in scan["fractures"])
     assert volume(tmp_path / "out", "label", 1).shape == (136, 50, 42)
     with pytest.raises(SystemExit):
         main([*arguments, "--output_dir", str(tmp_path / "out2"), "--fractures", "4", "2"])
@@ -552,6 +759,18 @@ def test_a_training_scan_gets_new_fractures_away_from_its_own() -> None:
 def test_the_same_random_state_gives_the_same_scan() -> None:
     first, again = (RandImplantFracturesd("image", prob=1.0).set_random_state(5)(training_scan()) for _ in range(2))
     assert torch.equal(first["image"], again["image"]) and torch.equal(first["label"], again["label"])
+
+
+def test_the_share_of_subtle_ones_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: list[float] = []
+
+    def implant(image_hu: np.ndarray, *_: Any, subtle: float, **__: Any) -> Implanted:
+        passed.append(subtle)
+        return Implanted(image_hu, np.zeros(image_hu.shape, np.uint8), {}, [])
+
+    monkeypatch.setattr(transform_module, "implant_fractures", implant)
+    RandImplantFracturesd("image", prob=1.0, subtle=0.3)(training_scan())
+    assert passed == [0.3]
 
 
 def test_a_label_that_is_full_gets_a_wider_type() -> None:
@@ -627,6 +846,8 @@ def test_wrong_settings_of_the_transform_are_named() -> None:
         RandImplantFracturesd(["image", "label"])
     with pytest.raises(ValueError, match="within 1 to 100"):
         RandImplantFracturesd("image", fractures=(3, 2))
+    with pytest.raises(ValueError, match="a share, 0 to 1"):
+        RandImplantFracturesd("image", subtle=2.0)
 
 
 def test_samples_of_the_axis_are_half_a_millimeter_apart() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ _CELL_MM = 2.0  # edge of the cells in which the way along a rib is looked for
 _KNOT_MM = 4.0  # distance of the knots of the axis
 _LEAST_LENGTH_MM = 50.0  # a shorter piece has no place that is far enough from both ends
 _LEAST_VOLUME_MM3 = 1500.0  # 50 mm of the thinnest section
+_END_MM, _FITTED_MM = 8.0, 30.0
 _SECTION_MM = 2.0  # standard deviation of the weights with which sections are averaged along the rib
 
 
@@ -39,6 +40,24 @@ class RibPiece:
     curve: Curve
     area_mm2: NDArray[np.float64]
     half_thickness_mm: NDArray[np.float64]
+
+    def with_steady_ends(self) -> RibPiece:
+        """
+        Replace the last 8 mm of the axis at both ends by the parabola through the 30 mm beside them.
+
+        A mask often cuts a rib obliquely, and there the sections' centers turn aside.
+        """
+        points, count = self.curve.points.copy(), len(self.curve.points)
+        end, fitted = round(_END_MM / STEP_MM), round(_FITTED_MM / STEP_MM)
+        if count < 2 * end + fitted:
+            return self
+        at = np.arange(count)
+        for ends, beside in ((at[:end], at[end : end + fitted]), (at[-end:], at[-end - fitted : -end])):
+            origin = float(beside.mean())
+            powers = np.polynomial.polynomial.polyvander(beside - origin, 2)
+            coefficients = np.linalg.lstsq(powers, points[beside], rcond=None)[0]
+            points[ends] = np.polynomial.polynomial.polyvander(ends - origin, 2) @ coefficients
+        return replace(self, curve=Curve.from_points(points, self.curve.normals))
 
 
 def rib_pieces(rib_ids: NDArray, spacing_mm: NDArray[np.float64]) -> list[RibPiece]:

@@ -14,8 +14,8 @@ from scripts.synthetic.phantom.healing import draw_age, draw_healing
 
 __all__ = ["CODES", "draw_fracture", "draw_subtle_fracture", "widened"]
 
-# a third are buckles, the kind that is missed most
-SUBTLE_CODE_SHARES = {1: 0.15, 2: 0.4, 3: 0.34, 4: 0.11}
+# a third end up as buckles, the kind that is missed most: the others find no room more often
+SUBTLE_CODE_SHARES = {1: 0.2, 2: 0.36, 3: 0.3, 4: 0.14}
 _SUBTLE_GAP_MM = (0.3, 0.9)
 _SUBTLE_BUMP_MM = (0.6, 1.5)
 _MOST_GAP_MM = 1.5

@@ -141,6 +141,7 @@ def implant_fractures(
     result = Implanted(image, label, {}, [])
     pieces = rib_pieces(rib_ids, spacing) if count else []
     usual_allowed, subtle_allowed = _allowed_places(pieces, image_hu, spacing, avoid) if pieces else ([], [])
+    steady = [piece.with_steady_ends() for piece in pieces] if subtle > 0 else []
     taken: list[tuple[_Place, Fracture]] = []
     last: _Place | None = None
     for _ in range(_TRIES_PER_FRACTURE * count):
@@ -154,14 +155,15 @@ def implant_fractures(
                 continue
             break
         code = None if codes is None else codes[len(taken) % len(codes)]
+        piece = (steady if is_subtle else pieces)[place.piece]
         if is_subtle:
-            fracture = draw_subtle_fracture(pieces[place.piece], place.s_mm, spacing, rng, code)
+            fracture = draw_subtle_fracture(piece, place.s_mm, spacing, rng, code)
         else:
-            fracture = draw_fracture(pieces[place.piece], place.s_mm, spacing, rng, code, aged=subtle > 0)
+            fracture = draw_fracture(piece, place.s_mm, spacing, rng, code, aged=subtle > 0)
         if not _fits(place, fracture, pieces, allowed, taken):
             last = None
             continue
-        if _implant(result, rib_ids, spacing, pieces[place.piece], fracture, rng):
+        if _implant(result, rib_ids, spacing, piece, fracture, rng):
             taken.append((place, fracture))
             last = place
     return result

@@ -21,6 +21,7 @@ _FALLOFF_MM = 16.0  # at twice the largest movement no tissue folds
 _EDGE_MM = 1.0  # a mask ends where the bone fills half a voxel; its blur reaches this much farther
 _BLUR_MM = 1.2  # width over which what is moved with a bone fades into what is moved with the tissue
 _RESOLUTION_MM = 0.8  # over which a scanner smears a thin gap, beside the voxel: 1 mm full width at half maximum or so
+_END_MM = 10.0  # at the ends of a piece, over which sections are not whole
 _MUSCLE_HU = (-10.0, 120.0)
 _FAT_HU = (-160.0, -20.0)
 _LUNG_HU = -850.0
@@ -175,7 +176,7 @@ def _make_piece(site: Site, fracture: Fracture, before: Break | None, after: Bre
         if cut is not None:
             behind = direction * cut.distance(source) + cut.width_mm / 2
             if fracture.healing is not None and fracture.healing.rounding_mm > 0:
-                behind += fracture.healing.rounding_mm * np.minimum(_eccentricity(site, source) ** 2, 1.5)
+                behind += fracture.healing.rounding_mm * np.minimum(_section(site, source)[1] ** 2, 1.5)
             share *= coverage(behind, _blur_mm(site, cut.s_mm, fracture.subtle))
     return _Piece(before, after, moved, source, share)
 
@@ -202,12 +203,18 @@ def _blur_mm(site: Site, s_mm: float, subtle: bool) -> float:
     return float(np.hypot(voxel_mm, _RESOLUTION_MM)) if subtle else voxel_mm
 
 
-def _eccentricity(site: Site, tube: TubeCoordinates) -> NDArray:
-    """Distance from the axis, 1 at the outline of the rib's section, taken for an ellipse."""
-    sample = np.clip(np.rint(tube.s / STEP_MM).astype(int), 0, len(site.piece.curve.points) - 1)
+def _section(site: Site, tube: TubeCoordinates) -> tuple[NDArray, NDArray]:
+    """
+    Half thickness of the rib's section, and distance from the axis as a share of it, taken for an ellipse.
+
+    The last centimeter of a piece, where the section is cut obliquely, has the section beside it.
+    """
+    last = len(site.piece.curve.points) - 1
+    margin = min(round(_END_MM / STEP_MM), last // 2)
+    sample = np.clip(np.rint(tube.s / STEP_MM).astype(int), margin, last - margin)
     half_u = site.piece.half_thickness_mm[sample]
     half_v = np.maximum(site.piece.area_mm2[sample] / (np.pi * half_u), 1.0)
-    return np.hypot(tube.u / half_u, tube.v / half_v)
+    return half_u, np.hypot(tube.u / half_u, tube.v / half_v)
 
 
 def _length(vectors: NDArray) -> NDArray:
@@ -402,19 +409,26 @@ def _annotated(site: Site, fracture: Fracture, pieces: list[_Piece], curve: Curv
         ahead = np.abs(tube.s - fracture.s_mm)
         beyond = np.maximum(ahead - fracture.half_core_mm, 0) / (fracture.half_length_mm + margin)
         distance = _read(site, site.bone_mm, piece.moved_mm, 1)
+        half_mm, eccentricity = _section(site, tube)
+        # the rib goes on where its piece in the mask ends
+        to_end = np.minimum(tube.s, curve.length_mm - tube.s)
+        goes_on = np.minimum(distance, half_mm * np.maximum(eccentricity - 1, 0))
+        distance = np.where(to_end < _END_MM / 2, goes_on, distance)
         if fracture.healing is not None:  # callus counts as bone
             cuff = fracture.healing.cuff_mm(tube.s, tube.u, tube.v, fracture.centers_mm)
             distance = np.maximum(distance - 0.7 * cuff, 0)
         # an annotator draws less of the bone between two breaks
         waist = 0.3 * np.clip(2 - 2 * ahead / max(fracture.half_core_mm, 1e-3), 0, 1)
         # 0.5 at the outline of the bone and less within, which rounds the ends
-        within = 0.5 * np.minimum(_eccentricity(site, tube), 1)
+        within = 0.5 * np.minimum(eccentricity, 1)
         side = waist + np.where(distance > 0, 0.5 + distance / (2 * margin), within)
-        hand = 1 + 0.12 * np.sin(0.45 * tube.s + 0.5 * tube.v) + 0.08 * np.sin(0.9 * tube.u - 0.3 * tube.v)
+        hand = 1 + 0.1 * np.sin(0.45 * tube.s + 0.5 * tube.v) + 0.05 * np.sin(0.9 * tube.u - 0.3 * tube.v)
         near = np.ones(len(inside), dtype=bool)
         for cut, direction in ((piece.before, -1), (piece.after, 1)):
             if cut is not None:  # both stubs' outlines across the gap, which joins them
                 near &= direction * cut.distance(tube) < cut.width_mm / 2 + 2.0
+        # a mask of ribs may hold a bit of another bone
+        near &= half_mm * (eccentricity - 1) < margin + 5.0
         inside |= near & ((beyond**3 + side**2) * hand < 1)
     mask = np.zeros(site.grid.shape, dtype=bool)
     mask.reshape(-1)[site.tube.index[inside]] = True
