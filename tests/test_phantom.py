@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from scripts.synthetic.phantom import generate_phantoms, make_phantom
 from scripts.synthetic.phantom.anatomy import Patient
 from scripts.synthetic.phantom.fractures import Break, Fracture, Mimic, draw_fractures, draw_mimics, paint_rib
 from scripts.synthetic.phantom.geometry import Curve, Grid, coverage, paint_segment, rotation, tube_coordinates
+from scripts.synthetic.phantom.healing import Healing
 from scripts.synthetic.phantom.scan import draw_axes, draw_count, draw_grid
 from scripts.synthetic.phantom.skeleton import VERTEBRAE_MM, Rib, draw_ribs, section_distance
 
@@ -244,6 +246,76 @@ def test_an_island_is_dense_bone_in_the_marrow() -> None:
     assert grid.image[at(grid, 0, 0, 0)] > intact.image[at(grid, 0, 0, 0)] + 400
 
 
+# ---- subtle and healing fractures ----
+
+
+def healing_of(age: str, **settings: Any) -> Healing:
+    values: dict[str, Any] = {"callus_mm": 3.0, "callus_hu": 500.0, "callus_half_mm": 8.0, "lean": 0.0, "texture": 0.0}
+    values |= {"line_filled": 0.0, "sclerosis_hu": 0.0, "sclerosis_mm": 2.0, "rounding_mm": 0.0}
+    return Healing(age, **(values | settings))
+
+
+def test_callus_lies_around_the_bone_and_closes_the_line() -> None:
+    """500 HU beside a rib with a cuff of 3 mm; a line of 2 mm, 0.9 of it closed: -1000 + 0.9 * 1500 HU."""
+    fresh = one_fracture(2, [plain_break(50, 2.0)])
+    grid, label, _ = painted(fresh)
+    healed, wide, _ = painted(replace(fresh, healing=healing_of("hard callus", line_filled=0.9)))
+    assert grid.image[at(grid, 0, 5.6, 0)] == -1000 and healed.image[at(grid, 0, 5.6, 0)] == pytest.approx(500)
+    assert healed.image[at(grid, 12, 5.6, 0)] == -1000, "8 mm to both sides"
+    assert grid.image[at(grid, 0, 0, 0)] < -900 and healed.image[at(grid, 0, 0, 0)] == pytest.approx(350, abs=60)
+    assert np.count_nonzero(wide) > 1.1 * np.count_nonzero(label), "callus is annotated too"
+
+
+def test_an_ununited_line_stays_open_between_dense_rounded_stubs() -> None:
+    fresh = one_fracture(2, [plain_break(50, 1.5)])
+    old = replace(
+        fresh, healing=healing_of("ununited", callus_mm=0.0, sclerosis_hu=800.0, sclerosis_mm=3.0, rounding_mm=1.0)
+    )
+    (grid, _, bone), (scan, _, rounded) = painted(fresh), painted(old)
+    assert scan.image[at(grid, 0, 0, 0)] < -500, "open"
+    for x in (-2.4, 2.4):
+        assert scan.image[at(grid, x, 0, 0)] > grid.image[at(grid, x, 0, 0)] + 80
+    assert np.count_nonzero(rounded) < np.count_nonzero(bone)
+    assert not (rounded & ~bone).any()
+
+
+def test_a_low_buckle_widens_the_section_by_its_height() -> None:
+    grid, _, _ = painted(one_fracture(3, [], bump_mm=1.0))
+    intact, _, _ = painted(None)
+    x, _, z = at(grid, 0, 0, 0)
+    rise = (grid.image - intact.image)[x, :, z]
+    outer, inner = grid.axes_mm[1] > 3, grid.axes_mm[1] < -3
+    # the outline: half a voxel of bone on air
+    edges = [grid.axes_mm[1][np.flatnonzero(g.image[x, :, z] > 0)].max() for g in (grid, intact)]
+    assert edges[0] - edges[1] == pytest.approx(1.0, abs=0.75) and edges[0] > edges[1]
+    assert rise[outer].max() > 100 and np.abs(rise[inner]).max() < 100
+
+
+@pytest.mark.parametrize("seed", [11, 12])
+def test_subtle_fractures_are_of_all_kinds_and_ages(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    patient = Patient.draw(rng)
+    grid = draw_grid(patient, "full", (160, 125, 165), (2.1, 2.1, 2.0), rng)
+    ribs = draw_ribs(patient, rng)
+    z = VERTEBRAE_MM * patient.scale[2]
+    spine = np.stack([patient.midline(z), patient.spine_y(z), z], axis=1) @ patient.turn.T
+    drawn = draw_fractures(grid, ribs, spine, 20, rng, subtle=1.0)
+    assert len(drawn) == 20 and all(one.subtle for one in drawn)
+    assert {one.code for one in drawn} >= {1, 2, 3} and len({one.age for one in drawn}) >= 3
+    for one in drawn:
+        assert 0.6 <= abs(one.bump_mm) <= 1.5 if one.code == 3 else one.bump_mm == 0
+        assert all(0.3 <= b.width_mm <= (1.5 if one.age == "ununited" else 1.2) for b in one.breaks)
+        assert one.healing is None or one.swelling == 0
+
+
+def test_every_subtle_fracture_of_a_phantom_has_a_label() -> None:
+    settings: dict[str, Any] = {"shape": (190, 160, 60), "spacing": (1.9, 2.0, 2.3), "fractures": 5}
+    made, again = (make_phantom(6, **settings, subtle=1.0) for _ in range(2))
+    assert sorted(np.unique(made.label)) == list(range(6)) and sorted(made.label_codes) == [1, 2, 3, 4, 5]
+    np.testing.assert_array_equal(made.image, again.image)
+    assert not np.array_equal(made.image, make_phantom(6, **settings).image)
+
+
 # ---- where fractures are, and how many ----
 
 
@@ -415,6 +487,7 @@ def test_the_seed_decides() -> None:
     "settings, message",
     [
         pytest.param({"size": "huge"}, "choose one of full, slab", id="unknown size"),
+        pytest.param({"subtle": 1.1}, "a share, 0 to 1", id="more than all"),
         pytest.param({"fractures": 21}, "ask for 0 to 20", id="too many fractures"),
         pytest.param({"fractures": 5, "shape": (20, 20, 4), "spacing": (2, 2, 2)}, "do not fit", id="scan too small"),
     ],
@@ -501,6 +574,7 @@ def test_an_interrupted_generation_goes_on(generated: Path, tmp_path: Path, monk
         pytest.param({"test": -1}, "room for 0 to", id="less than nothing"),
         pytest.param({"size": "huge"}, "choose one of full, slab", id="unknown size"),
         pytest.param({"workers": 0}, "1 or more", id="nobody works"),
+        pytest.param({"subtle": -1}, "a share, 0 to 1", id="less than none"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -533,5 +607,6 @@ def test_the_command_line_passes_its_settings_on(monkeypatch: pytest.MonkeyPatch
         "test": 3,
         "seed": 0,
         "size": "slab",
+        "subtle": 0.0,
         "workers": 2,
     }

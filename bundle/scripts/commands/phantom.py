@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", type=int, default=12, help="number of test scans")
     parser.add_argument("--seed", type=int, default=0, help="seed of the data set")
     parser.add_argument("--size", choices=SIZES, default="full", help="the whole thorax, or 96 to 112 slices of it")
+    parser.add_argument("--subtle", type=float, default=0.0, help="share of fractures that are subtle, 0 to 1")
     parser.add_argument("--workers", type=int, help="scans made side by side; by default one per core, at most 8")
     settings = vars(parser.parse_args(arguments))
     try:

@@ -8,16 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.synthetic.implant.centerline import RibPiece
-from scripts.synthetic.phantom.fractures import CODE_SHARES, CODES, Break, Fracture
+from scripts.synthetic.phantom.fractures import (
+    CODE_SHARES,
+    CODES,
+    SUBTLE_BUMP_MM,
+    SUBTLE_CODE_SHARES,
+    Break,
+    Fracture,
+    draw_subtle_parts,
+    with_age,
+)
 from scripts.synthetic.phantom.geometry import STEP_MM
-from scripts.synthetic.phantom.healing import draw_age, draw_healing
 
 __all__ = ["CODES", "draw_fracture", "draw_subtle_fracture", "widened"]
 
-# a third end up as buckles, the kind that is missed most: the others find no room more often
-SUBTLE_CODE_SHARES = {1: 0.2, 2: 0.36, 3: 0.3, 4: 0.14}
-_SUBTLE_GAP_MM = (0.3, 0.9)
-_SUBTLE_BUMP_MM = (0.6, 1.5)
 _MOST_GAP_MM = 1.5
 
 # out of the chest, upward or downward, into it, in radians from the normal: a broken rib seldom sinks in
@@ -95,7 +99,7 @@ def draw_fracture(
         margin_mm=(rng.uniform(*_MARGIN_MM), rng.uniform(*_MARGIN_MM)),
         swelling=rng.uniform(0.4, 0.9) if rng.random() < 0.45 else 0.0,
     )
-    return _aged(fracture, rng) if aged else fracture
+    return with_age(fracture, rng) if aged else fracture
 
 
 def draw_subtle_fracture(
@@ -118,32 +122,9 @@ def draw_subtle_fracture(
         code = int(rng.choice(list(SUBTLE_CODE_SHARES), p=list(SUBTLE_CODE_SHARES.values())))
     normal, tangent = _frame(piece, s_mm)
     away = _draw_direction(normal, tangent, rng)
-    breaks: list[Break] = []
-    bump_mm = 0.0
-    if code == 1:
-        one = _draw_break(s_mm, rng.uniform(0.4, 1.2), rng)
-        one.ease_mm = rng.uniform(15, 25)
-        moved = rng.uniform(1.2, 3) * away
-        one.before_mm, one.after_mm = (moved, 0 * moved) if rng.random() < 0.5 else (0 * moved, moved)
-        breaks = [one]
-    elif code == 2:
-        one = _draw_break(s_mm, rng.uniform(*_SUBTLE_GAP_MM), rng)
-        if rng.random() < 0.55:
-            one.after_mm, one.ease_mm = rng.uniform(0, 1.2) * away, rng.uniform(12, 22)
-        else:  # through one cortex
-            one.depth = float(rng.choice([-1, 1]) * rng.uniform(0.4, 0.8))
-        breaks = [one]
-    elif code == 3:
-        # a bump much lower than a voxel would leave no sign
-        least = float(np.clip(0.4 * (np.abs(normal) @ spacing_mm), *_SUBTLE_BUMP_MM))
-        bump_mm = float(rng.choice([1, -1]) * rng.uniform(least, _SUBTLE_BUMP_MM[1]))
-    elif code == 4:
-        half = rng.uniform(20, 35) / 2
-        breaks = [_draw_break(s_mm + side * half, rng.uniform(*_SUBTLE_GAP_MM), rng) for side in (-1, 1)]
-        shift = rng.uniform(0.2, 1.2)
-        breaks[0].after_mm, breaks[1].before_mm = shift * away, rng.uniform(0.4, 1) * shift * away
-        for one in breaks:
-            one.ease_mm = 60.0  # the piece between moves as a whole
+    # a bump much lower than a voxel would leave no sign
+    least_bump_mm = float(np.clip(0.4 * (np.abs(normal) @ spacing_mm), *SUBTLE_BUMP_MM))
+    breaks, bump_mm = draw_subtle_parts(code, s_mm, away, least_bump_mm, rng)
     _slide(breaks, normal, tangent)
     fracture = Fracture(
         rib=piece.rib_id,
@@ -157,14 +138,14 @@ def draw_subtle_fracture(
         swelling=rng.uniform(0.3, 0.8) if rng.random() < 0.35 else 0.0,
         subtle=True,
     )
-    return _aged(fracture, rng)
+    return with_age(fracture, rng)
 
 
 def widened(fracture: Fracture) -> Fracture | None:
     """Give a fracture half as much again of its gaps and its bump; ``None`` where that would be no subtle one."""
     gaps = [replace(one, width_mm=1.5 * one.width_mm) for one in fracture.breaks]
     bump_mm = 1.5 * fracture.bump_mm
-    if abs(bump_mm) > _SUBTLE_BUMP_MM[1] or any(one.width_mm > _MOST_GAP_MM for one in gaps):
+    if abs(bump_mm) > SUBTLE_BUMP_MM[1] or any(one.width_mm > _MOST_GAP_MM for one in gaps):
         return None
     return replace(fracture, breaks=gaps, bump_mm=bump_mm)
 
@@ -188,17 +169,6 @@ def _slide(breaks: list[Break], normal: NDArray[np.float64], tangent: NDArray[np
         for vector in (one.before_mm, one.after_mm):
             slide = one.tilt[0] * (vector @ normal) + one.tilt[1] * (vector @ np.cross(tangent, normal))
             vector += np.clip(slide, -_MOST_SLIDE_MM, _MOST_SLIDE_MM) * tangent
-
-
-def _aged(fracture: Fracture, rng: np.random.Generator) -> Fracture:
-    """Draw the age of a fracture; swelling is gone when callus is there, and an ununited line gapes."""
-    healing = draw_healing(draw_age(fracture.code, fracture.subtle, rng), rng)
-    if healing is None:
-        return fracture
-    if healing.age == "ununited":
-        for one in fracture.breaks:
-            one.width_mm = max(one.width_mm, rng.uniform(0.7, 1.5))
-    return replace(fracture, healing=healing, swelling=0.0)
 
 
 def _draw_break(s_mm: float, width_mm: float, rng: np.random.Generator) -> Break:

@@ -18,7 +18,7 @@ from scripts.synthetic.phantom.scan import SIZES, make_phantom
 __all__ = ["INFO_NAME", "SECTIONS", "generate_phantoms"]
 
 INFO_NAME = "dataset-info.json"
-GENERATOR_VERSION = 1  # raise it with every change to what a seed gives
+GENERATOR_VERSION = 2  # raise it with every change to what a seed gives
 # section: RibFrac's folder name, first id, most scans before the ids of the next section
 SECTIONS = {"training": ("train", 1, 420), "validation": ("val", 421, 80), "test": ("test", 501, 160)}
 _EMPTY_EVERY = 6  # one scan in so many has no fracture
@@ -36,6 +36,7 @@ def generate_phantoms(
     workers: int | None = None,
     shape: tuple[int, int, int] | None = None,
     spacing: tuple[float, float, float] | None = None,
+    subtle: float = 0.0,
 ) -> None:
     """
     Write synthetic scans, labels and tables in RibFrac's layout.
@@ -58,9 +59,10 @@ def generate_phantoms(
         workers: processes that make scans side by side; one per processor core, at most 8, when ``None``.
         shape: voxels of every scan, in place of ``size``; for quick trials.
         spacing: mm per voxel of every scan.
+        subtle: share of fractures that are subtle, 0 to 1.
 
     Raises:
-        ValueError: when the folder holds something else, or the sections do not fit.
+        ValueError: when the folder holds something else, the sections do not fit, or ``subtle`` is no share.
     """
     counts = {"training": training, "validation": validation, "test": test}
     for section, count in counts.items():
@@ -68,6 +70,8 @@ def generate_phantoms(
             raise ValueError(f"{section} is {count}; ids leave room for 0 to {SECTIONS[section][2]} scans.")
     if size not in SIZES:
         raise ValueError(f"size is {size!r}; choose one of {', '.join(SIZES)}.")
+    if not 0 <= subtle <= 1:
+        raise ValueError(f"subtle is {subtle}; it is a share, 0 to 1.")
     if workers is not None and workers < 1:
         raise ValueError(f"workers is {workers}; give 1 or more.")
     folder = Path(output_dir)
@@ -78,6 +82,7 @@ def generate_phantoms(
         "seed": seed,
         **counts,
         "size": size,
+        "subtle": subtle,
         "shape": None if shape is None else list(shape),
         "spacing": None if spacing is None else list(spacing),
     }
@@ -134,6 +139,7 @@ def _write_scan(job: tuple[Path, str, int, dict[str, Any]]) -> tuple[str, list[t
             shape=settings["shape"],
             spacing=settings["spacing"],
             fractures=0 if index % _EMPTY_EVERY == _EMPTY_EVERY - 1 else None,
+            subtle=settings["subtle"],
         )
         codes = phantom.label_codes
         write_volume(folder / f"ribfrac-{name}-images" / f"{public_id}-image.nii.gz", phantom.image, phantom.affine)

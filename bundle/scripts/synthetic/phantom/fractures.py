@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from scripts.synthetic.phantom.geometry import Grid, TubeCoordinates, coverage, tube_coordinates
-from scripts.synthetic.phantom.healing import Healing
+from scripts.synthetic.phantom.healing import Healing, draw_age, draw_healing
 from scripts.synthetic.phantom.skeleton import Rib, paint_bone, section_distance
 
 __all__ = [
     "CODES",
     "CODE_SHARES",
+    "SUBTLE_BUMP_MM",
+    "SUBTLE_CODE_SHARES",
     "Break",
     "Fracture",
     "Mimic",
     "draw_flail",
     "draw_fractures",
     "draw_mimics",
+    "draw_subtle_parts",
     "paint_rib",
     "paint_swelling",
+    "with_age",
 ]
 
 CODES = {1: "displaced", 2: "nondisplaced", 3: "buckle", 4: "segmental"}
@@ -31,7 +35,15 @@ _REACH_MM = 16.0
 _OVERHANG_MM = 5.0
 _FROM_SPINE_MM = 45.0  # from the axis of the vertebral bodies: 25 mm from their edge
 _FROM_END_MM = 4.0  # from the edge of the mask to the front end of the rib
+_SUBTLE_FROM_SPINE_MM = 40.0  # beyond the transverse processes
+_SUBTLE_FROM_FRONT_MM = 6.0
 _BETWEEN_MM = 45.0
+# measured on RibFrac's masks, as said in scripts.synthetic.implant.fractures
+_MARGIN_MM = ((1.6, 3.6), (1.4, 3.0))  # along u and v
+# a third end up as buckles, the kind that is missed most: the others find no room more often
+SUBTLE_CODE_SHARES = {1: 0.2, 2: 0.36, 3: 0.3, 4: 0.14}
+SUBTLE_GAP_MM = (0.3, 0.9)
+SUBTLE_BUMP_MM = (0.6, 1.5)
 
 
 @dataclass
@@ -118,8 +130,9 @@ class Fracture:
         beyond = np.maximum(np.abs(ahead) - self.half_core_mm, 0) / self.half_length_mm
         # an annotator draws less of the bone between two breaks
         waist = 1 - 0.25 * np.clip(1 - np.abs(ahead) / max(self.half_core_mm, 1e-3), 0, 1)
-        u = tube.u / ((rib.along(rib.half_thickness_mm, tube.s) + self.margin_mm[0]) * waist)
-        v = tube.v / ((rib.along(rib.half_height_mm, tube.s) + self.margin_mm[1]) * waist)
+        cuff = 0.0 if self.healing is None else self.healing.cuff_mm(tube.s, tube.u, tube.v, self.centers_mm)
+        u = tube.u / ((rib.along(rib.half_thickness_mm, tube.s) + self.margin_mm[0] + 0.7 * cuff) * waist)
+        v = tube.v / ((rib.along(rib.half_height_mm, tube.s) + self.margin_mm[1] + 0.7 * cuff) * waist)
         hand = 1 + 0.12 * np.sin(0.45 * tube.s + 0.5 * tube.v) + 0.08 * np.sin(0.9 * tube.u - 0.3 * tube.v)
         return (beyond**2 + u**2 + v**2) * hand
 
@@ -146,7 +159,7 @@ class Mimic:
 
 
 def draw_fractures(
-    grid: Grid, ribs: Sequence[Rib], spine_mm: np.ndarray, count: int, rng: np.random.Generator
+    grid: Grid, ribs: Sequence[Rib], spine_mm: np.ndarray, count: int, rng: np.random.Generator, subtle: float = 0.0
 ) -> list[Fracture]:
     """
     Draw fractures where accidents make them: in runs over neighboring ribs, mostly of one side, mostly lateral.
@@ -157,6 +170,8 @@ def draw_fractures(
         spine_mm: points on the axis of the vertebral bodies in world coordinates, shape ``(n, 3)``.
         count: number wanted.
         rng: source of the draw.
+        subtle: share of fractures that are subtle, 0 to 1: they also lie near the spine, near the cartilage, and on
+            the first and last ribs; above 0, a quarter of the others are healing.
 
     Returns:
         At most ``count`` fractures: fewer where the scan shows too little of the ribs.
@@ -170,12 +185,21 @@ def draw_fractures(
         for number in range(first, min(first + run, 12) + 1):
             if len(fractures) == count:
                 return fractures
-            if number in (1, 12) and rng.random() < 0.6:
+            is_subtle = subtle > 0 and rng.random() < subtle
+            if number in (1, 12) and not is_subtle and rng.random() < 0.6:
                 continue
             index = where[side, number]
+            if is_subtle:
+                at = rng.uniform(0, 1) if rng.random() < 0.5 else np.clip(place + rng.normal(0, 0.04), 0, 1)
+                fracture = _draw_subtle_fracture(ribs[index], index, float(ribs[index].curve.length_mm * at), rng)
+                if _fits(grid, fracture, fractures, ribs, spine_mm):
+                    fractures.append(fracture)
+                continue
             code = int(rng.choice(list(CODE_SHARES), p=list(CODE_SHARES.values())))
             s_mm = float(ribs[index].curve.length_mm * np.clip(place + rng.normal(0, 0.04), 0, 1))
             fracture = _draw_fracture(ribs[index], index, code, s_mm, rng)
+            if subtle > 0:
+                fracture = with_age(fracture, rng)
             unlikely = _is_mirrored(fracture, fractures, ribs) and rng.random() < 0.9
             if not unlikely and _fits(grid, fracture, fractures, ribs, spine_mm):
                 fractures.append(fracture)
@@ -262,10 +286,13 @@ def _fits(
     """Whether a fracture keeps its distance from spine, end of the rib, edge of the scan and other fractures."""
     curve = ribs[fracture.rib].curve
     reach = fracture.half_core_mm + fracture.half_length_mm
-    if fracture.s_mm + reach > curve.length_mm - _FROM_END_MM:
+    to_front = curve.length_mm - fracture.s_mm
+    # the mask of a subtle one may reach over the cartilage
+    if to_front < (fracture.half_core_mm + _SUBTLE_FROM_FRONT_MM if fracture.subtle else reach + _FROM_END_MM):
         return False
     points = np.array([curve.at(fracture.s_mm + ahead) for ahead in (-reach, 0, reach)])
-    if np.linalg.norm(points[:, None] - spine_mm[None], axis=2).min() < _FROM_SPINE_MM:
+    from_spine_mm = _SUBTLE_FROM_SPINE_MM if fracture.subtle else _FROM_SPINE_MM
+    if np.linalg.norm(points[:, None] - spine_mm[None], axis=2).min() < from_spine_mm:
         return False
     voxels = (points - grid.origin_mm) / grid.spacing_mm
     margin = 14.0 / np.array(grid.spacing_mm)
@@ -310,10 +337,91 @@ def _draw_fracture(rib: Rib, index: int, code: int, s_mm: float, rng: np.random.
         breaks=breaks,
         bump_mm=float(rng.choice([1, -1]) * rng.uniform(1.5, 3)) if code == 3 else 0.0,
         bump_length_mm=rng.uniform(6, 10),
-        half_length_mm={1: rng.uniform(9, 15.5), 2: rng.uniform(8, 13.5), 3: rng.uniform(7, 12), 4: 6.5}[code],
-        margin_mm=(rng.uniform(1.5, 3.5), rng.uniform(1, 2.5)) if code != 4 else (1.5, 1.0),
+        half_length_mm={1: rng.uniform(8.5, 13.5), 2: rng.uniform(7, 12), 3: rng.uniform(6, 10.5), 4: 6.5}[code],
+        margin_mm=(rng.uniform(*_MARGIN_MM[0]), rng.uniform(*_MARGIN_MM[1])) if code != 4 else (1.6, 1.1),
         swelling=rng.uniform(0.4, 0.9) if rng.random() < 0.45 else 0.0,
     )
+
+
+def draw_subtle_parts(
+    code: int,
+    s_mm: float,
+    away: np.ndarray,
+    least_bump_mm: float,
+    rng: np.random.Generator,
+) -> tuple[list[Break], float]:
+    """
+    Draw breaks and bump of a fracture that is easily missed.
+
+    Args:
+        code: type, a key of ``CODES``.
+        s_mm: arc length of its middle.
+        away: unit vector to which stubs are moved, across the rib, shape ``(3,)``.
+        least_bump_mm: least height of a buckle, within ``SUBTLE_BUMP_MM``.
+        rng: source of the draw.
+
+    Returns:
+        The breaks, with clefts of 0.3 to 0.9 mm, complete with a shift of up to 1.2 mm or through one cortex alone, or
+        stubs displaced by 1.2 to 3 mm; and the height of a buckle in mm, positive outwards, else 0.
+    """
+    breaks: list[Break] = []
+    bump_mm = 0.0
+    if code == 1:
+        one = _draw_break(s_mm, rng.uniform(0.4, 1.2), rng)
+        one.ease_mm = rng.uniform(15, 25)
+        moved = rng.uniform(1.2, 3) * away
+        one.before_mm, one.after_mm = (moved, 0 * moved) if rng.random() < 0.5 else (0 * moved, moved)
+        breaks = [one]
+    elif code == 2:
+        one = _draw_break(s_mm, rng.uniform(*SUBTLE_GAP_MM), rng)
+        if rng.random() < 0.55:
+            one.after_mm, one.ease_mm = rng.uniform(0, 1.2) * away, rng.uniform(12, 22)
+        else:  # through one cortex
+            one.depth = float(rng.choice([-1, 1]) * rng.uniform(0.4, 0.8))
+        breaks = [one]
+    elif code == 3:
+        bump_mm = float(rng.choice([1, -1]) * rng.uniform(least_bump_mm, SUBTLE_BUMP_MM[1]))
+    elif code == 4:
+        half = rng.uniform(20, 35) / 2
+        breaks = [_draw_break(s_mm + side * half, rng.uniform(*SUBTLE_GAP_MM), rng) for side in (-1, 1)]
+        shift = rng.uniform(0.2, 1.2)
+        breaks[0].after_mm, breaks[1].before_mm = shift * away, rng.uniform(0.4, 1) * shift * away
+        for one in breaks:
+            one.ease_mm = 60.0  # the piece between moves as a whole
+    return breaks, bump_mm
+
+
+def with_age(fracture: Fracture, rng: np.random.Generator) -> Fracture:
+    """Draw the age of a fracture; swelling is gone when callus is there, and an ununited line gapes."""
+    healing = draw_healing(draw_age(fracture.code, fracture.subtle, rng), rng)
+    if healing is None:
+        return fracture
+    if healing.age == "ununited":
+        for one in fracture.breaks:
+            one.width_mm = max(one.width_mm, rng.uniform(0.7, 1.5))
+    return replace(fracture, healing=healing, swelling=0.0)
+
+
+def _draw_subtle_fracture(rib: Rib, index: int, s_mm: float, rng: np.random.Generator) -> Fracture:
+    code = int(rng.choice(list(SUBTLE_CODE_SHARES), p=list(SUBTLE_CODE_SHARES.values())))
+    i = int(np.clip(round(s_mm / rib.curve.length_mm * (len(rib.curve.points) - 1)), 0, len(rib.curve.points) - 1))
+    normal, tangent = rib.curve.normals[i], rib.curve.tangents[i]
+    angle = rng.choice([0, np.pi]) + rng.normal(0, 0.7)
+    away = np.cos(angle) * normal + np.sin(angle) * np.cross(tangent, normal)
+    breaks, bump_mm = draw_subtle_parts(code, s_mm, away, SUBTLE_BUMP_MM[0], rng)
+    fracture = Fracture(
+        rib=index,
+        code=code,
+        s_mm=s_mm,
+        breaks=breaks,
+        bump_mm=bump_mm,
+        bump_length_mm=rng.uniform(4, 8),
+        half_length_mm=rng.uniform(7, 12) if code != 4 else 6.5,
+        margin_mm=(rng.uniform(*_MARGIN_MM[0]), rng.uniform(*_MARGIN_MM[1])),
+        swelling=rng.uniform(0.3, 0.8) if rng.random() < 0.35 else 0.0,
+        subtle=True,
+    )
+    return with_age(fracture, rng)
 
 
 def _draw_break(s_mm: float, width_mm: float, rng: np.random.Generator) -> Break:
@@ -359,7 +467,8 @@ def paint_rib(
     Paint a rib with its fractures, and annotate them.
 
     The rib is painted in the frame of its axis. A complete break cuts it in pieces, each with an axis of its own that
-    is bent away at the break; a cleft takes away bone near its plane; a buckle widens the section on one side.
+    is bent away at the break; a cleft takes away bone near its plane; a buckle widens the section on one side. Callus
+    lies around the bone and in the line, and the marrow beside an old line is dense.
 
     Args:
         grid: the scan.
@@ -373,6 +482,15 @@ def paint_rib(
     cuts = sorted((one for one in breaks if one.depth == 2.0), key=lambda one: one.s_mm)
     clefts = [one for one in breaks if one.depth != 2.0]
     ends: list[Break | None] = [None, *cuts, None]
+    for _, fracture in fractures:
+        if fracture.healing is not None:
+            for before, after in zip(ends[:-1], ends[1:]):
+                tube = _piece(grid, rib, before, after)
+                own = np.ones(len(tube.s), dtype=bool)  # up to the middle of the line
+                own &= True if before is None else before.distance(tube) >= 0
+                own &= True if after is None else after.distance(tube) < 0
+                distance = _section(rib, tube, fractures, mimics)
+                _paint_callus(grid, tube, distance, own, fracture, fracture.healing)
     for before, after in zip(ends[:-1], ends[1:]):
         tube = _piece(grid, rib, before, after)
         distance = _section(rib, tube, fractures, mimics)
@@ -381,7 +499,8 @@ def paint_rib(
         present = np.ones_like(tube.s)
         for cut, direction in ((before, -1), (after, 1)):  # a stub shows its marrow, no cortex closes it
             if cut is not None:
-                present *= coverage(direction * cut.distance(tube) + cut.width_mm / 2, grid.voxel_mm)
+                behind = direction * cut.distance(tube) + cut.width_mm / 2 + _rounding(rib, tube, cut, fractures)
+                present *= coverage(behind, grid.voxel_mm)
         for cleft in clefts:
             present *= 1 - _emptied(rib, cleft, tube, grid.voxel_mm)
         bone = paint_bone(grid, tube, distance, cortex, rib.cortex_hu, marrow, present)
@@ -390,6 +509,29 @@ def paint_rib(
             inside = tube.index[fracture.level(rib, tube) < 1]
             flat = label.reshape(-1)
             flat[inside[flat[inside] == 0]] = instance
+
+
+def _paint_callus(
+    grid: Grid, tube: TubeCoordinates, distance: np.ndarray, own: np.ndarray, fracture: Fracture, healing: Healing
+) -> None:
+    """Paint callus around the bone, and in the line as far as it is closed; call it before the bone is painted."""
+    cuff = healing.cuff_mm(tube.s, tube.u, tube.v, fracture.centers_mm)
+    edge_mm = max(grid.voxel_mm, 2.5 if healing.age == "soft callus" else 0.8)
+    alpha = np.where(distance > 0, coverage(distance - cuff, edge_mm), healing.line_filled) * (own & (cuff > 0))
+    woven = 1 + healing.texture * grid.texture(tube.index)
+    grid.paint(tube.index, alpha, healing.callus_hu * woven)
+
+
+def _rounding(
+    rib: Rib, tube: TubeCoordinates, cut: Break, fractures: Sequence[tuple[int, Fracture]]
+) -> np.ndarray | float:
+    """How far the surface of a stub lies behind the plane of its break, in mm."""
+    for _, fracture in fractures:
+        if fracture.healing is not None and any(one is cut for one in fracture.breaks):
+            u = tube.u / rib.along(rib.half_thickness_mm, tube.s)
+            v = tube.v / rib.along(rib.half_height_mm, tube.s)
+            return fracture.healing.rounding_mm * np.minimum(u**2 + v**2, 1.5)
+    return 0.0
 
 
 def _piece(grid: Grid, rib: Rib, before: Break | None, after: Break | None) -> TubeCoordinates:
@@ -437,6 +579,10 @@ def _material(
     for _, fracture in fractures:
         if fracture.bump_mm != 0:  # crushed trabeculae are denser
             marrow = marrow + 130 * _bell(tube.s, fracture.s_mm, fracture.bump_length_mm)
+        if fracture.healing is not None:
+            to_line = [np.abs(one.distance(tube)) for one in fracture.breaks] or [np.abs(tube.s - fracture.s_mm)]
+            share = np.exp(-((np.min(to_line, axis=0) / fracture.healing.sclerosis_mm) ** 2))
+            marrow = marrow + share * np.maximum(fracture.healing.sclerosis_hu - marrow, 0)
     for mimic in mimics:
         if mimic.kind == "callus":
             bell = _bell(tube.s, mimic.s_mm, mimic.length_mm)

@@ -79,6 +79,7 @@ def make_phantom(
     spacing: tuple[float, float, float] | None = None,
     fractures: int | None = None,
     traits: Sequence[str] = (),
+    subtle: float = 0.0,
 ) -> Phantom:
     """
     Make a thorax phantom.
@@ -96,10 +97,12 @@ def make_phantom(
         traits: names in :py:data:`scripts.synthetic.phantom.traits.TRAITS`, in any combination; each is drawn by
             itself from the seed. ``displaced`` adds fractures; ``thick`` counts before ``spacing``, and traits of the
             field of view before ``shape``.
+        subtle: share of fractures that are subtle, 0 to 1, half of them healing; above 0, so are a quarter of the
+            others.
 
     Raises:
-        ValueError: when ``size`` or a trait is unknown, so many fractures do not fit into the scan, or the traits leave
-            too little of it.
+        ValueError: when ``size`` or a trait is unknown, ``subtle`` is no share, so many fractures do not fit into the
+            scan, or the traits leave too little of it.
 
     References:
         Jin et al. (2020), EBioMedicine, doi:10.1016/j.ebiom.2020.103106: types and number of fractures, spacing.
@@ -108,6 +111,8 @@ def make_phantom(
         raise ValueError(f"size is {size!r}; choose one of {', '.join(SIZES)}.")
     if fractures is not None and not 0 <= fractures <= _MAX_FRACTURES:
         raise ValueError(f"fractures is {fractures}; ask for 0 to {_MAX_FRACTURES}.")
+    if not 0 <= subtle <= 1:
+        raise ValueError(f"subtle is {subtle}; it is a share, 0 to 1.")
     names = check_traits(traits)
     scale = size_of(names, seed)  # a child is an adult in smaller millimeters
     if spacing is not None:
@@ -120,7 +125,7 @@ def make_phantom(
     spine_z = VERTEBRAE_MM * patient.scale[2]
     spine = np.stack([patient.midline(spine_z), patient.spine_y(spine_z), spine_z], axis=1) @ patient.turn.T
     wanted = draw_count(grid, rng) if fractures is None else fractures
-    found = draw_fractures(grid, ribs, spine, wanted, rng)
+    found = draw_fractures(grid, ribs, spine, wanted, rng, subtle)
     if fractures is not None and len(found) < fractures:
         raise ValueError(
             f"{fractures} fractures do not fit into {grid.shape} voxels of {grid.spacing_mm} mm, {len(found)} do; "
