@@ -5,7 +5,7 @@ Measure whether the sides are told right, or not at all, in scans cut to a narro
 
 Each whole chest is cut to windows of several widths and places across the body, some without its back or front, or to a
 slab of 50 mm. Truth is the side that the ribs have in the whole scan: by the segmentation of the sample CT; in other
-scans that of rib pieces (``scripts.anatomy.ribs``), by the plane of the whole scan. A row is a width or another cut:
+scans that of ribs (``scripts.anatomy.rib_finding``), by the plane of the whole scan. A row is a width or another cut:
 its windows, those with a plane through them, those known to show one side alone, those that are doubted, and of those
 that are not the ones in which more than 2 % of the rib voxels lie on the wrong side, with the highest such share. Last,
 the highest share of a window's rib voxels that is marked as spine.
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 from scripts.anatomy.midline import midsagittal_plane  # noqa: E402
-from scripts.anatomy.ribs import find_ribs  # noqa: E402
+from scripts.anatomy.rib_finding import find_rib_mask  # noqa: E402
 from scripts.anatomy.spine import spine_mask  # noqa: E402
 from scripts.commands.sample_ct import load_sample_ct  # noqa: E402
 
@@ -85,7 +85,7 @@ def load_chest(path: Path) -> Chest:
     if plane is None:
         raise ValueError(f"{path}: the midline is not surely in view, so it serves no comparison: take whole chests.")
     sides = np.zeros(image_hu.shape, dtype=np.int8)
-    ribs = np.nonzero(find_ribs(image_hu, spacing_mm))
+    ribs = np.nonzero(find_rib_mask(image_hu, spacing_mm))
     sides[ribs] = np.where(np.stack(ribs, axis=1) * spacing_mm @ plane.normal > plane.offset_mm, 1, -1)
     return _smaller(Chest(image_hu, sides, spacing_mm))
 

@@ -20,7 +20,7 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
-from scripts.anatomy.ribs import find_ribs  # noqa: E402
+from scripts.anatomy.rib_finding import find_rib_mask  # noqa: E402
 from scripts.commands.sample_ct import load_sample_ct  # noqa: E402
 from scripts.files.atomic_write import whole_file  # noqa: E402
 from scripts.reporting.figures import BONE_WINDOW_HU, ORANGE  # noqa: E402
@@ -131,7 +131,7 @@ def main() -> None:
     else:
         scan = nib.as_closest_canonical(nib.load(options.image))
         image_hu, spacing_mm = np.asarray(scan.dataobj), np.linalg.norm(scan.affine[:3, :3], axis=0)
-        ribs = find_ribs(image_hu, spacing_mm)
+        ribs = find_rib_mask(image_hu, spacing_mm)
     draw = subtle_picture if options.subtle else implanted_picture
     figure = draw(image_hu, ribs, spacing_mm, options.seed)
     with whole_file(options.output) as temporary:

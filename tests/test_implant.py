@@ -697,11 +697,11 @@ def test_ribs_are_searched_where_no_mask_is_given(
 ) -> None:
     seen: list[np.ndarray] = []
 
-    def find_ribs(image_hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
+    def find(image_hu: np.ndarray, spacing_mm: np.ndarray) -> np.ndarray:
         seen.append(spacing_mm)
         return (image_hu > 150).astype(np.uint8)
 
-    monkeypatch.setattr(dataset_module, "find_ribs", find_ribs)
+    monkeypatch.setattr(dataset_module, "find_rib_mask", find)
     generate(tmp_path / "out", source, ribs=None, rib_ids=None)
     np.testing.assert_allclose(seen, [SPACING], atol=1e-5)
     assert np.asarray(volume(tmp_path / "out", "label", 1).dataobj).any()
@@ -794,7 +794,9 @@ def test_a_scan_passes_unchanged(more: dict[str, Any], prob: float) -> None:
 
 
 def test_ribs_are_searched_where_the_data_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transform_module, "find_ribs", lambda image_hu, spacing_mm: (image_hu > 150).astype(np.uint8))
+    monkeypatch.setattr(
+        transform_module, "find_rib_mask", lambda image_hu, spacing_mm: (image_hu > 150).astype(np.uint8)
+    )
     data = training_scan()
     del data["ribs"], data["label_codes"]
     data["fracture_boxes"] = np.zeros((0, 7), int)
@@ -809,7 +811,7 @@ def test_ribs_that_were_found_once_are_not_searched_again(monkeypatch: pytest.Mo
         searched.append(spacing_mm.tolist())
         return (image_hu > 150).astype(np.int16)
 
-    monkeypatch.setattr(transform_module, "find_ribs", find)
+    monkeypatch.setattr(transform_module, "find_rib_mask", find)
     data = training_scan()
     del data["ribs"]
     found = FindRibsd("image")(data)

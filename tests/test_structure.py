@@ -26,8 +26,8 @@ SHARED_NAMES = {
     "dicom",
     "fractures",
     "implant",
-    "ribs",
     "scan",
+    "straight_ribs",
     "training",
 }
 

@@ -16,7 +16,7 @@ from scripts.anatomy.rib_frame import ChestFrame, chest_frame
 from scripts.anatomy.rib_numbering import number_fragments, number_ribs
 from scripts.anatomy.rib_tracking import Track, follow_fragments, follow_ribs
 
-__all__ = ["find_rib_cage"]
+__all__ = ["find_rib_cage", "find_rib_mask"]
 
 # A centerline is smoothed along so much of it, and so far apart are its points.
 SMOOTHING_MM = 5.0
@@ -92,6 +92,21 @@ def find_rib_cage(image_hu: NDArray, spacing_mm: ArrayLike, affine: ArrayLike) -
         return RibCage(np.zeros((1, 1, 1), dtype=np.uint8), affine, (), ("ribs were not found: none leaves the spine",))
     mask = _mask(image_hu, spacing, frame, courses, [rib.id for rib in ribs])
     return RibCage(mask, affine, tuple(ribs), numbering.notes)
+
+
+def find_rib_mask(image_hu: NDArray, spacing_mm: ArrayLike) -> NDArray[np.uint8]:
+    """
+    Find the voxels of the ribs of a scan, as :func:`find_rib_cage` does.
+
+    Args:
+        image_hu: see there.
+        spacing_mm: see there.
+
+    Returns:
+        One id a rib, of the image's shape; 0 everywhere where no ribs are found.
+    """
+    cage = find_rib_cage(image_hu, spacing_mm, np.diag([*np.asarray(spacing_mm, dtype=float), 1.0]))
+    return cage.mask if cage.ribs else np.zeros(image_hu.shape, dtype=np.uint8)
 
 
 def _course(track: Track) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 from numpy.typing import NDArray
 
-from scripts.anatomy.ribs import find_ribs
+from scripts.anatomy.rib_finding import find_rib_mask
 from scripts.synthetic.implant import implant_fractures
 from scripts.transforms.sampling import BOXES_KEY
 
@@ -22,13 +22,13 @@ __all__ = ["FindRibsd", "RandImplantFracturesd"]
 
 class FindRibsd(MapTransform):
     """
-    Add the pieces of ribs that :py:func:`scripts.anatomy.find_ribs` is sure of, for ``RandImplantFracturesd``.
+    Add the ribs that :py:func:`scripts.anatomy.rib_finding.find_rib_mask` finds, for ``RandImplantFracturesd``.
 
     It takes some ten seconds a scan and draws nothing at random, so a data set that keeps scans keeps its result.
 
     Args:
         keys: key of the scan in HU, a ``MetaTensor`` with RAS axes, shape ``(1, H, W, D)``.
-        ribs_key: key of the pieces' ids that are added, int16, shape ``(1, H, W, D)``, 0 is background.
+        ribs_key: key of the ribs' ids that are added, uint8, shape ``(1, H, W, D)``, 0 is background.
         allow_missing_keys: do nothing when the data lacks the scan.
 
     Raises:
@@ -43,7 +43,7 @@ class FindRibsd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             image = _checked_scan(d[key], key, self)
-            d[self.ribs_key] = torch.from_numpy(find_ribs(image.array[0], image.pixdim.cpu().numpy()))[None]
+            d[self.ribs_key] = torch.from_numpy(find_rib_mask(image.array[0], image.pixdim.cpu().numpy()))[None]
         return d
 
 
@@ -143,7 +143,7 @@ class RandImplantFracturesd(RandomizableTransform, MapTransform):
     def _ribs(self, data: Mapping[Hashable, Any], image: MetaTensor) -> NDArray:
         if self.ribs_key in data:
             return np.asarray(data[self.ribs_key]).astype(np.int32)
-        return find_ribs(image.array[0], image.pixdim.cpu().numpy())[None]
+        return find_rib_mask(image.array[0], image.pixdim.cpu().numpy())[None]
 
 
 def _checked_scan(image: Any, key: Hashable, transform: MapTransform) -> MetaTensor:

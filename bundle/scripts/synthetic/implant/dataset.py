@@ -17,7 +17,7 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from scripts.anatomy.ribs import find_ribs
+from scripts.anatomy.rib_finding import find_rib_mask
 from scripts.data.loading_faults import loading_fault
 from scripts.files.atomic_write import write_json, write_text, write_volume
 from scripts.images.grids import grid_difference
@@ -56,7 +56,7 @@ def generate_implanted(
         output_dir: folder of the data set, made if needed.
         images: scans in HU without fractures: NIfTI files or DICOM folders.
         ribs: masks of their ribs, one each, on the same grids; ``None`` finds the ribs by
-            :py:func:`scripts.anatomy.find_ribs`.
+            :py:func:`scripts.anatomy.rib_finding.find_rib_mask`.
         rib_ids: lowest and highest id of the ribs, where the masks mark other structures too.
         scans: scans to make of each image.
         fractures: least and most fractures a scan; fewer where the ribs have no room.
@@ -112,7 +112,7 @@ def generate_implanted(
                 continue
             image, affine = _load_image(path)
             spacing = np.linalg.norm(affine[:3, :3], axis=0)
-            rib_mask = find_ribs(image, spacing) if mask is None else _load_ribs(mask, rib_ids, path, image, affine)
+            rib_mask = find_rib_mask(image, spacing) if mask is None else _load_ribs(mask, rib_ids, path, image, affine)
             for number in todo:
                 unchanged = as_is and number == scans
                 made = _implanted(
