@@ -17,6 +17,7 @@ OVERLAYS = {
     "multi_gpu_train.yaml": ["train.yaml"],
     "report.yaml": ["train.yaml"],
     "report_inference.yaml": ["inference.yaml"],
+    "train_ribs.yaml": ["train.yaml"],
 }
 # Configs in their house order; a config has those that it needs.
 SECTIONS = [

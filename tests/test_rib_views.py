@@ -10,13 +10,14 @@ from monai.data import MetaTensor
 from rib_cages import ball, image_of, made_cage
 from test_pages import Page, picture, prediction_run
 
+from scripts.anatomy.straight_ribs import straight_ribs
 from scripts.candidates import describe_candidates
 from scripts.handlers import ReviewPageHandler
 from scripts.reporting.pages.findings import scan_findings
 from scripts.reporting.pages.page import ReviewPage
 from scripts.reporting.pages.rib_views import along_rib_view, unfolded_views
 from scripts.reporting.pages.views import ALONG_RIB, Scan
-from scripts.reporting.unfolding import UnfoldedCage, straight_ribs
+from scripts.reporting.unfolding import UnfoldedCage
 
 CAGE = made_cage([("left", 5), ("left", 6), ("right", 5), ("right", None)])
 # Candidate 1 on the left 6, 80 mm along the bow of 70 mm; 2 on the right rib of unknown number; 3 on none.

@@ -8,8 +8,9 @@ from PIL import Image
 from rib_cages import RIB_HU, ball, image_of, made_cage
 
 from scripts.anatomy.rib_cage import rib_id
+from scripts.anatomy.straight_ribs import sampled, sampled_ids, straight_ribs
 from scripts.reporting.rib_picture import rib_picture
-from scripts.reporting.unfolding import HALF_HEIGHT_MM, UnfoldedCage, sampled, sampled_ids, straight_ribs
+from scripts.reporting.unfolding import HALF_HEIGHT_MM, UnfoldedCage
 
 LENGTH_MM = 70 * np.pi / 2 + 60  # of each rib
 RIBS = [("left", 5), ("left", 6), ("right", 5), ("right", 6)]

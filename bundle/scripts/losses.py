@@ -7,7 +7,7 @@ from monai.losses import DeepSupervisionLoss, TverskyLoss
 from torch import nn
 from torch.nn.modules.loss import _Loss
 
-__all__ = ["TverskyCELoss", "DeepSupervisionWeight"]
+__all__ = ["MaskedBCELoss", "TverskyCELoss", "DeepSupervisionWeight"]
 
 
 class TverskyCELoss(_Loss):
@@ -41,6 +41,29 @@ class TverskyCELoss(_Loss):
         if input.shape != target.shape:
             raise ValueError(f"the logits have shape {tuple(input.shape)}, but the label has {tuple(target.shape)}.")
         return self.tversky(input, target) + self.cross_entropy(input, target.to(input.dtype))
+
+
+class MaskedBCELoss(_Loss):
+    """
+    Average binary cross-entropy over the places whose label is known.
+
+    MONAI's ``MaskedLoss`` masks by a tensor of its own, which neither its trainer nor its metrics hand over; here the
+    label tells.
+
+    Inputs are logits and a label of the same shape: 1, 0, or below 0 where it is not known. The result is a scalar, 0
+    where nothing is known.
+
+    Raises:
+        ValueError: when the two shapes differ.
+    """
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if input.shape != target.shape:
+            raise ValueError(f"the logits have shape {tuple(input.shape)}, but the label has {tuple(target.shape)}.")
+        is_known = (target >= 0).to(input.dtype)
+        known = target.clamp(0, 1).to(input.dtype)
+        loss = nn.functional.binary_cross_entropy_with_logits(input, known, is_known, reduction="sum")
+        return loss / is_known.sum().clamp(min=1)
 
 
 class DeepSupervisionWeight:

@@ -17,6 +17,7 @@ from .labels import CheckLabeld, CropLabelSlicesd
 from .naming import NameScand, scan_name_formatter
 from .sampling import FindFracturesd, SymmetricROISamplerd
 from .saving import SaveProbabilityd, SaveScand
+from .straight_ribs import RandCropStraightRibsd, RefineAlongRibsd, StraightenRibsd
 
 __all__ = [
     "CalibrateScoresd",
@@ -38,11 +39,14 @@ __all__ = [
     "MidsagittalPlaned",
     "NameScand",
     "QualityNotesd",
+    "RandCropStraightRibsd",
     "RandImplantFracturesd",
+    "RefineAlongRibsd",
     "RemoveSpined",
     "SaveProbabilityd",
     "SaveScand",
     "SpacingOnlyd",
+    "StraightenRibsd",
     "SymmetricROISamplerd",
     "ThoraxAxisd",
     "scan_name_formatter",

@@ -10,13 +10,13 @@ import torch
 from monai.data import MetaTensor
 
 from scripts.anatomy.rib_cage import RibCage
+from scripts.anatomy.straight_ribs import StraightRib, straight_ribs
 from scripts.candidates import Candidate, describe_candidates
 from scripts.data.ribfrac import CLASS_NAMES, MIN_OVERLAP, UNKNOWN_CLASS
 from scripts.metrics.froc import ScanResult
 from scripts.reporting.pages.rib_views import along_rib_view
 from scripts.reporting.pages.views import Scan, View, centered_views
 from scripts.reporting.tables import fracture_row, rib_words
-from scripts.reporting.unfolding import StraightRib, straight_ribs
 
 __all__ = [
     "Counts",

@@ -8,15 +8,10 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from scripts.anatomy.rib_cage import RibCage
+from scripts.anatomy.straight_ribs import StraightRib, sampled, sampled_ids
 from scripts.reporting.pages.pictures import encode, gray_values, outline
 from scripts.reporting.pages.views import ALONG_RIB, Outline, Scan, View
-from scripts.reporting.unfolding import (
-    NAMES_MM,
-    StraightRib,
-    UnfoldedCage,
-    sampled,
-    sampled_ids,
-)
+from scripts.reporting.unfolding import NAMES_MM, UnfoldedCage
 
 __all__ = ["along_rib_view", "unfolded_views"]
 
