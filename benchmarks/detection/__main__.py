@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / folder) for folder in ("", "bundle")]
 
-from benchmarks.detection.data import TEST_SETS, VALIDATION_SETS, make_data, make_more_data  # noqa: E402
+from benchmarks.detection.data import TEST_SETS, VALIDATION_SETS, make_data  # noqa: E402
 from benchmarks.detection.pictures import examples_picture, froc_curves_picture  # noqa: E402
 from benchmarks.detection.recipes import recipe_names  # noqa: E402
 from benchmarks.detection.report import TITLES, collect, tables  # noqa: E402
@@ -54,7 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--output_dir", type=Path, required=True, help="folder of the data")
     data.add_argument("--real_ct_dir", type=Path, help="folder of the real CT to train on; without it there are none")
     data.add_argument("--sample_ct_dir", type=Path, help="folder of the sample CT, fetched where it is missing")
-    data.add_argument("--more", action="store_true", help="also the scans that the recipes with 'more' go on with")
     data.set_defaults(run=_data)
 
     training = commands.add_parser("train", help="train a recipe; goes on where it was stopped")
@@ -91,8 +90,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _data(options: argparse.Namespace) -> None:
     make_data(options.output_dir, options.real_ct_dir, options.sample_ct_dir)
-    if options.more:
-        make_more_data(options.output_dir, options.real_ct_dir)
 
 
 def _examples(options: argparse.Namespace) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,50 +13,72 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from benchmarks.detection.findings import Finding, finding_at
 from scripts.data.datalist import load_datalist
 from scripts.data.ribfrac import MIN_OVERLAP
 from scripts.metrics.folders import load_pair
 from scripts.metrics.froc import ScanResult, challenge_scores, score_scan
+from scripts.synthetic.phantom.dataset import INFO_NAME
 
-__all__ = ["measure_scan", "measure_set"]
+__all__ = ["PLACES", "measure_scan", "measure_set", "place_of"]
+
+PLACES = ("joint", "rib", "cartilage", "off the ribs")
+# A rib's first part, with the joints of its head and its tubercle and the transverse process beside it
+JOINT_MM = 45.0
+# Its front end, where cartilage begins; of a rib whose length is not known the end cannot be told
+CARTILAGE_PERCENT = 92.0
 
 
-def measure_set(data_list: Path, predictions_dir: Path, annotated: bool) -> dict[str, Any]:
+def measure_set(
+    data_list: Path, output_dir: Path, annotated: bool, findings: Mapping[str, Sequence[Finding]] | None = None
+) -> dict[str, Any]:
     """
     Measure the prediction of all scans of a set.
 
     Args:
         data_list: the set's MONAI data list, its scans under ``test``.
-        predictions_dir: a mask of ids per scan and ``ribfrac-pred.csv``, as a prediction leaves them.
-        annotated: whether the scans have labels; without, every candidate is false.
+        output_dir: ``fractures.csv``, and in ``predictions`` a mask of ids per scan, as a prediction leaves them.
+        annotated: whether the scans have labels; without, every candidate is false that lies at no finding.
+        findings: what was read in the body, by the name of the scan.
 
     Returns:
-        ``scans``, a list of ``scan`` (its name), ``fractures`` and ``candidates`` (see `measure_scan`); and with labels
-        ``scores``, see `scripts.metrics.froc.challenge_scores`.
+        ``scans``, a list of ``scan`` (its name), ``fractures`` and ``candidates`` (see `measure_scan`) and
+        ``slice_mm``; and with labels ``scores``, see `scripts.metrics.froc.challenge_scores`. A candidate has ``place``
+        too, one of `PLACES`, and ``finding``, the id of the one it lies at or None; of a fracture ``subtle`` and
+        ``age`` are told as the data set has them. Candidates at a real fracture are left out of the scores.
 
     Raises:
         FileNotFoundError: when a prediction is missing.
     """
-    items = load_datalist(data_list, "test", labels=annotated)
-    scores = _read_scores(predictions_dir / "ribfrac-pred.csv")
+    items = load_datalist(data_list, "test", labels=True)
+    candidates = _read_candidates(output_dir / "fractures.csv")
     scans, results = [], []
     for item in tqdm(items, desc=f"measure {data_list.stem}", unit="scan"):
-        name = item["scan"]
-        if name not in scores:
-            raise FileNotFoundError(
-                f"{predictions_dir}: holds no prediction of {name}: remove the folder, predict again."
-            )
+        name, label_path = item["scan"], Path(item["label"])
+        mask_path = output_dir / "predictions" / f"{name}.nii.gz"
+        if not mask_path.is_file():
+            raise FileNotFoundError(f"{output_dir}: holds no prediction of {name}: remove the folder, predict again.")
+        facts: dict[int, dict[str, Any]] = {}
+        ignored: set[int] = set()
+        for row in candidates[name]:
+            center = [float(row[f"center_{axis}_mm"]) for axis in "xyz"]
+            finding = finding_at(center, (findings or {}).get(name, []))
+            facts[int(row["id"])] = {"place": place_of(row), "finding": finding.id if finding else None}
+            ignored |= {int(row["id"])} if finding and finding.is_ignored else set()
+        scores = {int(row["id"]): float(row["score"]) for row in candidates[name]}
+        pred, label, affine = load_pair(mask_path, label_path)
+        voxel_mm3 = float(abs(np.linalg.det(affine[:3, :3])))
         if annotated:
-            pred, label, affine = load_pair(predictions_dir / f"{name}.nii.gz", Path(item["label"]))
-            voxel_mm3 = float(abs(np.linalg.det(affine[:3, :3])))
-            figures, result = measure_scan(pred, label, scores[name], item["label_codes"], voxel_mm3)
-            results.append(result)
-        else:
-            figures = {
-                "fractures": [],
-                "candidates": [{"id": i, "score": s, "is_hit": False} for i, s in scores[name].items()],
-            }
-        scans.append({"scan": name, **figures})
+            pred = np.where(np.isin(pred, list(ignored)), 0, pred)
+            scores = {number: score for number, score in scores.items() if number not in ignored}
+        figures, result = measure_scan(pred, label, scores, item["label_codes"], voxel_mm3)
+        results.append(result)
+        drawn = _as_drawn(label_path, name)
+        for fracture in figures["fractures"]:
+            fracture |= drawn.get(fracture["id"], {})
+        for candidate in figures["candidates"]:
+            candidate |= facts[candidate["id"]]
+        scans.append({"scan": name, "slice_mm": float(np.linalg.norm(affine[:3, :3], axis=0).max()), **figures})
     return {"scans": scans, **({"scores": challenge_scores(results)} if annotated else {})}
 
 
@@ -95,14 +119,43 @@ def measure_scan(
     return {"fractures": fractures, "candidates": candidates}, result
 
 
-def _read_scores(table: Path) -> dict[str, dict[int, float]]:
-    """Read the scores of the candidates of each scan; a scan without any has its background row."""
+def place_of(row: Mapping[str, str]) -> str:
+    """
+    Tell where on a rib a candidate lies, by its row of ``fractures.csv``.
+
+    Args:
+        row: text by column.
+
+    Returns:
+        One of `PLACES`. A rib whose ends are not known has no joint and no cartilage.
+    """
+    if not row["rib_order"]:
+        return "off the ribs"
+    if row["rib_from_spine_mm"] and float(row["rib_from_spine_mm"]) <= JOINT_MM:
+        return "joint"
+    if row["rib_percent"] and float(row["rib_percent"]) >= CARTILAGE_PERCENT:
+        return "cartilage"
+    return "rib"
+
+
+def _as_drawn(label_path: Path, scan: str) -> dict[int, dict[str, Any]]:
+    """Return what the data set tells of each fracture of a scan: whether it is subtle, and its age."""
+    info = label_path.parents[1] / INFO_NAME
+    made = json.loads(info.read_text()).get("made", []) if info.is_file() else []
+    return {
+        fracture["label_id"]: {"subtle": fracture["subtle"], "age": fracture["age"]}
+        for one in made
+        if one["public_id"] == scan
+        for fracture in one["fractures"]
+    }
+
+
+def _read_candidates(table: Path) -> dict[str, list[dict[str, str]]]:
+    """Read the rows of the candidates of each scan."""
     if not table.is_file():
         raise FileNotFoundError(f"{table} does not exist: predict the set again.")
-    scores: dict[str, dict[int, float]] = defaultdict(dict)
+    rows: dict[str, list[dict[str, str]]] = defaultdict(list)
     with table.open(newline="") as file:
         for row in csv.DictReader(file):
-            of_scan = scores[row["public_id"]]
-            if int(row["label_id"]):
-                of_scan[int(row["label_id"])] = float(row["confidence"])
-    return dict(scores)
+            rows[row["scan"]].append(row)
+    return rows

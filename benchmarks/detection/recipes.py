@@ -16,8 +16,6 @@ from typing import Any
 
 import yaml
 
-from benchmarks.detection.data import EVERYTHING, MORE_IMPLANTED, MORE_SYNTHETIC, TRAINING_LIST
-
 __all__ = [
     "BASES",
     "BUNDLE_DIR",
@@ -33,7 +31,9 @@ __all__ = [
 
 BUNDLE_DIR = Path(__file__).resolve().parents[2] / "bundle"
 SHIPPED_WEIGHTS = BUNDLE_DIR / "models" / "model.pt"
-TRAIN, INFERENCE = (BUNDLE_DIR / "configs" / name for name in ("train.yaml", "inference.yaml"))
+TRAIN, TRAIN_RIBS, INFERENCE = (
+    BUNDLE_DIR / "configs" / name for name in ("train.yaml", "train_ribs.yaml", "inference.yaml")
+)
 _OVERLAYS = Path(__file__).resolve().parent / "configs"
 
 ROIS = 74_880  # that a training sees
@@ -55,6 +55,7 @@ class Base:
             ``final.pt``, of the last epoch.
         compiled: whether the network is compiled for training: that of ours gains nothing by it.
         shipped: whether the weights are those that ship, and nothing is trained.
+        given: whether the weights are a file that the caller puts into the folder of the results.
     """
 
     says: str
@@ -65,6 +66,7 @@ class Base:
     weights: str = "model.pt"
     compiled: bool = False
     shipped: bool = False
+    given: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ class Change:
         says: what it is, for a table.
         ours: settings that take the value of our configs, ``train.yaml`` and ``inference.yaml``.
         settings: settings that take the value given here; ``a::b`` is ``b`` in ``a``.
-        mines: whether it goes on from the weights so far, on the places where they went wrong in the training scans.
-        data_list: what is trained on, in the folder of the data.
+        mines: whether it goes on from the weights so far, on the places that they mark falsely in the real training
+            scans.
+        looks_along_ribs: whether it goes on with the network along the ribs, by ``train_ribs.yaml``.
         undone: whether the settings of ``ours`` take the values of the report instead.
         tunes: whether the post-processing is chosen on the validation scans, for the recipe's own weights.
     """
@@ -86,7 +89,7 @@ class Change:
     ours: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     mines: bool = False
-    data_list: str = TRAINING_LIST
+    looks_along_ribs: bool = False
     undone: bool = False
     tunes: bool = False
 
@@ -105,13 +108,15 @@ class Recipe:
         inference_settings: what they set in prediction.
         trained_as: the recipe whose training gives the weights; the name itself where it is trained.
         tuned_on: the recipe whose prediction of the validation scans its post-processing is chosen on; None: on none.
-        goes_on_from: the recipe whose weights the training starts from, and whose errors it mines; None: from scratch.
-        data_list: what is trained on, in the folder of the data.
+        goes_on_from: the recipe whose weights the training starts from; None: from scratch.
+        mines: whether it trains on that recipe's errors.
+        per_scan: the setting that tells how many ROIs, or pieces of ribs, a scan gives.
         rois: ROIs that its training sees.
         threads: threads of training and prediction.
         weights: the file of the training that is predicted with.
         compiled: whether the network is compiled for training.
         shipped: whether it predicts with the weights that ship; without a change of the training, nothing is trained.
+        given: whether it predicts with weights that the caller gives; likewise.
     """
 
     name: str
@@ -123,12 +128,14 @@ class Recipe:
     trained_as: str
     tuned_on: str | None
     goes_on_from: str | None
-    data_list: str
+    mines: bool
+    per_scan: str
     rois: int
     threads: int
     weights: str
     compiled: bool
     shipped: bool
+    given: bool
 
 
 _REPORT = (BUNDLE_DIR / "configs" / "report.yaml",), (BUNDLE_DIR / "configs" / "report_inference.yaml",)
@@ -145,6 +152,7 @@ BASES = {
     ),
     "ours": Base("the default of this bundle"),
     "shipped": Base("the default of this bundle, with the weights that ship", shipped=True),
+    "v0.11": Base("the same with the weights of version 0.11.0", weights="model.pt", given=True),
 }
 
 CHANGES = {
@@ -193,28 +201,18 @@ CHANGES = {
         },
     ),
     "reseeded": Change("other random numbers: what differs by chance", settings={"seed": 1}),
-    "mined": Change("goes on, where it went wrong in the training scans", mines=True),
-    **{
-        name: Change(
-            f"goes on likewise, on {scans['training']} other synthetic scans (seed {scans['seed']}), and the real",
-            mines=True,
-            data_list=f"train_{name}.json",
-        )
-        for name, scans in MORE_SYNTHETIC.items()
-    },
-    MORE_IMPLANTED: Change(
-        "goes on likewise, on as many real scans as synthetic ones, its weights averaged over ten times as many steps",
-        settings={"ema_decay": 0.999},
+    "mined": Change(
+        "goes on, half of its negatives where it went wrong in the real training scans as they are",
+        settings={"ema_decay": 0.998, "learning_rate": 0.0005},
         mines=True,
-        data_list=f"train_{MORE_IMPLANTED}.json",
     ),
-    EVERYTHING: Change(
-        "goes on likewise, on every training scan there is, real ones several times; 32 ROIs a step",
-        settings={"rois::per_scan": 16, "val_interval": 5},
-        mines=True,
-        data_list=f"train_{EVERYTHING}.json",
+    "ribs": Change(
+        "goes on with the network along the ribs",
+        settings={"ema_decay": 0.99, "learning_rate": 0.002},
+        looks_along_ribs=True,
     ),
     # on the weights of the base
+    "windows": Change("without the look along the ribs", settings={"rib_weight": 0.0}),
     "tuned": Change("post-processing and scores tuned for its weights on the validation scans", tunes=True),
     "split": Change("candidates that touch are split", settings={"candidates::split_distance_mm": 20.0}),
     "part": Change(
@@ -271,7 +269,7 @@ def find_recipe(name: str) -> Recipe:
         )
     base = BASES[base_name]
     trained_as, goes_on_from = base_name, None
-    data_list, tuned_on = TRAINING_LIST, None
+    tuned_on, last = None, None
     train_settings: dict[str, Any] = {}
     inference_settings: dict[str, Any] = {}
     for place, (change_name, change) in enumerate(zip(change_names, filter(None, changes))):
@@ -285,31 +283,36 @@ def find_recipe(name: str) -> Recipe:
                 f"neither {TRAIN} nor {INFERENCE} has the setting {missing[0]} of '{change_name}': name it."
             )
         tuned_on = "+".join([base_name, *change_names[:place]]) if change.tunes else tuned_on
-        if base.shipped and in_training.keys() <= in_inference.keys():
+        if (base.shipped or base.given) and in_training.keys() <= in_inference.keys():
             in_training = {}  # such as float32: the weights stay, and it is the prediction that changes
-        if base.shipped and (in_training or change.mines):
-            raise ValueError(f"'{name}' would be trained, and the weights that ship are not: take 'ours'.")
-        goes_on_from, data_list = (trained_as, change.data_list) if change.mines else (goes_on_from, data_list)
-        trained_as += f"+{change_name}" if in_training or change.mines else ""
+        goes_on = change.mines or change.looks_along_ribs
+        if (base.shipped or (base.given and not goes_on_from and not goes_on)) and (in_training or goes_on):
+            raise ValueError(f"'{name}' would be trained, and weights that are given are not: take 'ours'.")
+        goes_on_from = trained_as if goes_on else goes_on_from
+        last = change if in_training or goes_on else last
+        trained_as += f"+{change_name}" if in_training or goes_on else ""
         train_settings |= in_training
         inference_settings |= in_inference
+    along_ribs = last is not None and last.looks_along_ribs
     return Recipe(
         name=name,
         says="; ".join([base.says, *(change.says for change in filter(None, changes))]),
-        train_configs=(TRAIN, *base.train),
+        train_configs=(TRAIN, *base.train, *((TRAIN_RIBS,) if along_ribs else ())),
         inference_configs=(INFERENCE, *base.inference),
         train_settings=train_settings,
         inference_settings=inference_settings,
         trained_as=trained_as,
         tuned_on=tuned_on,
         goes_on_from=goes_on_from,
-        data_list=data_list,
+        mines=last is not None and last.mines,
+        per_scan="straight_ribs::per_scan" if along_ribs else "rois::per_scan",
         rois=base.rois,
         threads=base.threads,
         # beside hard ROIs the loss on the validation ROIs, which are not, says little: the last epoch counts
         weights="final.pt" if goes_on_from else base.weights,
         compiled=base.compiled and "network" not in change_names,
         shipped=base.shipped,
+        given=base.given and goes_on_from is None,
     )
 
 

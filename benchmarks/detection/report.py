@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.detection.data import RECORD_NAME, TEST_SETS
+from benchmarks.detection.findings import Finding, findings_of, read_findings
+from benchmarks.detection.measure import PLACES
 from benchmarks.detection.recipes import BASES, CHANGES, find_recipe
 from benchmarks.detection.run import FIGURES_NAME, RUN_NAME, rois_in_all, seconds_in_all
 from benchmarks.markdown import table
@@ -17,65 +19,106 @@ from scripts.data.ribfrac import CLASS_NAMES, KEY_FALSE_POSITIVES
 
 __all__ = ["collect", "summary", "tables"]
 
-# Of a fracture's mask; RibFrac's mean is about 2.7 mL
-SIZES_ML = {"< 1.5 mL": (0.0, 1.5), "1.5 to 3 mL": (1.5, 3.0), "> 3 mL": (3.0, np.inf)}
+# Distance of a scan's slices
+SLICES_MM = {"<= 1.5 mm": (0.0, 1.5), "to 2.5 mm": (1.5, 2.5), "> 2.5 mm": (2.5, np.inf)}
 TITLES = {
-    "synthetic_test": "Synthetic test scans",
-    "implanted_test": "Fractures implanted into real CT, of one patient not trained on",
-    "as_is_test": "Real scans as they are, neither trained nor tuned on",
-    "as_is_seen": "Real scans as they are, trained or tuned on",
+    "synthetic_test": "Synthetic scans",
+    "usual_test": "Usual fractures, implanted into real CT",
+    "subtle_test": "Subtle and healing fractures, implanted into the same real CT",
+    "as_is_test": "The same real CT as it is",
 }
 
 
-def summary(figures: Mapping[str, Any]) -> dict[str, Any]:
+def summary(figures: Mapping[str, Any], findings: Mapping[str, Sequence[Finding]] | None = None) -> dict[str, Any]:
     """
     Sum up the prediction of a set.
 
     Args:
         figures: see `benchmarks.detection.measure`, with ``seconds_per_scan``, and ``min_score``, the operating point:
             the score below which the recipe writes no candidate where it does not evaluate.
+        findings: what was read in the body, by the name of the scan; for scans as they are.
 
     Returns:
-        ``scans``, ``candidates_per_scan``, ``candidates`` by scan, ``false_per_scan`` and ``seconds_per_scan``; and
-        where scans are annotated the challenge's detection scores with their 95 % intervals, ``curve``, the FROC curve
-        (``fp`` and ``recall`` at the challenge's thresholds), ``dice`` of all voxels, and of what is found
-        ``dice_of_hits``, ``by_type`` and ``by_size``: each fractures found and there are. Scores and ``dice`` are of
-        all candidates, all others of those at the operating point.
+        ``scans``, ``seconds_per_scan`` and ``false_per_scan``; and where scans are annotated the challenge's detection
+        scores with their 95 % intervals, ``curve``, the FROC curve (``fp`` and ``recall`` at the challenge's
+        thresholds), of what is found ``dice_of_hits``, and ``groups``, by type, age and slice distance: each fractures
+        found and there are. Where they are not, ``false``, the false candidates of each scan, ``false_by_place``,
+        ``false_scores``, the score above which so many a scan as the challenge's points are left, and
+        ``real_fractures``: sure ones found, sure ones there are, and doubtful ones marked. Scores are of all
+        candidates, all others of those at the operating point.
     """
     scans, least = figures["scans"], figures["min_score"]
-    written = {scan["scan"]: [c for c in scan["candidates"] if c["score"] >= least] for scan in scans}
-    candidates = {name: len(its) for name, its in written.items()}
-    false = sum(not candidate["is_hit"] for its in written.values() for candidate in its)
+    annotated = "scores" in figures
+    false = {
+        scan["scan"]: [
+            candidate
+            for candidate in scan["candidates"]
+            if not candidate["is_hit"] and not _at_fracture(candidate, (findings or {}).get(scan["scan"], []))
+        ]
+        for scan in scans
+    }
+    written = {name: [candidate for candidate in its if candidate["score"] >= least] for name, its in false.items()}
     result: dict[str, Any] = {
         "scans": len(scans),
-        "candidates": candidates,
-        "candidates_per_scan": sum(candidates.values()) / len(scans),
-        "false_per_scan": false / len(scans),
         "seconds_per_scan": figures["seconds_per_scan"],
+        "false_per_scan": sum(map(len, written.values())) / len(scans),
     }
-    if "scores" not in figures:
-        return result
-    fractures = [fracture for scan in scans for fracture in scan["fractures"]]
+    if not annotated:
+        scores = sorted((candidate["score"] for its in false.values() for candidate in its), reverse=True)
+        allowed = [int(points * len(scans)) for points in KEY_FALSE_POSITIVES]
+        return result | {
+            "false": {name: len(its) for name, its in written.items()},
+            "false_by_place": {
+                place: sum(candidate["place"] == place for its in written.values() for candidate in its)
+                for place in PLACES
+            },
+            "false_scores": [scores[count] if count < len(scores) else 0.0 for count in allowed],
+            "real_fractures": _real_fractures(scans, findings or {}, least),
+        }
+    fractures = [{**fracture, "slice_mm": scan["slice_mm"]} for scan in scans for fracture in scan["fractures"]]
     found = [fracture for fracture in fractures if fracture["score"] is not None and fracture["score"] >= least]
     detection, intervals = figures["scores"]["detection"], figures["scores"].get("bootstrap", {})
     hits = [fracture["dice"] for fracture in found]
     result |= {key: detection[key] for key in ("key_recall", "average_recall", "max_recall")}
     result |= {f"{key}_interval": intervals.get(key) for key in ("key_recall", "average_recall", "max_recall")}
-    result |= {
+    return result | {
         "curve": {key: np.round(detection[key], 4).tolist() for key in ("fp", "recall")},
         "fractures": len(fractures),
-        "dice": figures["scores"]["segmentation"]["dice"],
         "dice_of_hits": float(np.mean(hits)) if hits else None,
-        "by_type": {
-            name.lower(): [sum(fracture["code"] == code for fracture in of) for of in (found, fractures)]
-            for code, name in CLASS_NAMES.items()
-        },
-        "by_size": {
-            name: [sum(low <= fracture["volume_mm3"] / 1000 < high for fracture in of) for of in (found, fractures)]
-            for name, (low, high) in SIZES_ML.items()
-        },
+        "groups": _groups(found, fractures),
     }
-    return result
+
+
+def _at_fracture(candidate: Mapping[str, Any], findings: Sequence[Finding]) -> bool:
+    """Whether a candidate lies at what was read as a fracture, or as a doubtful one."""
+    return any(finding.id == candidate["finding"] and finding.is_ignored for finding in findings)
+
+
+def _real_fractures(
+    scans: Sequence[Mapping[str, Any]], findings: Mapping[str, Sequence[Finding]], least: float
+) -> dict[str, int]:
+    """Count the real fractures of all scans, and those with a candidate at the operating point."""
+    counts = {"sure_found": 0, "sure": 0, "doubtful_marked": 0, "doubtful": 0}
+    for scan in scans:
+        marked = {candidate["finding"] for candidate in scan["candidates"] if candidate["score"] >= least}
+        for finding in findings.get(scan["scan"], []):
+            if finding.is_ignored:
+                counts["sure" if finding.sure else "doubtful"] += 1
+                counts["sure_found" if finding.sure else "doubtful_marked"] += finding.id in marked
+    return counts
+
+
+def _groups(found: Sequence[Mapping[str, Any]], fractures: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Count the fractures found and those there are in each group that has any."""
+    tests: dict[str, Callable[[Mapping[str, Any]], bool]] = {}
+    for code, name in CLASS_NAMES.items():
+        tests[name.lower()] = lambda fracture, code=code: fracture["code"] == code
+    for age in sorted({fracture["age"] for fracture in fractures if "age" in fracture}):
+        tests[age] = lambda fracture, age=age: fracture.get("age") == age
+    for name, (low, high) in SLICES_MM.items():
+        tests[name] = lambda fracture, low=low, high=high: low < fracture["slice_mm"] <= high
+    groups = {name: [sum(map(test, of)) for of in (found, fractures)] for name, test in tests.items()}
+    return {name: counts for name, counts in groups.items() if counts[1]}
 
 
 def collect(data_dir: Path, output_dir: Path, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -101,7 +144,10 @@ def collect(data_dir: Path, output_dir: Path, earlier: Mapping[str, Any] | None 
     if not record_path.is_file():
         raise FileNotFoundError(f"{record_path} does not exist: make the data first, by the command 'data'.")
     record = json.loads(record_path.read_text())
-    benchmark = {key: record[key] for key in ("version", "says", "names")}
+    benchmark = {key: record[key] for key in ("version", "bodies", "body_of")}
+    body_of = record["body_of"]
+    known = read_findings()
+    findings = {scan: findings_of(scan, body_of, known) for scan in body_of}
     if earlier is not None and earlier["benchmark"] != benchmark:
         raise ValueError(f"the earlier results are of other data than {data_dir}: give another file.")
     recipes = dict(earlier["recipes"]) if earlier else {}
@@ -112,7 +158,7 @@ def collect(data_dir: Path, output_dir: Path, earlier: Mapping[str, Any] | None 
             "base": name.rpartition("+")[0] or None,
             "training": json.loads(run_path.read_text()) if run_path.is_file() else None,
             "sets": {
-                test: summary(json.loads((output_dir / name / test / FIGURES_NAME).read_text()))
+                test: summary(json.loads((output_dir / name / test / FIGURES_NAME).read_text()), findings)
                 for test in TEST_SETS
                 if (output_dir / name / test / FIGURES_NAME).is_file()
             },
@@ -130,12 +176,12 @@ def tables(results: Mapping[str, Any]) -> str:
         results: see `collect`.
     """
     benchmark, recipes = results["benchmark"], results["recipes"]
-    lines = [f"Version {benchmark['version']} of the benchmark. {benchmark['says']}", ""]
+    lines = [f"Version {benchmark['version']} of the benchmark. {_bodies(benchmark['bodies'])}", ""]
     for test, annotated in TEST_SETS.items():
         of_set = {name: recipe["sets"][test] for name, recipe in recipes.items() if test in recipe["sets"]}
         if of_set:
             lines += [f"### {TITLES[test]}", ""]
-            lines += [*(_scores(of_set) if annotated else _candidates(of_set, benchmark["names"])), ""]
+            lines += [*(_scores(of_set) if annotated else _false(of_set, benchmark["body_of"])), ""]
     trained = {name: recipe for name, recipe in recipes.items() if recipe["training"]}
     lines += ["### What was run", ""]
     lines += table(
@@ -156,11 +202,17 @@ def _place(name: str) -> tuple[int, list[int], str]:
     return list(BASES).index(base) if base in BASES else len(BASES), order, name
 
 
+def _bodies(bodies: Mapping[str, Sequence[str]]) -> str:
+    """Tell in a sentence which patients are in which section."""
+    return (
+        "Patients: " + "; ".join(f"{section} {', '.join(names) or 'none'}" for section, names in bodies.items()) + "."
+    )
+
+
 def _scores(of_set: Mapping[str, Mapping[str, Any]]) -> list[str]:
     first = next(iter(of_set.values()))
     rows, parts = [], []
     for name, scores in of_set.items():
-        base = of_set.get(name.rpartition("+")[0])
         interval = scores["average_recall_interval"]
         average = f"**{scores['average_recall']:.3f}**"
         rows.append(
@@ -168,45 +220,52 @@ def _scores(of_set: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"`{name}`",
                 *(f"{recall:.3f}" for recall in scores["key_recall"]),
                 average + (f" ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""),
-                f"{scores['average_recall'] - base['average_recall']:+.3f}".replace("-", "−") if base else "",
                 f"{scores['max_recall']:.3f}",
                 f"{scores['false_per_scan']:.1f}",
                 "" if scores["dice_of_hits"] is None else f"{scores['dice_of_hits']:.2f}",
-                f"{scores['dice']:.2f}",
                 f"{scores['seconds_per_scan']:.0f}",
             ]
         )
-        groups = [*scores["by_type"].values(), *scores["by_size"].values()]
-        parts.append([f"`{name}`", *(f"{found / of:.2f}" if of else "" for found, of in groups)])
-    header = ["recipe", *(f"{key:g}" for key in KEY_FALSE_POSITIVES), "average (95 % interval)", "to its base"]
-    header += ["maximum", "false a scan", "Dice of hits", "Dice", "s a scan"]
-    sizes = [f"{name} ({of})" for name, (_, of) in (*first["by_type"].items(), *first["by_size"].items())]
+        parts.append([f"`{name}`", *(f"{found / of:.2f}" for found, of in scores["groups"].values())])
+    header = ["recipe", *(f"{key:g}" for key in KEY_FALSE_POSITIVES), "average (95 % interval)"]
+    header += ["maximum", "false a scan", "Dice of hits", "s a scan"]
     return [
         f"{first['scans']} scans, {first['fractures']} fractures. Recall at so many false positives a scan:",
         "",
         *table(header, rows),
         "",
-        "Share found at the operating point, by type and by size (how many there are):",
+        "Share found at the operating point, by type, age and slice distance (how many there are):",
         "",
-        *table(["recipe", *sizes], parts),
+        *table(["recipe", *(f"{name} ({of})" for name, (_, of) in first["groups"].items())], parts),
     ]
 
 
-def _candidates(of_set: Mapping[str, Mapping[str, Any]], names: Mapping[str, str]) -> list[str]:
-    scans = list(next(iter(of_set.values()))["candidates"])
-    rows = [
-        [
-            f"`{name}`",
-            *(str(scores["candidates"].get(scan, "")) for scan in scans),
-            f"**{scores['candidates_per_scan']:.1f}**",
-            f"{scores['seconds_per_scan']:.0f}",
-        ]
-        for name, scores in of_set.items()
-    ]
+def _false(of_set: Mapping[str, Mapping[str, Any]], body_of: Mapping[str, str]) -> list[str]:
+    scans = list(next(iter(of_set.values()))["false"])
+    rows, parts = [], []
+    for name, of in of_set.items():
+        real = of["real_fractures"]
+        rows.append(
+            [
+                f"`{name}`",
+                *(str(of["false"].get(scan, "")) for scan in scans),
+                f"**{of['false_per_scan']:.1f}**",
+                f"{real['sure_found']} of {real['sure']}",
+                f"{real['doubtful_marked']} of {real['doubtful']}",
+                f"{of['seconds_per_scan']:.0f}",
+            ]
+        )
+        parts.append([f"`{name}`", *map(str, of["false_by_place"].values()), *(f"{s:.2f}" for s in of["false_scores"])])
+    header = ["recipe", *(body_of.get(scan, scan) for scan in scans), "mean"]
     return [
-        "Nobody has annotated a fracture in them; taken to have none, every candidate is false. Candidates:",
+        "False candidates at the operating point. What the developers read as a fracture, or a doubtful one, is not "
+        "counted:",
         "",
-        *table(["recipe", *(names.get(scan, scan) for scan in scans), "mean", "s a scan"], rows),
+        *table([*header, "real ones found", "doubtful ones marked", "s a scan"], rows),
+        "",
+        "False candidates of all scans by place, and the score above which so many false ones a scan are left:",
+        "",
+        *table(["recipe", *PLACES, *(f"{key:g}" for key in KEY_FALSE_POSITIVES)], parts),
     ]
 
 

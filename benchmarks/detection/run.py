@@ -16,7 +16,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from benchmarks.detection.data import TEST_SETS, TRAINING_LIST, VALIDATION_SETS, first_name, write_once
+from benchmarks.detection.data import RECORD_NAME, TEST_SETS, TRAINING_LIST, VALIDATION_SETS
+from benchmarks.detection.findings import Finding, finding_at, findings_of, read_findings
 from benchmarks.detection.measure import measure_set
 from benchmarks.detection.recipes import BUNDLE_DIR, SHIPPED_WEIGHTS, Recipe, find_recipe, write_overlay
 from scripts.commands.mine import mine
@@ -38,8 +39,7 @@ PREDICTION_SETTINGS = {
     "outputs::pictures": False,
     "outputs::review_page": False,
 }
-# Every training scan is looked at once, in a third of the windows. What is nearly a candidate counts too; a lower
-# threshold would let the false ones of a first training run into each other, and into fractures
+# The real training scans as they are, in a third of the windows. What is nearly a candidate counts too
 MINING_SETTINGS = {
     **PREDICTION_SETTINGS,
     "section": "training",
@@ -103,18 +103,17 @@ def train(
         ValueError: when the recipe is unknown, its training was begun with another number of epochs, or it fails.
     """
     recipe = find_recipe(find_recipe(name).trained_as)
-    if recipe.shipped:
-        raise ValueError(f"'{name}' has the weights that ship: nothing is to be trained, run the command 'predict'.")
-    data_list = data_dir / recipe.data_list
+    if recipe.shipped or recipe.given:
+        raise ValueError(f"'{name}' has weights that are given: nothing is to be trained, run the command 'predict'.")
+    data_list = data_dir / TRAINING_LIST
     if not data_list.is_file():
-        command = "data" if recipe.data_list == TRAINING_LIST else "data --more"
-        raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command '{command}'.")
+        raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command 'data'.")
     folder = output_dir / recipe.name
     weights = folder / "models" / recipe.weights
     record_path = folder / RUN_NAME
     record = _read_record(record_path)
     scans = len(load_datalist(data_list, "training"))
-    rois_per_scan = int(_value("rois::per_scan", recipe.train_configs, recipe.train_settings))
+    rois_per_scan = int(_value(recipe.per_scan, recipe.train_configs, recipe.train_settings))
     epochs = epochs_for(rois or recipe.rois, scans, rois_per_scan)
     if record.get("epochs", epochs) != epochs:
         raise ValueError(
@@ -138,13 +137,14 @@ def train(
         "resume": True,
     }
     if recipe.goes_on_from is not None:
-        before = _finished(recipe.goes_on_from, output_dir)
+        before, pretrained = _trained(recipe.goes_on_from, output_dir)
         record |= {"goes_on_from": recipe.goes_on_from, "rois_before": rois_in_all(before)}
-        pretrained = output_dir / recipe.goes_on_from / "models" / find_recipe(recipe.goes_on_from).weights
-        hard_examples, seconds_mining = _mine(recipe, data_list, pretrained, folder, threads)
         record |= {"seconds_before": seconds_in_all(before)}
+        settings |= {"pretrained": str(pretrained.resolve())}
+    if recipe.mines:
+        hard_examples, seconds_mining = _mine(recipe, data_dir, pretrained, folder, threads)
         record |= {"seconds_mining": record.get("seconds_mining", seconds_mining)}
-        settings |= {"pretrained": str(pretrained.resolve()), "hard_examples::file": str(hard_examples.resolve())}
+        settings |= {"hard_examples::file": str(hard_examples.resolve())}
     settings = {**TRAINING_SETTINGS, **recipe.train_settings, **settings}
     overlay = write_overlay(settings, folder / "train_overlay.yaml")
     seconds_before = record.get("seconds", 0.0)
@@ -177,8 +177,7 @@ def predict(
     recipe = find_recipe(name)
     weights = SHIPPED_WEIGHTS
     if not recipe.shipped:
-        weights = output_dir / recipe.trained_as / "models" / recipe.weights
-        _finished(recipe.trained_as, output_dir)
+        weights = _trained(recipe.trained_as, output_dir)[1]
     if recipe.tuned_on is not None:
         tuned = _tune(data_dir, recipe.tuned_on, output_dir, output_dir / recipe.name, threads)
         recipe = replace(recipe, inference_configs=(*recipe.inference_configs, tuned))
@@ -193,7 +192,9 @@ def predict(
         if _read_record(folder / FIGURES_NAME).get("made_by") != made_by:
             shutil.rmtree(folder, ignore_errors=True)  # what other settings or a stopped run left
             seconds = _predict_set(recipe, data_list, known[set_name], weights, folder, threads or recipe.threads)
-            figures = measure_set(data_list, folder / "predictions", annotated=known[set_name])
+            body_of = _read_record(data_dir / RECORD_NAME).get("body_of", {})
+            findings = {scan: findings_of(scan, body_of, read_findings()) for scan in body_of}
+            figures = measure_set(data_list, folder, known[set_name], findings)
             figures["seconds_per_scan"] = seconds / len(figures["scans"])
             figures["made_by"] = made_by
             figures["min_score"] = float(
@@ -207,6 +208,7 @@ def _predict_set(recipe: Recipe, data_list: Path, annotated: bool, weights: Path
     first, *overlays = recipe.inference_configs
     settings = {
         "outputs::probabilities": data_list.stem in VALIDATION_SETS,  # to tune on
+        "outputs::min_score": 0.0,
         "dataset_dir": str(data_list.resolve()),
         "section": "test",
         "output_dir": str(folder.resolve()),
@@ -243,38 +245,62 @@ def _absolute(argument: str | Path) -> str:
     return str(argument.resolve() if isinstance(argument, Path) else argument)
 
 
-def _mine(recipe: Recipe, data_list: Path, weights: Path, folder: Path, threads: int) -> tuple[Path, float]:
+def _mine(recipe: Recipe, data_dir: Path, weights: Path, folder: Path, threads: int) -> tuple[Path, float]:
     """
-    Predict the training scans with the weights so far, unless that is done; return the hard examples, and seconds.
+    Predict the real training scans as they are with the weights so far, unless that is done.
 
-    A scan that the list repeats is predicted once.
+    Returns:
+        The hard examples and the seconds it took. What is marked falsely in a body counts for all of its scans. A place
+        that was read as a fracture, or a doubtful one, does not count.
     """
     start = time.monotonic()
     hard_examples, predictions = folder / "hard_examples.json", folder / "mining"
     if not hard_examples.is_file():
         shutil.rmtree(predictions, ignore_errors=True)  # what a stopped run left
-        once = write_once(data_list, folder / "mining.json")
-        settings = {
-            **MINING_SETTINGS,
-            "dataset_dir": str(once.resolve()),
-            "output_dir": str(predictions.resolve()),
-            "checkpoint": str(weights.resolve()),
-        }
-        overlay = write_overlay({**recipe.inference_settings, **settings}, folder / "mining_overlay.yaml")
-        configs = [*recipe.inference_configs, overlay]
-        _run_bundle("inference", configs, threads, folder / "mining.log")
-        places = mine(predictions / "predictions", once)
-        scans = [item["scan"] for item in load_datalist(data_list, "training")]
-        write_json(hard_examples, {scan: places[first_name(scan)] for scan in scans})
+        items = load_datalist(data_dir / TRAINING_LIST, "training")
+        body_of = _read_record(data_dir / RECORD_NAME)["body_of"]
+        as_is = [item for item in items if item["scan"] in body_of and not item["label_codes"]]
+        known, false_mm = read_findings(), {}
+        if as_is:
+            write_json(folder / "mining.json", {"training": as_is})
+            settings = {
+                **MINING_SETTINGS,
+                "dataset_dir": str((folder / "mining.json").resolve()),
+                "output_dir": str(predictions.resolve()),
+                "checkpoint": str(weights.resolve()),
+            }
+            overlay = write_overlay({**recipe.inference_settings, **settings}, folder / "mining_overlay.yaml")
+            configs = [*recipe.inference_configs, overlay]
+            _run_bundle("inference", configs, threads, folder / "mining.log")
+            places = mine(predictions / "predictions", folder / "mining.json")
+            for scan, of_scan in places.items():
+                findings = findings_of(scan, body_of, known)
+                false_mm[body_of[scan]] = [place for place in of_scan["false_mm"] if not _is_ignored(place, findings)]
+        scans = [item["scan"] for item in items]
+        write_json(
+            hard_examples, {scan: {"false_mm": false_mm.get(body_of.get(scan, ""), []), "missed": []} for scan in scans}
+        )
     return hard_examples, time.monotonic() - start
 
 
-def _finished(name: str, output_dir: Path) -> dict[str, Any]:
-    """Return what a finished training took."""
+def _is_ignored(place_mm: Sequence[float], findings: Sequence[Finding]) -> bool:
+    """Whether a place in RAS mm lies at what was read as a fracture, or a doubtful one."""
+    finding = finding_at((-place_mm[0], -place_mm[1], place_mm[2]), findings)
+    return finding is not None and finding.is_ignored
+
+
+def _trained(name: str, output_dir: Path) -> tuple[dict[str, Any], Path]:
+    """Return what a finished training took, and its weights; of weights that are given, that they took nothing."""
+    recipe = find_recipe(name)
+    weights = output_dir / recipe.name / "models" / recipe.weights
+    if recipe.given:
+        if not weights.is_file():
+            raise FileNotFoundError(f"{weights} does not exist: put {recipe.says} there.")
+        return {"rois": 0, "seconds": 0.0}, weights
     record = _read_record(output_dir / name / RUN_NAME)
     if not record.get("finished"):
         raise FileNotFoundError(f"{output_dir / name} has no weights yet: run the command 'train' with '{name}'.")
-    return record
+    return record, weights
 
 
 def _made_by(recipe: Recipe, weights: Path) -> dict[str, str]:
