@@ -21,12 +21,15 @@ import yaml
 from conftest import BUNDLE_ROOT, write_scan
 from matplotlib.image import imread
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.inferers import Inferer
 
 sys.path.insert(0, str(BUNDLE_ROOT.parent))
 
 from benchmarks.detection import __main__ as command_line  # noqa: E402
 from benchmarks.detection import data, measure, pictures, recipes, report, run  # noqa: E402
 from benchmarks.detection.__main__ import main  # noqa: E402
+from benchmarks.detection.cached_inferer import CachedInferer  # noqa: E402
 from benchmarks.detection.findings import Finding, finding_at, read_findings  # noqa: E402
 from benchmarks.detection.measure import measure_scan, measure_set  # noqa: E402
 from benchmarks.markdown import write_between_markers  # noqa: E402
@@ -620,6 +623,35 @@ def test_a_failed_run_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(ValueError, match="training.log: the run of .monai.bundle run training. failed"):
         run._run_bundle("training", [tmp_path / "none.yaml"], 1, tmp_path / "training.log", lambda seconds: None)
+
+
+def test_windows_are_predicted_once_for_recipes_that_differ_behind_them(tmp_path: Path) -> None:
+    calls = []
+
+    class Counted(Inferer):
+        def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
+            calls.append(inputs)
+            return inputs * network.scale
+
+    class Scaling(torch.nn.Module):
+        def __init__(self, scale: float, along: float) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(scale), requires_grad=False)
+            self.straight_ribs = torch.nn.Linear(1, 1)
+            torch.nn.init.constant_(self.straight_ribs.weight, along)
+
+    image = MetaTensor(torch.ones(1, 1, 2, 2, 2), affine=np.diag([2.0, 1, 1, 1]))
+    first = CachedInferer(Counted(), str(tmp_path), {"overlap": 0.5})(image, Scaling(0.5, 1.0))
+    again = CachedInferer(Counted(), str(tmp_path), {"overlap": 0.5})(image, Scaling(0.5, 2.0))
+    assert len(calls) == 1 and torch.equal(first.as_tensor(), again.as_tensor())
+    assert isinstance(again, MetaTensor) and again.affine[0, 0] == 2
+    for settings, network, scan in (
+        ({"overlap": 0.25}, Scaling(0.5, 1.0), image),
+        ({"overlap": 0.5}, Scaling(0.25, 1.0), image),
+        ({"overlap": 0.5}, Scaling(0.5, 1.0), image + 1),
+    ):
+        CachedInferer(Counted(), str(tmp_path), settings)(scan, network)
+    assert len(calls) == 4
 
 
 # ---- what is measured ----

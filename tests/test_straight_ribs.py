@@ -38,7 +38,7 @@ def annotated(cage):
     """The cage with fracture 1 on the left 6 (25 mm high), and the blocks of its ribs."""
     image = MetaTensor(torch.as_tensor(image_of(cage))[None], affine=torch.as_tensor(cage.affine))
     label = MetaTensor(torch.as_tensor(ball(cage, on_rib(25.0)).astype(np.int16))[None], affine=image.affine)
-    return StraightenRibsd("image")({"image": image, "label": label, "rib_cage": cage, "scan": "a"})
+    return StraightenRibsd("image", "label")({"image": image, "label": label, "rib_cage": cage, "scan": "a"})
 
 
 # ---- blocks ----
@@ -221,13 +221,9 @@ def predicted(cage):
     marks += [ball(cage, (0.0, 40.0, 60.0)), ball(cage, on_rib(25.0, "right"))]
     probability = sum(mark * p for mark, p in zip(marks, (0.5, 0.5, 0.5, 0.01))).astype(np.float32)
     affine = torch.as_tensor(cage.affine)
-    image = torch.as_tensor(2 * (image_of(cage) - -200) / 1200 - 1)[None]
-    data = {
-        "image": MetaTensor(image, affine=affine),
-        "pred": MetaTensor(torch.as_tensor(probability)[None], affine=affine),
-        "rib_cage": cage,
-    }
-    return data, marks
+    image = MetaTensor(torch.as_tensor(image_of(cage))[None], affine=affine)
+    pred = MetaTensor(torch.as_tensor(probability)[None], affine=affine)
+    return StraightenRibsd("image")({"image": image, "pred": pred, "rib_cage": cage}), marks
 
 
 def test_both_looks_are_weighed_in_the_logit(predicted):
@@ -243,7 +239,10 @@ def test_without_weight_ribs_or_training_the_prediction_stays(predicted, caplog)
     data, _ = predicted
     known = Known(WAY_MM, 6)
     assert RefineAlongRibsd("pred", known, weight=0.0)(data)["pred"] is data["pred"]
-    assert RefineAlongRibsd("pred", known)({**data, "rib_cage": None})["pred"] is data["pred"]
+    assert RefineAlongRibsd("pred", known)({"pred": data["pred"], "rib_cage": None})["pred"] is data["pred"]
+    whole = {key: data[key] for key in ("image", "rib_cage")}
+    assert StraightenRibsd("image", enabled=False)(whole).keys() == whole.keys()
+    assert StraightenRibsd("image")({"image": data["image"]}).keys() == {"image"}
     untrained = RefineAlongRibsd("pred", ResUNet(channels=(2, 3), straight_ribs=True))
     with caplog.at_level(logging.WARNING):
         for _ in range(2):

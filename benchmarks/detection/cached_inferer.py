@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.inferers import Inferer
+from monai.utils import convert_to_dst_type
 
 from scripts.files.atomic_write import whole_file
 
@@ -41,7 +42,7 @@ class CachedInferer(Inferer):
         digest.update(np.ascontiguousarray(inputs.cpu().numpy()).tobytes())
         path = self.cache_dir / f"{digest.hexdigest()[:32]}.npy"
         if path.is_file():
-            return torch.from_numpy(np.load(path)).to(inputs.device)
+            return convert_to_dst_type(np.load(path), dst=inputs, dtype=torch.float32)[0]
         found = self.inferer(inputs, network, *args, **kwargs)
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary, open(temporary, "wb") as file:

@@ -249,7 +249,7 @@ def _world_plane(image_hu: NDArray, affine: NDArray) -> NDArray[np.float64]:
     return np.append(normal, plane.offset_mm + normal @ to_world[:3, 3]) / length
 
 
-def _collated_cages(cages: Sequence[RibCage], *, collate_fn_map: Any = None) -> list[NDArray[np.object_]]:
+def collated_as_list(cages: Sequence[RibCage], *, collate_fn_map: Any = None) -> list[NDArray[np.object_]]:
     """Collate rib cages; MONAI takes an array without axes apart by its ``item``, and refuses what it does not know."""
     batch = [np.empty((), dtype=object) for _ in cages]
     for place, cage in zip(batch, cages):
@@ -257,4 +257,4 @@ def _collated_cages(cages: Sequence[RibCage], *, collate_fn_map: Any = None) -> 
     return batch
 
 
-default_collate_fn_map[RibCage] = _collated_cages  # where PyTorch's default_collate has types of one's own named
+default_collate_fn_map[RibCage] = collated_as_list  # where PyTorch's default_collate has types of one's own named

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,22 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
+from monai.utils import str2bool
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from scripts.anatomy.rib_cage import RibCage
-from scripts.anatomy.straight_ribs import BEYOND_MM, BLOCK_STEP_MM, rib_blocks, sampled_ids, straight_ribs
+from scripts.anatomy.straight_ribs import (
+    BEYOND_MM,
+    BLOCK_STEP_MM,
+    RibBlocks,
+    rib_blocks,
+    sampled_ids,
+    straight_ribs,
+)
 from scripts.networks import StraightRibNet
+from scripts.transforms.anatomy import collated_as_list
 
 __all__ = ["RandCropStraightRibsd", "RefineAlongRibsd", "StraightenRibsd"]
 
@@ -37,45 +47,61 @@ _RIBS_AT_A_TIME = 8
 
 class StraightenRibsd(MapTransform):
     """
-    Cut the ribs of an annotated scan out, straightened, to train :class:`scripts.networks.StraightRibNet` on.
+    Cut the ribs of a scan out, straightened, as :class:`scripts.networks.StraightRibNet` sees them.
+
+    Put it before a scan is resampled: what is interpolated once keeps more.
 
     Args:
         keys: key of the scan in HU, a ``MetaTensor`` with RAS axes, shape ``(1, H, W, D)``; one key.
-        label_key: key of the fracture ids, integer, of the same shape.
+        label_key: key of the fracture ids, integer, of the same shape, in a training; None in a prediction.
         cage_key: key of the ribs, as ``LabelRibsd`` stores them.
+        blocks_key: key of the result.
         air_hu: value of what lies outside the scan.
+        enabled: False cuts nothing out; so does a scan without ``cage_key``.
         allow_missing_keys: do nothing when the data lacks the scan.
 
     Returns:
-        The data with ``rib_blocks``, int16, shape ``(ribs, length, 36, 36)``, ``rib_positions``, see
-        :class:`scripts.anatomy.straight_ribs.RibBlocks`, ``rib_lengths`` and ``rib_fractures``, the id of the fracture
-        at each place or 0, int16, shape ``(ribs, length)``.
+        The data with :class:`scripts.anatomy.straight_ribs.RibBlocks` of 32 values across, int16. With a label they are
+        plain arrays, which can be kept on disk: ``rib_blocks``, of 36 values across, so that crops can be moved,
+        ``rib_positions``, ``rib_lengths``, and ``rib_fractures``, the id of the fracture at each place or 0, int16,
+        shape ``(ribs, length)``.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
-        label_key: str = "label",
+        label_key: str | None = None,
         cage_key: str = "rib_cage",
+        blocks_key: str = "rib_blocks",
         air_hu: float = -1024.0,
+        enabled: bool | str = True,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.label_key = label_key
         self.cage_key = cage_key
+        self.blocks_key = blocks_key
         self.air_hu = air_hu
+        self.enabled = str2bool(enabled)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
+        if not self.enabled or self.cage_key not in d:
+            return d
         for key in self.key_iterator(d):
-            image, label, cage = d[key], d[self.label_key], d[self.cage_key]
+            image, cage = d[key], d[self.cage_key]
             affine = image.affine.cpu().numpy()
-            width = BLOCK_WIDTH + 2 * _ROOM
-            blocks = rib_blocks(image.array[0].astype(np.int16), affine, cage, width, self.air_hu)
-            d["rib_blocks"] = blocks.values
+            width = BLOCK_WIDTH if self.label_key is None else BLOCK_WIDTH + 2 * _ROOM
+            hu = image.array[0].clip(-1024, 3071).astype(np.int16)
+            blocks = rib_blocks(hu, affine, cage, width, self.air_hu, StraightRibNet.STRIDE)
+            if self.label_key is None:
+                d[self.blocks_key] = blocks
+                continue
+            d[self.blocks_key] = blocks.values
             d["rib_positions"] = blocks.positions
             d["rib_lengths"] = blocks.lengths
-            d["rib_fractures"] = self._fractures(np.asarray(label[0]).astype(np.int16), affine, cage, blocks.ways_mm)
+            label = np.asarray(d[self.label_key][0]).astype(np.int16)
+            d["rib_fractures"] = self._fractures(label, affine, cage, blocks.ways_mm)
         return d
 
     @staticmethod
@@ -191,8 +217,9 @@ class RefineAlongRibsd(MapTransform):
         keys: key of the probabilities, shape ``(1, H, W, D)``, in [0, 1]; one key.
         network: a :class:`scripts.networks.StraightRibNet`, or a network that has one as ``straight_ribs``.
         weight: of the look along the ribs, in [0, 1]; 0 leaves it out.
-        image_key: key of the scan, scaled to [-1, 1], a ``MetaTensor`` of the same shape with RAS axes.
+        hu_range: HU that are scaled to -1 and 1, as in training.
         cage_key: key of the ribs, as ``LabelRibsd`` stores them, where the data have them.
+        blocks_key: key of their blocks, as ``StraightenRibsd`` stores them.
         allow_missing_keys: do nothing when the data lacks the probabilities.
 
     Raises:
@@ -204,8 +231,9 @@ class RefineAlongRibsd(MapTransform):
         keys: KeysCollection,
         network: torch.nn.Module | None,
         weight: float = 0.5,
-        image_key: str = "image",
+        hu_range: Sequence[float] = (-200.0, 1000.0),
         cage_key: str = "rib_cage",
+        blocks_key: str = "rib_blocks",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -213,14 +241,15 @@ class RefineAlongRibsd(MapTransform):
             raise ValueError(f"the weight of the look along the ribs must be in [0, 1], but is {weight}.")
         self.network = getattr(network, "straight_ribs", network)
         self.weight = weight
-        self.image_key = image_key
+        self.low_hu, self.high_hu = hu_range
         self.cage_key = cage_key
+        self.blocks_key = blocks_key
         self._is_told = False
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        cage = d.get(self.cage_key)
-        if self.weight == 0 or cage is None or not cage.ribs:
+        cage, blocks = d.get(self.cage_key), d.get(self.blocks_key)
+        if self.weight == 0 or cage is None or blocks is None or not cage.ribs:
             return d
         if not isinstance(self.network, StraightRibNet) or not self.network.is_trained:
             if not self._is_told:
@@ -228,15 +257,15 @@ class RefineAlongRibsd(MapTransform):
                 self._is_told = True
             return d
         for key in self.key_iterator(d):
-            d[key] = self._refined(d[key], d[self.image_key], cage, self.network)
+            d[key] = self._refined(d[key], cage, blocks, self.network)
         return d
 
     def _refined(
-        self, prediction: torch.Tensor, image: MetaTensor, cage: RibCage, network: StraightRibNet
+        self, prediction: MetaTensor, cage: RibCage, blocks: RibBlocks, network: StraightRibNet
     ) -> torch.Tensor:
-        affine = image.affine.cpu().numpy()
-        blocks = rib_blocks(image[0].cpu().numpy(), affine, cage, BLOCK_WIDTH, -1.0, StraightRibNet.STRIDE)
-        logits = self._logits(network, blocks.values, blocks.positions)
+        affine = prediction.affine.cpu().numpy()
+        scaled = (blocks.values.astype(np.float32) - self.low_hu) * (2 / (self.high_hu - self.low_hu)) - 1
+        logits = self._logits(network, scaled.clip(-1, 1), blocks.positions)
         probability = prediction[0].cpu().numpy()
         voxels = np.argwhere(probability > LEAST_PROBABILITY)
         points, own = [], []
@@ -278,3 +307,6 @@ class RefineAlongRibsd(MapTransform):
                 parts.append(network(ribs, torch.from_numpy(positions[some]).to(device))[:, 0].float().cpu().numpy())
         network.train(was_training)
         return np.concatenate(parts).astype(np.float64)
+
+
+default_collate_fn_map[RibBlocks] = collated_as_list
