@@ -604,7 +604,7 @@ def test_a_change_of_speed_reaches_the_run(bench: tuple[Path, list[dict[str, Any
     folder, runs = bench
     for recipe in ("shipped", "shipped+float32"):
         run.predict(folder, recipe, folder / "out", ["synthetic_test"])
-    assert [made["amp"] for made in runs] == [True, False]
+    assert [made["amp"] for made in runs] == ["auto", False]
 
 
 def test_results_from_elsewhere_stay(bench: tuple[Path, list[dict[str, Any]]]) -> None:
