@@ -17,7 +17,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from benchmarks.detection.data import RECORD_NAME, TEST_SETS, TRAINING_LIST, VALIDATION_SETS
-from benchmarks.detection.findings import Finding, finding_at, findings_of, read_findings
+from benchmarks.detection.findings import FINDINGS_PATH, Finding, finding_at, findings_of, read_findings
 from benchmarks.detection.measure import measure_set
 from benchmarks.detection.recipes import BUNDLE_DIR, SHIPPED_WEIGHTS, Recipe, find_recipe, write_overlay
 from scripts.commands.mine import mine
@@ -166,6 +166,8 @@ def predict(
     """
     Predict sets with a recipe and measure what it found; what is done by the same settings and weights is skipped.
 
+    Where the real findings have changed since, a prediction is measured again.
+
     Args:
         data_dir: the benchmark's data.
         name: the recipe; its training must be finished.
@@ -191,15 +193,18 @@ def predict(
         data_list, folder = data_dir / f"{set_name}.json", output_dir / recipe.name / set_name
         if not data_list.is_file():
             raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command 'data'.")
-        made_by = _made_by(recipe, weights)
-        if _read_record(folder / FIGURES_NAME).get("made_by") != made_by:
+        made_by, measured_by = _made_by(recipe, weights), hashlib.sha256(FINDINGS_PATH.read_bytes()).hexdigest()
+        record = _read_record(folder / FIGURES_NAME)
+        if record.get("made_by") != made_by:
             shutil.rmtree(folder, ignore_errors=True)  # what other settings or a stopped run left
             seconds = _predict_set(recipe, data_list, known[set_name], weights, folder, threads or recipe.threads)
+            record = {"seconds_per_scan": seconds / len(load_datalist(data_list, "test"))}
+        if record.get("measured_by") != measured_by:
             body_of = _read_record(data_dir / RECORD_NAME).get("body_of", {})
             findings = {scan: findings_of(scan, body_of, read_findings()) for scan in body_of}
             figures = measure_set(data_list, folder, known[set_name], findings)
-            figures["seconds_per_scan"] = seconds / len(figures["scans"])
-            figures["made_by"] = made_by
+            figures["seconds_per_scan"] = record["seconds_per_scan"]
+            figures |= {"made_by": made_by, "measured_by": measured_by}
             figures["min_score"] = float(
                 _value("candidates::min_score", recipe.inference_configs, recipe.inference_settings)
             )
