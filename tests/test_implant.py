@@ -610,6 +610,13 @@ def test_a_data_set_has_ribfracs_layout(source: Path, tmp_path: Path) -> None:
     assert codes == [row for row in rows if row[1]]
 
 
+def test_scans_as_they_are_alone(source: Path, tmp_path: Path) -> None:
+    generate(tmp_path / "out", source, scans=0, as_is=True)
+    info = json.loads((tmp_path / "out" / "dataset-info.json").read_text())
+    assert [(scan["as_is"], scan["fractures"]) for scan in info["made"]] == [(True, [])]
+    assert not np.asarray(volume(tmp_path / "out", "label", 1).dataobj).any()
+
+
 def test_a_scan_depends_on_its_seed_and_voxels_alone(source: Path, tmp_path: Path) -> None:
     generate(tmp_path / "ab", source, "ab")
     generate(tmp_path / "b", source, "b", first_id=9)

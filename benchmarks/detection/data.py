@@ -68,6 +68,7 @@ class Body:
         patient: public collection and id.
         license: of the collection, as generally known.
         says: what is special about the scan.
+        as_is_only: whether nothing is implanted into it: of test scans in which the developers read real fractures.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Body:
     patient: str
     license: str
     says: str = ""
+    as_is_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class _Part:
         subtle: share of subtle and healing ones among them.
         seed: of the part.
         first_id: number of its first scan.
-        as_is: whether each body is kept once as it is, too.
+        as_is: whether each body is kept once as it is, too. A part without implants takes the bodies of that kind.
     """
 
     kind: str
@@ -113,6 +115,7 @@ _PARTS = (
     _Part("subtle", "validation", 1, (6, 10), 1.0, seed=3, first_id=471),
     _Part("usual", "test", 1, (6, 10), 0.0, seed=4, first_id=541, as_is=True),
     _Part("subtle", "test", 1, (6, 10), 1.0, seed=5, first_id=581),
+    _Part("real", "test", 0, (1, 1), 0.0, seed=6, first_id=601, as_is=True),
 )
 
 
@@ -161,9 +164,12 @@ def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: 
     generate_phantoms(synthetic, **SYNTHETIC)
     scans = {f"synthetic_{section}": load_datalist(synthetic, section) for section in _SECTIONS}
     body_of: dict[str, str] = {}
+    as_is_only = {body.name for body in read_bodies() if body.as_is_only}
     for part in _PARTS:
-        if images[part.section]:
-            scans |= _generate(part, images[part.section], output_dir, body_of)
+        own = {name: path for name, path in images[part.section].items() if (name in as_is_only) == (part.scans == 0)}
+        if own:
+            for name, items in _generate(part, own, output_dir, body_of).items():
+                scans.setdefault(name, []).extend(items)
     lists = _lists(scans)
     for name, content in lists.items():
         write_json(output_dir / f"{name}.json", _relative(content, output_dir))
@@ -199,7 +205,7 @@ def _generate(
         first_id=part.first_id,
     )
     items = load_datalist(folder, part.section)
-    sets: dict[str, list[dict[str, Any]]] = {part.folder: []}
+    sets: dict[str, list[dict[str, Any]]] = {}
     per_body = part.scans + part.as_is
     for place, item in enumerate(items):
         is_as_is = place % per_body == part.scans  # of each body first those with fractures, then the one as it is

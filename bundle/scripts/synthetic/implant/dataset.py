@@ -58,7 +58,7 @@ def generate_implanted(
         ribs: masks of their ribs, one each, on the same grids; ``None`` finds the ribs by
             :py:func:`scripts.anatomy.rib_finding.find_rib_mask`.
         rib_ids: lowest and highest id of the ribs, where the masks mark other structures too.
-        scans: scans to make of each image.
+        scans: scans to make of each image; 0 with ``as_is`` makes none with implants.
         fractures: least and most fractures a scan; fewer where the ribs have no room.
         as_is: write each image without implants too, with an empty label: it is assumed to be free of fractures.
         seed: seed of the data set.
@@ -73,7 +73,7 @@ def generate_implanted(
     """
     paths = [Path(image) for image in images]
     masks: list[Path | None] = [None] * len(paths) if ribs is None else [Path(mask) for mask in ribs]
-    _check_numbers(len(paths), len(masks), scans, fractures, rib_ids, section, subtle)
+    _check_numbers(len(paths), len(masks), scans, as_is, fractures, rib_ids, section, subtle)
     per_image = scans + as_is
     name, lowest, room = SECTIONS[section]
     first = lowest if first_id is None else first_id
@@ -143,6 +143,7 @@ def _check_numbers(
     images: int,
     masks: int,
     scans: int,
+    as_is: bool,
     fractures: tuple[int, int],
     rib_ids: tuple[int, int] | None,
     section: str,
@@ -152,8 +153,8 @@ def _check_numbers(
         raise ValueError(f"section is {section!r}; choose one of {', '.join(SECTIONS)}.")
     if images == 0 or images != masks:
         raise ValueError(f"{images} images and {masks} masks of ribs; give at least one image, and one mask for each.")
-    if scans < 1:
-        raise ValueError(f"scans is {scans}; make 1 or more of each image.")
+    if scans < 0 or scans + as_is < 1:
+        raise ValueError(f"scans is {scans}; make 1 or more of each image, or 0 with as_is.")
     if not 1 <= fractures[0] <= fractures[1] <= 255:
         raise ValueError(f"fractures is {fractures[0]} to {fractures[1]}; give a range within 1 to 255.")
     if not 0 <= subtle <= 1:
