@@ -362,6 +362,32 @@ def test_data_that_are_there_stay(tmp_path: Path, real_ct_dir: Path, monkeypatch
         data.make_data(tmp_path / "bench", real_ct_dir)
 
 
+def test_sure_real_fractures_are_annotated_in_the_training_alone(
+    tmp_path: Path, real_ct_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_generators(monkeypatch)
+    # the first cube of bone of a scan: voxels 16 to 19, 6 to 9 and 3 to 6, in mm about its middle
+    left, back, up = np.array([17.5, 7.5, 4.5]) * (0.75, 0.75, 1.25) + (-12.0, 7.0, 30.0)
+    places = {"sure": (True, (left, back, up)), "doubtful": (False, (left, back, up))}
+    findings = {
+        body: [Finding(1, "fracture", is_sure, center, 11.0, "a line")]
+        for body, (is_sure, center) in zip("abd", [places["sure"], places["doubtful"], places["sure"]])
+    }
+    monkeypatch.setattr(data, "read_findings", lambda: findings)
+    data.make_data(tmp_path / "bench", real_ct_dir)
+    body_of = json.loads((tmp_path / "bench" / "benchmark.json").read_text())["body_of"]
+    for item in data.load_datalist(tmp_path / "bench" / "train.json", "training"):
+        is_first = body_of.get(item["scan"]) == "a"
+        assert ("annotated" in item["label"]) == is_first == (-1 in item["label_codes"].values())
+        if is_first and len(item["label_codes"]) == 3:  # the cube is a fracture already: what is annotated is around it
+            ids = np.asarray(nib.as_closest_canonical(nib.load(item["label"])).dataobj)
+            marked = np.argwhere(ids == 3)
+            center = nib.affines.apply_affine(nib.as_closest_canonical(nib.load(item["label"])).affine, marked).mean(0)
+            assert np.linalg.norm(center - (-left, -back, up)) < 1.5 and 200 < len(marked) < 1500
+    test = data.load_datalist(tmp_path / "bench" / "as_is_test.json", "test")
+    assert not any(item["label_codes"] for item in test)
+
+
 def test_a_missing_folder_of_real_ct_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         data.make_data(tmp_path, tmp_path / "nowhere")

@@ -17,11 +17,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 from tqdm import tqdm
 
+from benchmarks.detection.findings import FINDING_MARGIN_MM, Finding, findings_of, read_findings
 from scripts.commands.sample_ct import fetch_sample_ct
 from scripts.data.datalist import load_datalist
-from scripts.files.atomic_write import write_json
+from scripts.data.ribfrac import UNKNOWN_CLASS
+from scripts.files.atomic_write import write_json, write_volume
 from scripts.synthetic.implant import dataset as implant_dataset
 from scripts.synthetic.implant import generate_implanted
 from scripts.synthetic.phantom import dataset as phantom_dataset
@@ -54,6 +57,8 @@ VALIDATION_SETS = {name.replace("test", "validation"): annotated for name, annot
 SYNTHETIC: dict[str, Any] = {"training": 24, "validation": 10, "test": 20, "seed": 0, "size": "slab", "subtle": 0.3}
 # So many of the synthetic validation scans validate a training; post-processing and scores are chosen on all
 VALIDATED_EACH_EPOCH = 4
+BONE_HU = 200.0
+_ANNOTATED_MM = 3.0  # beyond the bone, as RibFrac's masks reach
 _SECTIONS = ("training", "validation", "test")
 
 
@@ -128,7 +133,8 @@ def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: 
     """
     Make the benchmark's scans, unless they are there.
 
-    A call that was stopped goes on where it was. ``benchmark.json`` is written last: the version, the bodies, the body
+    Sure real fractures are annotated in the scans to train on and to validate a training on. A call that was stopped
+    goes on where it was. ``benchmark.json`` is written last: the version, the bodies, the body
     of each scan, and the SHA-256 of the voxels of every image and label.
 
     Args:
@@ -170,10 +176,16 @@ def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: 
         if own:
             for name, items in _generate(part, own, output_dir, body_of).items():
                 scans.setdefault(name, []).extend(items)
+    as_is = sorted(item["scan"] for name, items in scans.items() if name.startswith("as_is") for item in items)
     lists = _lists(scans)
+    known = read_findings()
+    for section, items in lists[Path(TRAINING_LIST).stem].items():
+        found = {item["scan"]: findings_of(item["scan"], body_of, known) for item in items}
+        for item in tqdm(items, desc=f"annotate {section}", unit="scan"):
+            item |= _annotated(item, [one for one in found[item["scan"]] if one.is_ignored and one.sure], output_dir)
     for name, content in lists.items():
         write_json(output_dir / f"{name}.json", _relative(content, output_dir))
-    write_json(record_path, {**settings, "body_of": body_of, "sha256": _digests(lists, output_dir)})
+    write_json(record_path, {**settings, "body_of": body_of, "as_is": as_is, "sha256": _digests(lists, output_dir)})
 
 
 def _images(real_ct_dir: Path | None, sample_ct_dir: Path) -> dict[str, dict[str, Path]]:
@@ -230,6 +242,36 @@ def _lists(scans: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, lis
         lists[Path(REAL_TRAINING_LIST).stem] = real
     sets = {name: {"test": scans[name]} for name in (*TEST_SETS, *VALIDATION_SETS) if scans.get(name)}
     return {**lists, **sets}
+
+
+def _annotated(item: Mapping[str, Any], fractures: Sequence[Finding], output_dir: Path) -> dict[str, Any]:
+    """
+    Annotate real fractures in a copy of a scan's label, in place of which the copy stands in the list.
+
+    The annotation is what lies within the finding's reach and 3 mm of bone; its type is not known.
+    """
+    if not fractures:
+        return {}
+    image = nib.nifti1.Nifti1Image.from_filename(item["image"])
+    label = nib.nifti1.Nifti1Image.from_filename(item["label"])
+    ids, codes = np.asarray(label.dataobj).astype(np.uint8), dict(item["label_codes"])
+    spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
+    for fracture in fractures:
+        left, back, up = fracture.center_mm
+        center = np.linalg.solve(image.affine, [-left, -back, up, 1.0])[:3]
+        reach = fracture.radius_mm - FINDING_MARGIN_MM
+        low = np.maximum(np.floor(center - reach / spacing), 0).astype(int)
+        high = np.minimum(np.ceil(center + reach / spacing) + 1, ids.shape).astype(int)
+        box = tuple(slice(a, b) for a, b in zip(low, high))
+        away = (np.indices(high - low).transpose(1, 2, 3, 0) + low - center) * spacing
+        bone = np.asarray(image.dataobj[box]) > BONE_HU
+        near = ndimage.distance_transform_edt(~bone, sampling=spacing) <= _ANNOTATED_MM
+        own = near & (np.linalg.norm(away, axis=-1) <= reach) & (ids[box] == 0)
+        number = max([int(ids.max()), *codes]) + 1
+        ids[box][own], codes[number] = number, UNKNOWN_CLASS
+    path = output_dir / "annotated" / Path(item["label"]).name
+    write_volume(path, ids, image.affine)
+    return {"label": str(path), "label_codes": codes}
 
 
 def _relative(content: Mapping[str, list[dict[str, Any]]], folder: Path) -> dict[str, list[dict[str, Any]]]:

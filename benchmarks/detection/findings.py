@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["FINDINGS_PATH", "Finding", "finding_at", "read_findings"]
+__all__ = ["FINDINGS_PATH", "FINDING_MARGIN_MM", "Finding", "finding_at", "findings_of", "read_findings"]
 
+FINDING_MARGIN_MM = 5.0
 FINDINGS_PATH = Path(__file__).with_name("real_findings.json")
 
 

@@ -274,8 +274,9 @@ def _mine(recipe: Recipe, data_dir: Path, weights: Path, folder: Path, threads: 
     if not hard_examples.is_file():
         shutil.rmtree(predictions, ignore_errors=True)  # what a stopped run left
         items = load_datalist(data_dir / TRAINING_LIST, "training")
-        body_of = _read_record(data_dir / RECORD_NAME)["body_of"]
-        as_is = [item for item in items if item["scan"] in body_of and not item["label_codes"]]
+        record = _read_record(data_dir / RECORD_NAME)
+        body_of = record["body_of"]
+        as_is = [item for item in items if item["scan"] in record["as_is"]]
         known, false_mm = read_findings(), {}
         if as_is:
             write_json(folder / "mining.json", {"training": as_is})
