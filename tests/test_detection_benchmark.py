@@ -75,7 +75,7 @@ def test_overlays_set_only_what_the_config_has(name: str) -> None:
 
 @pytest.mark.parametrize("change", recipes.CHANGES)
 def test_a_change_differs_from_the_report(change: str) -> None:
-    recipe = recipes.find_recipe(f"report+{change}" if change != "windows" else "ours+windows")  # as the report is
+    recipe = recipes.find_recipe(f"report+{change}")
     train, inference = parsed(recipe.train_configs), parsed(recipe.inference_configs)
     pairs = [(train[key], value) for key, value in recipe.train_settings.items()]
     pairs += [(inference[key], value) for key, value in recipe.inference_settings.items()]

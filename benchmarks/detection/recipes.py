@@ -212,11 +212,10 @@ CHANGES = {
     ),
     "ribs": Change(
         "goes on with the network along the ribs",
-        settings={"ema_decay": 0.99, "learning_rate": 0.002},
+        settings={"ema_decay": 0.99, "learning_rate": 0.002, "rib_weight": 0.5},
         looks_along_ribs=True,
     ),
     # on the weights of the base
-    "windows": Change("without the look along the ribs", settings={"rib_weight": 0.0}),
     "tuned": Change("post-processing and scores tuned for its weights on the validation scans", tunes=True),
     "split": Change("candidates that touch are split", settings={"candidates::split_distance_mm": 20.0}),
     "part": Change(
