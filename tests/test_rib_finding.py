@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from scripts.anatomy.rib_cage import Rib, RibCage
 from scripts.anatomy.rib_finding import find_rib_cage
+from scripts.anatomy.rib_frame import _lung_hull
 from scripts.synthetic.phantom import Phantom, make_phantom
 from scripts.transforms.anatomy import LabelRibsd
 
@@ -208,3 +209,17 @@ def test_a_slice_of_a_chest_has_no_ribs(plain: Scan) -> None:
 def test_a_wrong_shape_or_spacing_is_one_error(shape: tuple, spacing_mm: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         find_rib_cage(np.zeros(shape), spacing_mm, np.eye(4))
+
+
+def test_a_slice_whose_lung_is_a_line_has_no_hull_and_no_warning() -> None:
+    """Where a lung ends, a slice may hold some voxels in a row, of which Qhull makes no hull."""
+    coarse = np.full((60, 60, 40), 40.0, dtype=np.float32)
+    coarse[10:50, 10:50, 5:30] = -800  # 270 mL
+    line = np.arange(20, 30)
+    coarse[line, line, 30] = -800
+    path = np.full((40, 3), 30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hull, *_ = _lung_hull(coarse, np.ones(coarse.shape, dtype=bool), path, np.full(3, 1.5))
+    assert np.array_equal(np.argwhere(hull[:, :, 30]), np.stack([line, line], axis=1))
+    assert hull[10:50, 10:50, 5:30].all()

@@ -206,8 +206,10 @@ def _lung_hull(
     hull, mirrored = np.zeros_like(lungs), np.zeros_like(lungs)
     for k in np.flatnonzero(lungs.any(axis=(0, 1))):
         plane = lungs[:, :, k]
+        places = np.argwhere(plane)
         thick = all(np.count_nonzero(plane.any(axis=axis)) >= MIN_HULL_VOXELS for axis in (0, 1))
-        hull[:, :, k] = convex_hull_image(plane, offset_coordinates=False) if thick else plane
+        is_line = np.linalg.matrix_rank(places - places[0]) < 2
+        hull[:, :, k] = convex_hull_image(plane, offset_coordinates=False) if thick and not is_line else plane
         sources = 2 * path[k, 0] - np.arange(len(plane))
         known = (sources >= 0) & (sources < len(plane))
         mirrored[known, :, k] = hull[sources[known], :, k]
