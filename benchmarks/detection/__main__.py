@@ -10,10 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from tqdm import tqdm
+
 sys.path[:0] = [str(Path(__file__).resolve().parents[2] / folder) for folder in ("", "bundle")]
 
-from benchmarks.detection.data import TEST_SETS, VALIDATION_SETS, make_data  # noqa: E402
+from benchmarks.detection.data import TEST_SETS, VALIDATION_SETS, make_data, read_bodies  # noqa: E402
 from benchmarks.detection.pictures import examples_picture, froc_curves_picture  # noqa: E402
+from benchmarks.detection.reading import reading_pictures  # noqa: E402
 from benchmarks.detection.recipes import recipe_names  # noqa: E402
 from benchmarks.detection.report import TITLES, collect, tables  # noqa: E402
 from benchmarks.detection.run import WORKERS, predict, train  # noqa: E402
@@ -56,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--sample_ct_dir", type=Path, help="folder of the sample CT, fetched where it is missing")
     data.set_defaults(run=_data)
 
+    reading = commands.add_parser("read", help="draw the ribs of real scans, straightened, to read them")
+    reading.add_argument("--real_ct_dir", type=Path, required=True, help="folder of the real CT")
+    reading.add_argument("--output_dir", type=Path, required=True, help="folder of the pictures")
+    reading.set_defaults(run=_read)
+
     training = commands.add_parser("train", help="train a recipe; goes on where it was stopped")
     training.add_argument("--rois", type=int, help="ROIs to show to the network; the recipe's own number by default")
     training.add_argument("--workers", type=int, default=WORKERS, help="processes that load ROIs; more beside a GPU")
@@ -90,6 +98,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _data(options: argparse.Namespace) -> None:
     make_data(options.output_dir, options.real_ct_dir, options.sample_ct_dir)
+
+
+def _read(options: argparse.Namespace) -> None:
+    images = {body.name: options.real_ct_dir / f"{body.name}.nii.gz" for body in read_bodies()}
+    there = {name: path for name, path in images.items() if path.is_file()}
+    if not there:
+        raise FileNotFoundError(f"{options.real_ct_dir} holds none of the scans that bodies.json names.")
+    for name, path in tqdm(there.items(), desc="straighten", unit="scan"):
+        reading_pictures(path, options.output_dir, name)
 
 
 def _examples(options: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ _NEAR_MM = 15.0  # a mark farther from every rib's centerline is not drawn
 
 
 def reading_pictures(
-    image_path: Path, output_dir: Path, name: str, marks_mm: Mapping[str, Sequence[Sequence[float]]]
+    image_path: Path, output_dir: Path, name: str, marks_mm: Mapping[str, Sequence[Sequence[float]]] | None = None
 ) -> list[Path]:
     """
     Draw the ribs of each side, straightened, from above: the strip seen from outside, and three through the chest wall.
@@ -38,7 +38,7 @@ def reading_pictures(
         image_path: the scan, NIfTI in HU.
         output_dir: folder of the pictures, ``NAME-SIDE-PART.png``, four ribs each.
         name: of the scan.
-        marks_mm: places to mark, such as candidates, RAS mm, by the letter that is drawn there.
+        marks_mm: places to mark, such as candidates, RAS mm, by the letter that is drawn there; None marks none.
 
     Returns:
         The pictures; none where no ribs are found.
@@ -54,7 +54,7 @@ def reading_pictures(
         ribs = [rib for rib in straight_ribs(cage) if rib.rib.side == side]
         for part, first in enumerate(range(0, len(ribs), 4), start=1):
             path = output_dir / f"{name}-{side}-{part}.png"
-            _draw(ribs[first : first + 4], volume, affine, marks_mm, path)
+            _draw(ribs[first : first + 4], volume, affine, marks_mm or {}, path)
             paths.append(path)
     return paths
 
