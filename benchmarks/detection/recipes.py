@@ -212,7 +212,12 @@ CHANGES = {
     ),
     "ribs": Change(
         "goes on with the network along the ribs",
-        settings={"ema_decay": 0.99, "learning_rate": 0.002, "rib_weight": 0.5},
+        settings={
+            "ema_decay": 0.99,
+            "learning_rate": 0.002,
+            "rib_weight": 0.5,
+            "network_def::straight_ribs": True,
+        },
         looks_along_ribs=True,
     ),
     # on the weights of the base
