@@ -77,8 +77,8 @@ def test_overlays_set_only_what_the_config_has(name: str) -> None:
 def test_a_change_differs_from_the_report(change: str) -> None:
     recipe = recipes.find_recipe(f"report+{change}")
     train, inference = parsed(recipe.train_configs), parsed(recipe.inference_configs)
-    pairs = [(train[key], value) for key, value in recipe.train_settings.items()]
-    pairs += [(inference[key], value) for key, value in recipe.inference_settings.items()]
+    pairs = [(train.get(key), value) for key, value in recipe.train_settings.items()]
+    pairs += [(inference.get(key), value) for key, value in recipe.inference_settings.items()]
     assert any(base != value for base, value in pairs) or "report" in (recipe.goes_on_from, recipe.tuned_on)
 
 
@@ -445,7 +445,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[d
             for item in data.load_datalist(settings["dataset_dir"], settings["section"]):
                 label = nib.load(item["label"])
                 nib.save(label, masks / f"{item['scan']}.nii.gz")
-                rows += [candidate_row(item["scan"], i) for i in item["label_codes"]]
+                own = [candidate_row(item["scan"], i) for i in item["label_codes"]]
+                rows += own or [{"scan": item["scan"]}]  # a scan without candidates has a row, too
             write_candidates(masks.parent / "fractures.csv", rows)
         return 8.0
 
@@ -534,7 +535,7 @@ def test_a_mined_training_goes_on_from_its_base_where_that_went_wrong(
 def test_a_training_goes_on_from_weights_that_are_given(bench: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, runs = bench
     out = folder / "out"
-    with pytest.raises(FileNotFoundError, match="put the same with the weights of version 0.11.0 there"):
+    with pytest.raises(FileNotFoundError, match="put the weights of v0.11 there"):
         run.train(folder, "v0.11+mined", out, rois=32)
     weights = out / "v0.11" / "models" / "model.pt"
     weights.parent.mkdir(parents=True)
@@ -560,7 +561,6 @@ def test_prediction_measures_each_set_once(bench: tuple[Path, list[dict[str, Any
     assert (runs[1]["windows::mode"], runs[1]["labels"], runs[4]["labels"]) == ("gaussian", True, False)
     assert runs[1]["checkpoint"] == str(folder / "out" / "report" / "models" / "model.pt")
     figures = json.loads((folder / "out" / "report+gaussian" / "usual_test" / "figures.json").read_text())
-    assert figures["seconds_per_scan"] == 8
     assert figures["scores"]["counts"] == {"scans": 1, "fractures": 2, "candidates": 2}
 
 
@@ -775,7 +775,6 @@ def fracture(code: int, volume_mm3: float, score: float | None, number: int = 1,
 
 
 FIGURES: dict[str, Any] = {
-    "seconds_per_scan": 20.0,
     "min_score": 0.0,
     "scans": [
         {
@@ -812,7 +811,6 @@ FIGURES: dict[str, Any] = {
 }
 # A body as it is: a sure fracture that is marked, a doubtful one that is not, and false ones
 AS_IS: dict[str, Any] = {
-    "seconds_per_scan": 3.0,
     "min_score": 0.5,
     "scans": [
         {
@@ -865,7 +863,6 @@ def test_summary_of_scans_as_they_are_knows_real_fractures() -> None:
     summed = report.summary(AS_IS, FINDINGS)
     assert summed == {
         "scans": 2,
-        "seconds_per_scan": 3.0,
         "false_per_scan": 1.0,
         "false": {"RibFrac541": 2, "RibFrac542": 0},
         "false_by_place": {"joint": 2, "rib": 0, "cartilage": 0, "off the ribs": 0},
@@ -908,13 +905,13 @@ def test_tables_have_the_figures() -> None:
     lines = report.tables(results()).splitlines()
     cells = {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines if line.startswith("|")}
     recall = ("0.250", "0.500", "0.750", "0.750", "0.750")
-    rest = ("0.750", "1.5", "0.67", "20")
+    rest = ("0.750", "1.5", "0.67")
     assert ("`report`", *recall, "**0.600** (0.250 to 0.875)", *rest) in cells
     assert ("`report+flips`", *recall, "**0.700** (0.250 to 0.875)", *rest) in cells
     assert ("`report`", "0.50", "1.00", "1.00", "0.67", "0.75") in cells
-    real = ("real ones found", "doubtful ones marked", "s a scan")
+    real = ("real ones found", "doubtful ones marked")
     assert ("recipe", "c", "RibFrac542", "mean", *real) in cells
-    assert ("`report`", "2", "0", "**1.0**", "1 of 1", "0 of 1", "3") in cells
+    assert ("`report`", "2", "0", "**1.0**", "1 of 1", "0 of 1") in cells
     assert ("`report`", "2", "0", "0", "0", "0.70", "0.30", "0.00", "0.00", "0.00") in cells
     assert "Patients: training a, b; validation none; test c." in lines[0]
     assert ("`report`", "of 2021", "20,000", "2", "1.5") in cells and ("`report+flips`", "flipped", "", "", "") in cells

@@ -151,11 +151,12 @@ def _as_drawn(label_path: Path, scan: str) -> dict[int, dict[str, Any]]:
 
 
 def _read_candidates(table: Path) -> dict[str, list[dict[str, str]]]:
-    """Read the rows of the candidates of each scan."""
+    """Read the rows of the candidates of each scan; one without any has a row without an id."""
     if not table.is_file():
         raise FileNotFoundError(f"{table} does not exist: predict the set again.")
     rows: dict[str, list[dict[str, str]]] = defaultdict(list)
     with table.open(newline="") as file:
         for row in csv.DictReader(file):
-            rows[row["scan"]].append(row)
+            if row["id"]:
+                rows[row["scan"]].append(row)
     return rows

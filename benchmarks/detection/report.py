@@ -34,12 +34,12 @@ def summary(figures: Mapping[str, Any], findings: Mapping[str, Sequence[Finding]
     Sum up the prediction of a set.
 
     Args:
-        figures: see `benchmarks.detection.measure`, with ``seconds_per_scan``, and ``min_score``, the operating point:
+        figures: see `benchmarks.detection.measure`, with ``min_score``, the operating point:
             the score below which the recipe writes no candidate where it does not evaluate.
         findings: what was read in the body, by the name of the scan; for scans as they are.
 
     Returns:
-        ``scans``, ``seconds_per_scan`` and ``false_per_scan``; and where scans are annotated the challenge's detection
+        ``scans`` and ``false_per_scan``; and where scans are annotated the challenge's detection
         scores with their 95 % intervals, ``curve``, the FROC curve (``fp`` and ``recall`` at the challenge's
         thresholds), of what is found ``dice_of_hits``, and ``groups``, by type, age and slice distance: each fractures
         found and there are. Where they are not, ``false``, the false candidates of each scan, ``false_by_place``,
@@ -60,7 +60,6 @@ def summary(figures: Mapping[str, Any], findings: Mapping[str, Sequence[Finding]
     written = {name: [candidate for candidate in its if candidate["score"] >= least] for name, its in false.items()}
     result: dict[str, Any] = {
         "scans": len(scans),
-        "seconds_per_scan": figures["seconds_per_scan"],
         "false_per_scan": sum(map(len, written.values())) / len(scans),
     }
     if not annotated:
@@ -223,12 +222,11 @@ def _scores(of_set: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"{scores['max_recall']:.3f}",
                 f"{scores['false_per_scan']:.1f}",
                 "" if scores["dice_of_hits"] is None else f"{scores['dice_of_hits']:.2f}",
-                f"{scores['seconds_per_scan']:.0f}",
             ]
         )
         parts.append([f"`{name}`", *(f"{found / of:.2f}" for found, of in scores["groups"].values())])
     header = ["recipe", *(f"{key:g}" for key in KEY_FALSE_POSITIVES), "average (95 % interval)"]
-    header += ["maximum", "false a scan", "Dice of hits", "s a scan"]
+    header += ["maximum", "false a scan", "Dice of hits"]
     return [
         f"{first['scans']} scans, {first['fractures']} fractures. Recall at so many false positives a scan:",
         "",
@@ -252,7 +250,6 @@ def _false(of_set: Mapping[str, Mapping[str, Any]], body_of: Mapping[str, str]) 
                 f"**{of['false_per_scan']:.1f}**",
                 f"{real['sure_found']} of {real['sure']}",
                 f"{real['doubtful_marked']} of {real['doubtful']}",
-                f"{of['seconds_per_scan']:.0f}",
             ]
         )
         parts.append([f"`{name}`", *map(str, of["false_by_place"].values()), *(f"{s:.2f}" for s in of["false_scores"])])
@@ -261,7 +258,7 @@ def _false(of_set: Mapping[str, Mapping[str, Any]], body_of: Mapping[str, str]) 
         "False candidates at the operating point. What the developers read as a fracture, or a doubtful one, is not "
         "counted:",
         "",
-        *table([*header, "real ones found", "doubtful ones marked", "s a scan"], rows),
+        *table([*header, "real ones found", "doubtful ones marked"], rows),
         "",
         "False candidates of all scans by place, and the score above which so many false ones a scan are left:",
         "",

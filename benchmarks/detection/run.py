@@ -28,6 +28,7 @@ from scripts.files.atomic_write import write_json
 __all__ = ["FIGURES_NAME", "RUN_NAME", "WORKERS", "epochs_for", "predict", "rois_in_all", "seconds_in_all", "train"]
 
 RUN_NAME = "run.json"  # what a training took
+PREDICTION_NAME = "predicted_by.json"  # what a set was predicted by
 FIGURES_NAME = "figures.json"  # what a set's prediction is worth; written last
 # The same for all recipes but those that change them: the speed, not what a training learns from an ROI.
 TRAINING_SETTINGS = {"amp": has_fast_bfloat16(default_device())}
@@ -194,25 +195,23 @@ def predict(
         if not data_list.is_file():
             raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command 'data'.")
         made_by, measured_by = _made_by(recipe, weights), hashlib.sha256(FINDINGS_PATH.read_bytes()).hexdigest()
-        record = _read_record(folder / FIGURES_NAME)
-        if record.get("made_by") != made_by:
+        if _read_record(folder / PREDICTION_NAME) != made_by:
             shutil.rmtree(folder, ignore_errors=True)  # what other settings or a stopped run left
-            seconds = _predict_set(recipe, data_list, known[set_name], weights, folder, threads or recipe.threads)
-            record = {"seconds_per_scan": seconds / len(load_datalist(data_list, "test"))}
-        if record.get("measured_by") != measured_by:
+            _predict_set(recipe, data_list, known[set_name], weights, folder, threads or recipe.threads)
+            write_json(folder / PREDICTION_NAME, made_by)
+        if _read_record(folder / FIGURES_NAME).get("measured_by") != measured_by:
             body_of = _read_record(data_dir / RECORD_NAME).get("body_of", {})
             findings = {scan: findings_of(scan, body_of, read_findings()) for scan in body_of}
             figures = measure_set(data_list, folder, known[set_name], findings)
-            figures["seconds_per_scan"] = record["seconds_per_scan"]
-            figures |= {"made_by": made_by, "measured_by": measured_by}
+            figures["measured_by"] = measured_by
             figures["min_score"] = float(
                 _value("candidates::min_score", recipe.inference_configs, recipe.inference_settings)
             )
             write_json(folder / FIGURES_NAME, figures)
 
 
-def _predict_set(recipe: Recipe, data_list: Path, annotated: bool, weights: Path, folder: Path, threads: int) -> float:
-    """Predict one set; return the seconds that it took, the start of the program included."""
+def _predict_set(recipe: Recipe, data_list: Path, annotated: bool, weights: Path, folder: Path, threads: int) -> None:
+    """Predict one set."""
     first, *overlays = recipe.inference_configs
     settings = {
         "outputs::probabilities": data_list.stem in VALIDATION_SETS,  # to tune on
@@ -235,7 +234,7 @@ def _predict_set(recipe: Recipe, data_list: Path, annotated: bool, weights: Path
     evaluate = [first.with_name("evaluate.yaml")] if annotated else []
     run_id = "evaluating" if annotated else "inference"
     configs = [first, *evaluate, *overlays, overlay]
-    return _run_bundle(run_id, configs, threads, folder / "prediction.log")
+    _run_bundle(run_id, configs, threads, folder / "prediction.log")
 
 
 def _tune(data_dir: Path, name: str, output_dir: Path, folder: Path, threads: int | None) -> Path:
@@ -244,7 +243,7 @@ def _tune(data_dir: Path, name: str, output_dir: Path, folder: Path, threads: in
     predict(data_dir, name, output_dir, sets, threads)
     predicted = [output_dir / name / test for test in sets]
     overlay, record_path = folder / "tuned.yaml", folder / "tuned_on.json"
-    made_by = [_read_record(path / FIGURES_NAME)["made_by"] for path in predicted]
+    made_by = [_read_record(path / PREDICTION_NAME) for path in predicted]
     if _read_record(record_path).get("made_by") != made_by:
         recipe = find_recipe(name)
         settings = write_overlay(recipe.inference_settings, folder / "untuned_overlay.yaml")
@@ -312,7 +311,7 @@ def _trained(name: str, output_dir: Path) -> tuple[dict[str, Any], Path]:
     weights = output_dir / recipe.name / "models" / recipe.weights
     if recipe.given:
         if not weights.is_file():
-            raise FileNotFoundError(f"{weights} does not exist: put {recipe.says} there.")
+            raise FileNotFoundError(f"{weights} does not exist: put the weights of {recipe.name} there.")
         return {"rois": 0, "seconds": 0.0}, weights
     record = _read_record(output_dir / name / RUN_NAME)
     if not record.get("finished"):

@@ -37,7 +37,7 @@ __all__ = ["ReviewPageHandler", "TrainingPageHandler", "TrainingReportHandler"]
 
 _SHIPPED_NOTE = (
     "The shipped weights ran. They saw synthetic fractures, and fractures implanted into real chest CT, and no others; "
-    "nothing was measured on real fractures."
+    "nothing was measured on fractures that a radiologist confirmed."
 )
 
 

@@ -28,9 +28,9 @@ _MOST_GAP_MM = 1.5
 _DIRECTIONS = (0.0, np.pi / 2, -np.pi / 2, np.pi)
 _DIRECTION_SHARES = (0.35, 0.2, 0.2, 0.25)
 # Measured on RibFrac's masks. Across the rib they reach beyond the bone (above 200 HU, holes filled) by 2.2 mm in the
-# median on each side (quartiles 1.6 and 2.6), by 3.1 mm where they are widest (2.1 and 3.9): 28 axial sections of 20
-# fractures of RibFrac267, 331 and 421. Half axes of the ellipsoids of the same second moments are 5.6, 8.6 and 11.6 mm
-# (quartiles 4.3-6.0, 7.3-9.2, 10.1-13.8), of 1 / 0.95 of the volume: 28 fractures of RibFrac267, 331 and 400.
+# median on each side (quartiles 1.6 and 2.6), by 3.1 mm where they are widest (2.1 and 3.9): 28 of 32 axial sections,
+# of 21 fractures of RibFrac267, 331 and 421. Half axes of the ellipsoids of the same second moments are 5.6, 8.6 and
+# 11.6 mm (quartiles 4.3-6.0, 7.3-9.2, 10.1-13.8), of 1 / 0.95 of the volume: 28 fractures of RibFrac267, 331 and 400.
 _MARGIN_MM = (1.4, 3.7)
 _HALF_LENGTH_MM = (5.0, 11.0)  # the margin is added at both ends
 _MOST_SLIDE_MM = 2.0  # along the rib, as the other stub holds it
