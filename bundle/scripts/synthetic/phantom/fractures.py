@@ -306,10 +306,7 @@ def _fits(
 
 
 def _draw_fracture(rib: Rib, index: int, code: int, s_mm: float, rng: np.random.Generator) -> Fracture:
-    i = int(np.clip(round(s_mm / rib.curve.length_mm * (len(rib.curve.points) - 1)), 0, len(rib.curve.points) - 1))
-    normal, tangent = rib.curve.normals[i], rib.curve.tangents[i]
-    angle = rng.choice([0, np.pi]) + rng.normal(0, 0.7)
-    away = np.cos(angle) * normal + np.sin(angle) * np.cross(tangent, normal)
+    away, tangent = _draw_direction(rib, s_mm, rng)
     breaks: list[Break] = []
     if code == 1:
         one = _draw_break(s_mm, rng.uniform(1, 3), rng)
@@ -404,10 +401,7 @@ def with_age(fracture: Fracture, rng: np.random.Generator) -> Fracture:
 
 def _draw_subtle_fracture(rib: Rib, index: int, s_mm: float, rng: np.random.Generator) -> Fracture:
     code = int(rng.choice(list(SUBTLE_CODE_SHARES), p=list(SUBTLE_CODE_SHARES.values())))
-    i = int(np.clip(round(s_mm / rib.curve.length_mm * (len(rib.curve.points) - 1)), 0, len(rib.curve.points) - 1))
-    normal, tangent = rib.curve.normals[i], rib.curve.tangents[i]
-    angle = rng.choice([0, np.pi]) + rng.normal(0, 0.7)
-    away = np.cos(angle) * normal + np.sin(angle) * np.cross(tangent, normal)
+    away, _ = _draw_direction(rib, s_mm, rng)
     breaks, bump_mm = draw_subtle_parts(code, s_mm, away, SUBTLE_BUMP_MM[0], rng)
     fracture = Fracture(
         rib=index,
@@ -422,6 +416,15 @@ def _draw_subtle_fracture(rib: Rib, index: int, s_mm: float, rng: np.random.Gene
         subtle=True,
     )
     return with_age(fracture, rng)
+
+
+def _draw_direction(rib: Rib, s_mm: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draw to which side stubs are moved at a place on a rib; return that unit vector, and the one along the rib."""
+    i = int(np.clip(round(s_mm / rib.curve.length_mm * (len(rib.curve.points) - 1)), 0, len(rib.curve.points) - 1))
+    normal, tangent = rib.curve.normals[i], rib.curve.tangents[i]
+    angle = rng.choice([0, np.pi]) + rng.normal(0, 0.7)
+    away = np.cos(angle) * normal + np.sin(angle) * np.cross(tangent, normal)
+    return away, tangent
 
 
 def _draw_break(s_mm: float, width_mm: float, rng: np.random.Generator) -> Break:
