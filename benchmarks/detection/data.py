@@ -71,6 +71,7 @@ class Body:
         name: of the file ``NAME.nii.gz``.
         section: ``training``, ``validation`` or ``test``.
         patient: public collection and id.
+        source: where this copy can be had: a repository and the folder in it, a package, or the collection's site.
         license: of the collection, as generally known.
         says: what is special about the scan.
         as_is_only: whether nothing is implanted into it: of test scans in which the developers read real fractures.
@@ -79,6 +80,7 @@ class Body:
     name: str
     section: str
     patient: str
+    source: str
     license: str
     says: str = ""
     as_is_only: bool = False
