@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from nibabel.nifti1 import Nifti1Image
 
 from scripts.anatomy.rib_cage import RibCage
-from scripts.transforms import CheckImaged, CropBodyd, QualityNotesd, SpacingOnlyd
+from scripts.transforms import CheckImaged, CropBodyd, QualityNotesd
 
 
 def image(volume):
@@ -57,25 +57,6 @@ def test_a_label_is_cropped_like_its_image():
 def test_a_scan_without_a_patient_is_refused():
     with pytest.raises(ValueError, match="/data/a.nii.gz: no voxel above -500 HU"):
         CropBodyd("image")(image(torch.full((1, 4, 4, 4), -500.0)))
-
-
-def test_resampling_leaves_other_entries_alone():
-    """MONAI Label puts the image's path beside it as ``image_path``, on which MONAI's ``Spacingd`` fails."""
-    volume = MetaTensor(torch.zeros(1, 9, 8, 7), meta={"filename_or_obj": "/data/a.nii.gz"})
-    data = {"image": volume, "image_path": "/data/a.nii.gz", "image_scores": {"a": 1}}
-    resample = SpacingOnlyd("image", pixdim=(2.0, 1.0, 1.0))
-    resampled = resample(data)
-    # voxel centers from 0 to 8 mm: 5 at 2 mm
-    assert resampled["image"].shape == (1, 5, 8, 7) and resampled["image"].pixdim.tolist() == [2, 1, 1]
-    assert (resampled["image_path"], resampled["image_scores"]) == ("/data/a.nii.gz", {"a": 1})
-    assert resample.inverse(resampled)["image"].shape == (1, 9, 8, 7)
-
-
-def test_without_a_spacing_nothing_is_resampled_there_and_back():
-    volume = MetaTensor(torch.rand(1, 9, 8, 7))
-    resample = SpacingOnlyd("image", pixdim=None, min_pixdim=(2.0, 2.0, 2.0), max_pixdim=(3.0, 3.0, 3.0))
-    kept = resample({"image": volume})
-    assert torch.equal(kept["image"], volume) and torch.equal(resample.inverse(kept)["image"], volume)
 
 
 def test_a_scan_whose_offset_is_missing_is_refused():

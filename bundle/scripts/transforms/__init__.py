@@ -10,11 +10,12 @@ from .candidates import (
     LabelCandidatesd,
     MatchCandidatesd,
 )
-from .images import CheckFilesd, CheckImaged, CropBodyd, QualityNotesd, SpacingOnlyd
+from .images import CheckFilesd, CheckImaged, CropBodyd, QualityNotesd
 from .implant import FindRibsd, RandImplantFracturesd
 from .inversion import InvertCandidatesd
 from .labels import CheckLabeld, CropLabelSlicesd
 from .naming import NameScand, scan_name_formatter
+from .resampling import ResampleAlongAxes, SpacingOnlyd
 from .sampling import FindFracturesd, SymmetricROISamplerd
 from .saving import SaveProbabilityd, SaveScand
 from .straight_ribs import RandCropStraightRibsd, RefineAlongRibsd, StraightenRibsd
@@ -43,6 +44,7 @@ __all__ = [
     "RandImplantFracturesd",
     "RefineAlongRibsd",
     "RemoveSpined",
+    "ResampleAlongAxes",
     "SaveProbabilityd",
     "SaveScand",
     "SpacingOnlyd",

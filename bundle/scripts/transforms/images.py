@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import CropForegroundd, MapTransform, Spacingd
+from monai.transforms import CropForegroundd, MapTransform
 from monai.utils import convert_to_numpy
 
 from scripts.anatomy.midline import known_plane
@@ -18,7 +18,7 @@ from scripts.images.file_checks import file_notes, file_problems
 from scripts.images.headers import checked_axcodes, orientation_note
 from scripts.images.hounsfield import BONE_HU, hu_problem
 
-__all__ = ["CheckFilesd", "CheckImaged", "CropBodyd", "QualityNotesd", "SpacingOnlyd"]
+__all__ = ["CheckFilesd", "CheckImaged", "CropBodyd", "QualityNotesd"]
 
 
 class CheckFilesd(MapTransform):
@@ -207,37 +207,3 @@ class QualityNotesd(MapTransform):
                 notes += [f"{note}." for note in noted[self.cage_key].notes]
             image.meta["notes"] = " ".join(notes)
         return noted
-
-
-class SpacingOnlyd(Spacingd):
-    """
-    Resample volumes as ``Spacingd`` does, and leave all other entries alone.
-
-    Of a NIfTI file's data MONAI's ``Spacingd`` takes every entry whose key begins with that of the volume and ``_`` for
-    its metadata, and fails where that is no dictionary, such as ``image_path``, which MONAI Label puts there.
-
-    Args:
-        keys: keys of the volumes.
-        pixdim: voxel size along each axis in mm, see ``Spacingd``; None leaves volumes as they are.
-        kwargs: those of ``monai.transforms.Spacingd``.
-
-    Example:
-        >>> volume = MetaTensor(torch.zeros(1, 4, 4, 4), meta={"filename_or_obj": "a.nii.gz"})
-        >>> data = {"image": volume, "image_path": "a.nii.gz"}
-        >>> SpacingOnlyd("image", pixdim=(2, 1, 1))(data)["image"].shape
-        torch.Size([1, 3, 4, 4])
-    """
-
-    def __init__(self, keys: KeysCollection, pixdim: Sequence[float] | None, **kwargs: Any) -> None:
-        self.is_off = pixdim is None
-        super().__init__(keys, pixdim or (1.0, 1.0, 1.0), **kwargs)
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
-        if self.is_off:
-            return dict(data)
-        volumes = {key: data[key] for key in self.key_iterator(dict(data))}
-        return {**data, **super().__call__(volumes, lazy=lazy)}
-
-    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Resample volumes back, as ``Spacingd`` does."""
-        return dict(data) if self.is_off else super().inverse(data)
