@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -44,7 +44,8 @@ class ResampleAlongAxes(SpatialResample):
         dtype: DtypeLike = None,
         lazy: bool | None = None,
     ) -> torch.Tensor:
-        mode, padding_mode = (own or set_ for own, set_ in ((mode, self.mode), (padding_mode, self.padding_mode)))
+        mode = self.mode if mode is None else mode
+        padding_mode = self.padding_mode if padding_mode is None else padding_mode
         align_corners = self.align_corners if align_corners is None else align_corners
         size = [] if spatial_size is None or isinstance(spatial_size, int) else [int(n) for n in spatial_size]
         along = None
@@ -54,7 +55,7 @@ class ResampleAlongAxes(SpatialResample):
             return super().__call__(img, dst_affine, spatial_size, mode, padding_mode, align_corners, dtype, lazy)
         steps, starts, to_source = along
         computed_in = get_equivalent_dtype(dtype or self.dtype or img.dtype, torch.Tensor)
-        img = convert_to_tensor(img, track_meta=get_track_meta())
+        img = cast(MetaTensor, convert_to_tensor(img, track_meta=get_track_meta()))
         meta = TraceableTransform.track_transform_meta(
             img,
             sp_size=torch.tensor(size),
@@ -80,6 +81,7 @@ class ResampleAlongAxes(SpatialResample):
         transform = self.pop_transform(data)
         made = transform[TraceKeys.EXTRA_INFO]
         corners = made["align_corners"]
+        dtype = get_torch_dtype_from_string(made["dtype"])
         with self.trace_transform(False):
             return self(
                 data,
@@ -88,7 +90,7 @@ class ResampleAlongAxes(SpatialResample):
                 mode=made["mode"],
                 padding_mode=made["padding_mode"],
                 align_corners=False if corners == TraceKeys.NONE else corners,
-                dtype=get_torch_dtype_from_string(made["dtype"]),
+                dtype=dtype,  # type: ignore[arg-type]  # MONAI takes both
             )
 
 
