@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -168,8 +169,7 @@ class RandCropStraightRibsd(Randomizable, MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> list[dict[Hashable, Any]]:
         if self.seed is not None:
-            digest = sum(str(data.get(self.scan_key)).encode())
-            self.set_random_state((self.seed + digest) % 2**32)
+            self.set_random_state((self.seed + zlib.crc32(str(data.get(self.scan_key)).encode())) % 2**32)
         fractures = np.asarray(data["rib_fractures"])
         broken = np.argwhere(fractures > 0)
         return [self._piece(data, fractures, broken) for _ in range(self.num_samples)]
