@@ -12,7 +12,7 @@ from scripts.anatomy.spine import spine_mask
 from scripts.synthetic.implant.centerline import RibPiece, rib_pieces
 from scripts.synthetic.implant.fractures import draw_fracture, draw_subtle_fracture, widened
 from scripts.synthetic.implant.warp import Site, break_rib, sign_hu
-from scripts.synthetic.phantom.fractures import Fracture
+from scripts.synthetic.phantom.fractures import Fracture, stub_shift
 
 __all__ = ["Implanted", "ImplantedFracture", "implant_fractures"]
 
@@ -46,6 +46,8 @@ class ImplantedFracture:
         outward: unit vector across it, out of the chest.
         moved_mm: the largest movement of a stub, or the height of a buckle.
         gap_mm: width of the widest gap, 0 for a buckle.
+        offset_mm: the largest distance of two stubs' axes across the rib, 0 without a complete break.
+        contact: share of the rib's section that still faces the other stub there, 0 to 1.
         subtle: whether it is of the kind that is easily missed.
         age: ``fresh``, ``soft callus``, ``hard callus``, ``remodeled`` or ``ununited``.
     """
@@ -58,6 +60,8 @@ class ImplantedFracture:
     outward: tuple[float, float, float]
     moved_mm: float
     gap_mm: float
+    offset_mm: float
+    contact: float
     subtle: bool
     age: str
 
@@ -283,6 +287,9 @@ def _implant(
     image[np.unravel_index(changed, image.shape)] = np.rint(values) if is_whole else values
     sample = int(np.abs(piece.curve.s_mm - fracture.s_mm).argmin())
     center = np.rint(piece.curve.points[sample] / spacing).astype(int)
+    half_mm = float(piece.half_thickness_mm[sample])
+    sides = (half_mm, max(float(piece.area_mm2[sample]) / (np.pi * half_mm), 1.0))
+    shift = stub_shift(fracture.breaks, piece.curve.tangents[sample], piece.curve.normals[sample], sides)
     moves = [float(np.linalg.norm(vector)) for one in fracture.breaks for vector in (one.before_mm, one.after_mm)]
     result.label_codes[label_id] = fracture.code
     result.fractures.append(
@@ -294,7 +301,9 @@ def _implant(
             tuple(float(x) for x in piece.curve.tangents[sample]),  # type: ignore[arg-type]
             tuple(float(x) for x in piece.curve.normals[sample]),  # type: ignore[arg-type]
             max([abs(fracture.bump_mm), *moves]),
-            max([one.width_mm for one in fracture.breaks], default=0.0),
+            shift.gap_mm,
+            shift.offset_mm,
+            shift.contact,
             fracture.subtle,
             fracture.age,
         )

@@ -19,12 +19,14 @@ __all__ = [
     "Break",
     "Fracture",
     "Mimic",
+    "StubShift",
     "draw_flail",
     "draw_fractures",
     "draw_mimics",
     "draw_subtle_parts",
     "paint_rib",
     "paint_swelling",
+    "stub_shift",
     "with_age",
 ]
 
@@ -135,6 +137,48 @@ class Fracture:
         v = tube.v / ((rib.along(rib.half_height_mm, tube.s) + self.margin_mm[1] + 0.7 * cuff) * waist)
         hand = 1 + 0.12 * np.sin(0.45 * tube.s + 0.5 * tube.v) + 0.08 * np.sin(0.9 * tube.u - 0.3 * tube.v)
         return (beyond**2 + u**2 + v**2) * hand
+
+
+@dataclass(frozen=True)
+class StubShift:
+    """
+    How far the stubs of a fracture are apart, at the break where they are farthest.
+
+    Args:
+        offset_mm: distance of the stubs' axes across the rib; 0 without a complete break.
+        contact: share of the section that still faces the other stub, 1 without a complete break.
+        gap_mm: width of the widest gap or cleft, negative where the stubs overlap, 0 without a break.
+    """
+
+    offset_mm: float
+    contact: float
+    gap_mm: float
+
+
+def stub_shift(
+    breaks: Sequence[Break], tangent: np.ndarray, normal: np.ndarray, half_mm: tuple[float, float]
+) -> StubShift:
+    """
+    Tell how far the stubs of a fracture are apart, as it is drawn.
+
+    Args:
+        breaks: its breaks.
+        tangent: unit vector along the rib, shape ``(3,)``.
+        normal: unit vector out of the chest, shape ``(3,)``.
+        half_mm: half thickness and half height of the section, taken for an ellipse.
+    """
+    binormal = np.cross(tangent, normal)
+    offset_mm, apart = 0.0, 0.0  # apart: in half axes
+    for one in breaks:
+        if one.depth == 2.0:
+            moved = one.after_mm - one.before_mm
+            out, up = float(moved @ normal), float(moved @ binormal)
+            offset_mm, apart = max(offset_mm, np.hypot(out, up)), max(
+                apart, np.hypot(out / half_mm[0], up / half_mm[1])
+            )
+    half = min(apart / 2, 1.0)  # two circles of radius 1
+    contact = 2 / np.pi * (np.arccos(half) - half * np.sqrt(1 - half**2))
+    return StubShift(float(offset_mm), float(contact), max([one.width_mm for one in breaks], key=abs, default=0.0))
 
 
 @dataclass
