@@ -17,10 +17,13 @@ from scripts.anatomy.rib_cage import Rib, RibCage
 from scripts.candidates import Candidate, candidate_from_record, describe_candidates, summarize
 from scripts.reporting.tables import (
     CHALLENGE_COLUMNS,
+    CHEST_COLUMNS,
     FRACTURE_COLUMNS,
     SCAN_COLUMNS,
+    displacement_words,
     fracture_row,
     scan_row,
+    type_words,
     write_candidate_tables,
     write_scan_table,
 )
@@ -45,6 +48,24 @@ FIRST = Candidate(
     first_voxel=(2, 1, 0),
     last_voxel=(3, 3, 0),
     length_mm=1.7,  # √((1 · 0.75)² + (2 · 0.75)²)
+)
+
+
+MEASURES = [
+    *("offset_mm", "offset_sd_mm", "along_mm", "along_sd_mm"),
+    *("contact_percent", "contact_sd_percent", "bend_degrees"),
+]
+DESCRIBED = replace(
+    FIRST,
+    part="lateral",
+    rib_side="left",
+    rib_number=4,
+    rib_order=3,
+    displacement="offset",
+    **dict(zip(MEASURES, (3.2, 0.3, -1.5, 0.6, 61, 4, 8))),
+    type="displaced",
+    type_probabilities=(0.7, 0.1, 0.15, 0.05),
+    segmental_with=3,
 )
 
 
@@ -84,6 +105,7 @@ def test_row():
         "rib_order": "",
         "rib_from_spine_mm": "",
         "rib_percent": "",
+        **dict.fromkeys(FRACTURE_COLUMNS[-15:], ""),
     }
     assert ("scan", *fracture_row(FIRST)) == FRACTURE_COLUMNS
 
@@ -92,8 +114,8 @@ def test_a_candidate_comes_back_from_json_as_it_was():
     # thirds, halves and a score that float32 does not hold: nothing may be lost on the way
     plane = torch.tensor([0.96, 0.28, 0.0, 1 / 3])
     candidates = describe_candidates(prediction(), torch.rand(2), plane, AXIS, straight_rib("left", 6))
-    assert None not in asdict(candidates[0]).values()
-    for candidate in (*candidates, FIRST):
+    assert [name for name, value in asdict(candidates[0]).items() if value is None] == [*MEASURES, "segmental_with"]
+    for candidate in (*candidates, FIRST, DESCRIBED):
         assert candidate_from_record(json.loads(json.dumps(asdict(candidate)))) == candidate
 
 
@@ -165,7 +187,8 @@ def straight_rib(side, number, starts=True, ends=True, shift_mm=0.0):
 )
 def test_place_on_a_rib(rib, first, second):
     both = describe_candidates(prediction(), [0.5, 0.4], rib_cage=straight_rib(*rib))
-    assert [list(fracture_row(candidate).values())[-4:] for candidate in both] == [first, second]
+    columns = ("rib", "rib_order", "rib_from_spine_mm", "rib_percent")
+    assert [[fracture_row(candidate)[column] for column in columns] for candidate in both] == [first, second]
 
 
 def test_a_rib_of_the_other_side_leaves_the_side_of_the_plane():
@@ -216,9 +239,51 @@ FAINT = [candidate(0.549, "left")]
 )
 def test_row_of_a_scan(candidates, expected, tmp_path):
     summary = summarize(candidates, operating_score=0.55, many_fractures=3, notes="no lungs")
-    assert list(scan_row(summary).values()) == [*map(str, expected), "no lungs"]
+    row = [*map(str, expected), "no lungs", *[""] * len(CHEST_COLUMNS)]
+    assert list(scan_row(summary).values()) == row
     write_scan_table([("a, b", summary)], tmp_path / "scans.csv")
-    assert read(tmp_path / "scans.csv") == [list(SCAN_COLUMNS), ["a, b", *map(str, expected), "no lungs"]]
+    assert read(tmp_path / "scans.csv") == [list(SCAN_COLUMNS), ["a, b", *row]]
+
+
+def test_row_of_a_scan_whose_fractures_are_described():
+    fractures = [replace(DESCRIBED, rib_number=1), replace(DESCRIBED, score=0.5), DESCRIBED]
+    row = scan_row(summarize(fractures, operating_score=0.55, many_fractures=3, described=True))
+    # two count, both on the left, one on the first rib, one on the fourth; no other side, so that the lines are drawn
+    told = ["2", "0", "1", "1", "4", "no", "no", "no", "no", "no", "no", "yes", "no", "1"]
+    assert [row[column] for column in CHEST_COLUMNS] == told
+
+
+def test_row_of_what_is_measured():
+    row = fracture_row(DESCRIBED)
+    texts = ["offset", "3.2", "0.3", "-1.5", "0.6", "61", "4", "8", ""]
+    assert [row[column] for column in FRACTURE_COLUMNS[-15:]] == [
+        *texts,
+        *["displaced", "0.700", "0.100", "0.150", "0.050", "3"],
+    ]
+    words = "offset: 3.2 ± 0.3 mm across, overlap of 1.5 mm, 61 % of contact, bend of 8°"
+    assert (displacement_words(DESCRIBED), type_words(DESCRIBED)) == (words, "displaced (70 %), segmental with C3")
+    gap = replace(DESCRIBED, along_mm=1.5, segmental_with=None)
+    assert "gap of 1.5 mm" in displacement_words(gap) and type_words(gap) == "displaced (70 %)"
+    assert (displacement_words(FIRST), type_words(FIRST)) == ("", "")
+    assert displacement_words(replace(FIRST, not_measurable="metal beside it")) == "not measurable: metal beside it"
+
+
+@pytest.mark.parametrize(
+    "known, code",
+    [
+        pytest.param({}, -1, id="unknown"),
+        pytest.param({"type": "displaced"}, 1, id="displaced"),
+        pytest.param({"type": "nondisplaced"}, 2, id="nondisplaced"),
+        pytest.param({"type": "buckle"}, 3, id="buckle"),
+        pytest.param({"type": "segmental"}, 4, id="segmental"),
+        pytest.param({"type": "displaced", "segmental_with": 2}, 4, id="by the rule"),
+    ],
+)
+def test_code_of_a_type(known, code, tmp_path):
+    one = replace(FIRST, **known)
+    assert one.type_code == code
+    write_candidate_tables([("a", [one])], tmp_path / "fractures.csv", tmp_path / "challenge.csv")
+    assert read(tmp_path / "challenge.csv")[-1] == ["a", "1", "0.875000", str(code)]
 
 
 def test_no_candidates():

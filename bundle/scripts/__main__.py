@@ -13,6 +13,7 @@ COMMANDS = {
     "score": "score a folder of predictions as the RibFrac challenge does",
     "tune": "choose the post-processing on annotated scans, and calibrate the scores",
     "mine": "list the false positives and the missed fractures of predicted training scans",
+    "fit_types": "fit the model of the types of fractures to annotated scans",
     "average": "average the weights of several trainings of one network",
     "inspect": "check a data set before a training, and make a page of it",
     "view": "write pages to scroll through predicted scans in a browser",

@@ -16,8 +16,19 @@ from scipy import ndimage
 from scripts.anatomy.midline import known_plane
 from scripts.anatomy.rib_cage import RibCage, RibPlace, rib_id
 from scripts.anatomy.thorax import chest_position, largest_extent_mm
+from scripts.data.ribfrac import CLASS_NAMES, UNKNOWN_CLASS
+from scripts.description.rib_score import ChestFacts, chest_facts
 
-__all__ = ["Candidate", "ScanSummary", "candidate_from_record", "describe_candidates", "ribs_of", "summarize"]
+__all__ = [
+    "TYPE_CODES",
+    "Candidate",
+    "ScanSummary",
+    "candidate_from_record",
+    "describe_candidates",
+    "ribs_of",
+    "summarize",
+    "summary_from_record",
+]
 
 # Digits behind the point to which a candidate's numbers are rounded when it is made: tables, pages, DICOM and the
 # operating point then all see one number.
@@ -28,6 +39,7 @@ VOXEL_DIGITS = 1
 LENGTH_DIGITS = 1
 PLACE_DIGITS = 0
 _MOST_POINTS = 2000  # of a candidate that tell its rib
+TYPE_CODES = {name.lower(): code for code, name in CLASS_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,21 @@ class Candidate:
         rib_order: place of this rib from above among those in the scan on its side, from 1; None where it lies on none.
         rib_from_spine_mm: how far along the rib from the spine it lies, to 1 mm; None where it is not known.
         rib_percent: the same in per cent of the rib's length, to 1 %; None where it is not known.
+        displacement: of its stubs, ``undisplaced``, ``offset`` or ``displaced``, see
+            :mod:`scripts.description.displacement`; empty where it was not measured.
+        offset_mm: distance of the stubs' axes across the rib, to 0.1 mm; None where it was not measured.
+        offset_sd_mm: standard deviation of it, likewise.
+        along_mm: gap between the stubs along the rib, negative where they overlap, likewise.
+        along_sd_mm: standard deviation of it, likewise.
+        contact_percent: share of the section that faces the other stub, to 1 %, likewise.
+        contact_sd_percent: standard deviation of it, likewise.
+        bend_degrees: angle between the stubs' axes, to 1 degree, likewise.
+        not_measurable: why its displacement could not be measured; empty where it was, or was not asked for.
+        type: ``displaced``, ``nondisplaced``, ``buckle`` or ``segmental``, the most probable one; empty where it is not
+            known.
+        type_probabilities: of these four, in this order, to 0.001; empty where they are not known.
+        segmental_with: id of the candidate on the same rib that makes one segmental fracture with it, see
+            :func:`scripts.description.fracture_type.segmental_pairs`; None without one.
     """
 
     id: int
@@ -75,6 +102,25 @@ class Candidate:
     rib_order: int | None = None
     rib_from_spine_mm: float | None = None
     rib_percent: float | None = None
+    displacement: str = ""
+    offset_mm: float | None = None
+    offset_sd_mm: float | None = None
+    along_mm: float | None = None
+    along_sd_mm: float | None = None
+    contact_percent: float | None = None
+    contact_sd_percent: float | None = None
+    bend_degrees: float | None = None
+    not_measurable: str = ""
+    type: str = ""
+    type_probabilities: tuple[float, ...] = ()
+    segmental_with: int | None = None
+
+    @property
+    def type_code(self) -> int:
+        """RibFrac's code of its type, 4 of both parts of a segmental fracture; -1 where it is not known."""
+        if self.segmental_with is not None:
+            return TYPE_CODES["segmental"]
+        return TYPE_CODES.get(self.type, UNKNOWN_CLASS)
 
     @property
     def rib(self) -> str:
@@ -102,6 +148,7 @@ class ScanSummary:
         highest_score: of all; None without any.
         many_fractures: whether so many are at the operating point that the scan is flagged.
         notes: what is doubtful about the scan.
+        chest: what those at the operating point are together; None where fractures were not described.
     """
 
     candidates: int
@@ -111,6 +158,7 @@ class ScanSummary:
     highest_score: float | None
     many_fractures: bool
     notes: str = ""
+    chest: ChestFacts | None = None
 
 
 def describe_candidates(
@@ -184,7 +232,11 @@ def ribs_of(instances: MetaTensor, rib_cage: RibCage) -> dict[int, int]:
 
 
 def summarize(
-    candidates: Sequence[Candidate], operating_score: float, many_fractures: int, notes: str = ""
+    candidates: Sequence[Candidate],
+    operating_score: float,
+    many_fractures: int,
+    notes: str = "",
+    described: bool = False,
 ) -> ScanSummary:
     """
     Sum up the candidates of one scan.
@@ -194,6 +246,7 @@ def summarize(
         operating_score: the operating point: candidates of this score or more count.
         many_fractures: so many that count, or more, raise the flag.
         notes: what is doubtful about the scan.
+        described: whether the candidates were described, and the sum tells what they are together.
 
     Returns:
         The sum.
@@ -207,7 +260,22 @@ def summarize(
         highest_score=max((candidate.score for candidate in candidates), default=None),
         many_fractures=len(counted) >= many_fractures,
         notes=notes,
+        chest=chest_facts(counted) if described else None,
     )
+
+
+def summary_from_record(values: Mapping[str, Any]) -> ScanSummary:
+    """
+    Read a sum back from the plain values of ``dataclasses.asdict``.
+
+    Args:
+        values: the sum's, by their names.
+
+    Returns:
+        A sum that equals the one that was written.
+    """
+    chest = values.get("chest")
+    return ScanSummary(**{**values, "chest": None if chest is None else ChestFacts(**chest)})
 
 
 def candidate_from_record(values: Mapping[str, Any]) -> Candidate:

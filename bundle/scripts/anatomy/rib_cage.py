@@ -139,12 +139,14 @@ class RibCage:
         affine: from the voxels of the mask to RAS mm, shape ``(4, 4)``.
         ribs: the ribs, left before right, each side from above.
         notes: what is missing or doubtful, each a sentence without a period; why there are none.
+        metal_mm: places of metal, and of what is as dense, in the scan, RAS mm, about 1.5 mm apart, shape ``(n, 3)``.
     """
 
     mask: NDArray[np.uint8]
     affine: NDArray[np.float64]
     ribs: tuple[Rib, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    metal_mm: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
 
     def rib(self, identifier: int) -> Rib:
         """Return the rib of an id; raises ``KeyError`` where there is none."""

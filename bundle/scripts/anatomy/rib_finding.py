@@ -11,6 +11,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from scripts.anatomy.body import checked_spacing
+from scripts.anatomy.bone import METAL_HU
 from scripts.anatomy.rib_cage import Rib, RibCage
 from scripts.anatomy.rib_frame import ChestFrame, chest_frame
 from scripts.anatomy.rib_numbering import number_fragments, number_ribs
@@ -91,7 +92,8 @@ def find_rib_cage(image_hu: NDArray, spacing_mm: ArrayLike, affine: ArrayLike) -
     if not ribs:
         return RibCage(np.zeros((1, 1, 1), dtype=np.uint8), affine, (), ("ribs were not found: none leaves the spine",))
     mask = _mask(image_hu, spacing, frame, courses, [rib.id for rib in ribs])
-    return RibCage(mask, affine, tuple(ribs), numbering.notes)
+    metal = np.argwhere(frame.hu > METAL_HU) * frame.step + frame.first
+    return RibCage(mask, affine, tuple(ribs), numbering.notes, metal @ to_world[:3, :3].T + to_world[:3, 3])
 
 
 def find_rib_mask(image_hu: NDArray, spacing_mm: ArrayLike) -> NDArray[np.uint8]:

@@ -37,7 +37,7 @@ from scripts.reporting.pages.niivue import installed_niivue
 from scripts.reporting.pages.page import show_viewer_links, viewer_address
 from scripts.reporting.pages.viewer import Mark, write_viewer_page
 from scripts.reporting.pages.views import places_mm
-from scripts.reporting.tables import rib_words
+from scripts.reporting.tables import displacement_words, rib_words, type_words
 from scripts.runs.records import read_record, record_path, recorded_candidates
 from scripts.transforms import CheckFilesd, CheckImaged, CheckLabeld, CropBodyd, SpacingOnlyd
 
@@ -221,11 +221,12 @@ def _marks(data: Mapping[str, Any], candidates: Sequence[Candidate]) -> list[Mar
 
 
 def _words(candidate: Candidate) -> str:
-    """Tell where a candidate lies, as far as it is known, and its volume."""
+    """Tell where a candidate lies, its type and displacement, as far as they are known, and its volume."""
     side = f"{candidate.side} side" if candidate.side else ""
     third = f"{candidate.level} third" if candidate.level else ""
     place = ", ".join(filter(None, [side, candidate.part, third]))
-    return "; ".join([*filter(None, [place, rib_words(candidate)]), f"{candidate.volume_mm3:.0f} mm³"])
+    told = filter(None, [place, rib_words(candidate), type_words(candidate), displacement_words(candidate)])
+    return "; ".join([*told, f"{candidate.volume_mm3:.0f} mm³"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -111,14 +111,16 @@ class ReviewPageHandler:
                 annotation = (output["label"], result)
             scan = Scan(image[0].cpu().numpy(), np.asarray(image.affine), (-1.0, 1.0), instances)
             name = str(pred.meta["scan"])
-            chest = (plane, batch.get("thorax_axis"), cage)
-            findings = scan_findings(name, scan, output["candidates"], annotation, *chest)
+            findings = scan_findings(
+                name, scan, output["candidates"], annotation, plane, batch.get("thorax_axis"), cage
+            )
             notes, unfolded = pred.meta.get("notes", ""), []
             if cage is not None:
                 rib_of = {"candidate": {its.id: its.rib_id for its in output["candidates"] if its.rib_id is not None}}
                 rib_of |= {} if result is None else {"fracture": ribs_of(output["label"], cage)}
                 unfolded = unfolded_views(scan, cage, rib_of)
-            self._page.add_scan(name, findings, projections(scan, plane), result, notes, unfolded)
+            chest = self.run.records.summarize(output["candidates"]).chest
+            self._page.add_scan(name, findings, projections(scan, plane), result, notes, unfolded, chest)
 
     def _write(self, engine: Engine) -> None:
         assert self._page is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import UID, generate_uid
 from pydicom.valuerep import DSfloat
 
-from scripts.candidates import Candidate, ScanSummary
+from scripts.candidates import TYPE_CODES, Candidate, ScanSummary
 from scripts.files.file_digest import file_sha256
 from scripts.images.dicom_files import read_dicom
 from scripts.images.header_privacy import quiet_headers
@@ -65,6 +65,41 @@ _RIBS = {
 _PRIVATE_SCHEME = "99RIBFRACTURE"
 _FROM_SPINE = CodedConcept("rib-distance", _PRIVATE_SCHEME, "Distance along the rib from the costovertebral joint")
 _RIB_SHARE = CodedConcept("rib-share", _PRIVATE_SCHEME, "Distance along the rib in per cent of its length")
+_OFFSET = CodedConcept("offset", _PRIVATE_SCHEME, "Distance of the fragments' axes across the rib")
+_ALONG = CodedConcept("gap", _PRIVATE_SCHEME, "Gap between the fragments along the rib; negative: overlap")
+_CONTACT = CodedConcept("contact", _PRIVATE_SCHEME, "Share of the section that faces the other fragment")
+_BEND = CodedConcept("bend", _PRIVATE_SCHEME, "Angle between the fragments' axes")
+_DISPLACEMENT = CodedConcept("displacement", _PRIVATE_SCHEME, "Displacement of the fragments")
+_DISPLACEMENTS = {
+    "undisplaced": CodedConcept("undisplaced", _PRIVATE_SCHEME, "Undisplaced: more than 90 % of contact"),
+    "offset": CodedConcept("offset-kind", _PRIVATE_SCHEME, "Offset: 90 % of contact or less"),
+    "displaced": CodedConcept("displaced", _PRIVATE_SCHEME, "Displaced: without contact"),
+}
+_TYPE = CodedConcept("type", _PRIVATE_SCHEME, "Type of the fracture as in RibFrac")
+_TYPES = {name: CodedConcept(f"type-{name}", _PRIVATE_SCHEME, name.capitalize()) for name in TYPE_CODES}
+_TYPE_SHARES = [
+    CodedConcept(f"probability-{name}", _PRIVATE_SCHEME, f"Probability of the type {name}") for name in TYPE_CODES
+]
+_CHEST_COUNTS = {
+    "ribs_right": CodedConcept("ribs-right", _PRIVATE_SCHEME, "Fractured ribs on the right"),
+    "ribs_left": CodedConcept("ribs-left", _PRIVATE_SCHEME, "Fractured ribs on the left"),
+    "rib_score": CodedConcept("rib-score", _PRIVATE_SCHEME, "RibScore"),
+}
+_CHEST_FACTS = {
+    "flail_right": CodedConcept("flail-right", _PRIVATE_SCHEME, "Flail segment on the right"),
+    "flail_left": CodedConcept("flail-left", _PRIVATE_SCHEME, "Flail segment on the left"),
+    "six_fractures": CodedConcept("six-fractures", _PRIVATE_SCHEME, "Six rib fractures or more"),
+    "bilateral": CodedConcept("bilateral", _PRIVATE_SCHEME, "Rib fractures on both sides"),
+    "flail_chest": CodedConcept("flail-chest", _PRIVATE_SCHEME, "Flail segment on either side"),
+    "three_displaced": CodedConcept("three-displaced", _PRIVATE_SCHEME, "Three displaced fractures or more"),
+    "first_rib": CodedConcept("first-rib", _PRIVATE_SCHEME, "Fracture of a first rib"),
+    "three_areas": CodedConcept("three-areas", _PRIVATE_SCHEME, "Anterior, lateral and posterior fractures"),
+}
+_EXTREMES = {
+    "highest_rib": CodedConcept("highest-rib", _PRIVATE_SCHEME, "Highest fractured rib"),
+    "lowest_rib": CodedConcept("lowest-rib", _PRIVATE_SCHEME, "Lowest fractured rib"),
+}
+_DEGREE = CodedConcept("deg", "UCUM", "degree")
 _CUBIC_MILLIMETER = CodedConcept("mm3", "UCUM", "cubic millimeter")
 _MILLIMETER = CodedConcept("mm", "UCUM", "millimeter")
 _PERCENT = CodedConcept("%", "UCUM", "percent")
@@ -325,20 +360,34 @@ def _scan_group(
 ) -> sr.MeasurementsAndQualitativeEvaluations:
     """How many candidates there are at the operating point, and whether they are many."""
     many = CodedConcept("many-fractures", _PRIVATE_SCHEME, "Many rib fractures")
+    chest = {} if summary.chest is None else asdict(summary.chest)
+    present = {True: codes.SCT.Present, False: codes.SCT.Absent}
+    counts = [(name, chest[key]) for key, name in _CHEST_COUNTS.items() if chest.get(key) is not None]
+    facts = [(name, present[chest[key]]) for key, name in _CHEST_FACTS.items() if chest.get(key) is not None]
+    facts += [(name, _RIBS[int(chest[key])]) for key, name in _EXTREMES.items() if _is_number(chest.get(key))]
     return sr.MeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=hd.UID(), identifier="Scan"),
         finding_type=_FRACTURE,
         finding_sites=[sr.FindingSite(codes.SCT.Rib)],
         algorithm_id=identification,
-        measurements=[sr.Measurement(codes.SCT.Quantity, summary.at_operating_point, _NO_UNIT)],
+        measurements=[
+            sr.Measurement(codes.SCT.Quantity, summary.at_operating_point, _NO_UNIT),
+            *(sr.Measurement(name, value, _NO_UNIT) for name, value in counts),
+        ],
         qualitative_evaluations=[
             sr.QualitativeEvaluation(many, codes.SCT.Present if summary.many_fractures else codes.SCT.Absent),
+            *(sr.QualitativeEvaluation(name, value) for name, value in facts),
         ],
         source_images=[
             sr.SourceImageForMeasurementGroup(source.SOPClassUID, source.SOPInstanceUID)
             for source in (sources[0], sources[-1])
         ],
     )
+
+
+def _is_number(rib: str | None) -> bool:
+    """Whether a rib has a number that there is a code for: none has a cervical or a lumbar one."""
+    return rib is not None and rib.isdigit() and int(rib) in _RIBS
 
 
 def _candidate_group(
@@ -353,8 +402,19 @@ def _candidate_group(
         (codes.SCT.Length, candidate.length_mm, _MILLIMETER),
         (_FROM_SPINE, candidate.rib_from_spine_mm, _MILLIMETER),
         (_RIB_SHARE, candidate.rib_percent, _PERCENT),
+        (_OFFSET, candidate.offset_mm, _MILLIMETER),
+        (_ALONG, candidate.along_mm, _MILLIMETER),
+        (_CONTACT, candidate.contact_percent, _PERCENT),
+        (_BEND, candidate.bend_degrees, _DEGREE),
     ]
-    level = _LEVELS.get(candidate.level)
+    shares = zip(_TYPE_SHARES, candidate.type_probabilities)
+    measurements += [(name, round(100 * share, 1), _PERCENT) for name, share in shares]
+    words = [
+        (codes.SCT.TopographicalModifier, _LEVELS.get(candidate.level)),
+        (_DISPLACEMENT, _DISPLACEMENTS.get(candidate.displacement)),
+        (_TYPE, _TYPES.get(candidate.type)),
+    ]
+    evaluations = [sr.QualitativeEvaluation(name, value) for name, value in words if value is not None]
     return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=sr.TrackingIdentifier(uid=segment.tracking_uid, identifier=segment.tracking_id),
         # from_segmentation fails where there is one segment alone (highdicom 0.28)
@@ -365,9 +425,7 @@ def _candidate_group(
         finding_sites=[_site(candidate)],
         algorithm_id=identification,
         measurements=[sr.Measurement(name, value, unit) for name, value, unit in measurements if value is not None],
-        qualitative_evaluations=(
-            None if level is None else [sr.QualitativeEvaluation(codes.SCT.TopographicalModifier, level)]
-        ),
+        qualitative_evaluations=evaluations or None,
     )
 
 

@@ -42,7 +42,7 @@ def write_metrics(details: dict[str, Any], output_dir: str | Path, name: str = "
 def metrics_table(details: dict[str, Any]) -> str:
     """Return the scores as text for people."""
     detection, intervals = details["detection"], details.get("bootstrap")
-    counts, matrix = details["counts"], details["classification"]["confusion_matrix"]
+    counts, classification = details["counts"], details["classification"]
     rows: list[tuple[str, str, int | None]]
     rows = [(f"recall at {key:g} FP", "key_recall", i) for i, key in enumerate(KEY_FALSE_POSITIVES)]
     rows += [("average recall", "average_recall", None), ("maximum recall", "max_recall", None)]
@@ -58,12 +58,20 @@ def metrics_table(details: dict[str, Any]) -> str:
         line += f"  {limits[0]:.4f}-{limits[1]:.4f}" if limits else ""
         lines.append(line + (f"  {at_exact:.4f}" if exact else ""))
     lines.append(f"{'FP at maximum recall':<24}{detection['average_fp_at_max_recall']:8.4f}")
-    lines += ["", "Classification (rows: candidates, columns: fractures)"]
+    lines += ["", *_classification_lines(classification), "", "Segmentation"]
+    lines += [f"{key:<24}{value:8.4f}" for key, value in details["segmentation"].items()]
+    return "\n".join(lines)
+
+
+def _classification_lines(classification: dict[str, Any]) -> list[str]:
+    """Write the table of types, or that no candidate has one."""
+    matrix = classification["confusion_matrix"]
+    if not any(map(any, matrix["values"][:-1])):  # the last row is of fractures that are missed
+        return ["Classification: left out, since no candidate has a type"]
+    lines = ["Classification (rows: candidates, columns: fractures)"]
     lines.append(f"{'':<14}" + "".join(f"{column:>14}" for column in matrix["columns"]))
     for title, values in zip(matrix["rows"], matrix["values"]):
         lines.append(f"{title:<14}" + "".join(f"{value:>14.0f}" for value in values))
     for key in ("macro_average_F1", "target_aware_F1", "prediction_aware_F1"):
-        lines.append(f"{key.replace('_', ' '):<24}{details['classification'][key]:8.4f}")
-    lines += ["", "Segmentation"]
-    lines += [f"{key:<24}{value:8.4f}" for key, value in details["segmentation"].items()]
-    return "\n".join(lines)
+        lines.append(f"{key.replace('_', ' '):<24}{classification[key]:8.4f}")
+    return lines

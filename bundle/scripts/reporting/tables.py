@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields
 
 from monai.config import PathLike
 
 from scripts.anatomy.rib_cage import Rib
-from scripts.candidates import Candidate, ScanSummary
+from scripts.candidates import TYPE_CODES, Candidate, ScanSummary
+from scripts.description.rib_score import ChestFacts
 from scripts.files.atomic_write import whole_file
 
 __all__ = [
     "CHALLENGE_COLUMNS",
+    "CHEST_COLUMNS",
     "FRACTURE_COLUMNS",
     "RIB_COLUMNS",
     "SCAN_COLUMNS",
+    "chest_words",
+    "displacement_words",
     "fracture_row",
     "rib_row",
     "rib_words",
     "scan_row",
+    "type_words",
     "write_candidate_tables",
     "write_rib_table",
     "write_scan_table",
@@ -52,13 +58,37 @@ FRACTURE_COLUMNS = (
     "rib_order",
     "rib_from_spine_mm",
     "rib_percent",
+    "displacement",
+    "offset_mm",
+    "offset_sd_mm",
+    "along_mm",
+    "along_sd_mm",
+    "contact_percent",
+    "contact_sd_percent",
+    "bend_degrees",
+    "not_measurable",
+    "type",
+    "p_displaced",
+    "p_nondisplaced",
+    "p_buckle",
+    "p_segmental",
+    "segmental_with",
 )
-SCAN_COLUMNS = ("scan", "candidates", "at_operating_point", "right", "left", "highest_score", "many_fractures", "notes")
+CHEST_COLUMNS = tuple(field.name for field in fields(ChestFacts))
+SCAN_COLUMNS = (
+    "scan",
+    "candidates",
+    "at_operating_point",
+    "right",
+    "left",
+    "highest_score",
+    "many_fractures",
+    "notes",
+    *CHEST_COLUMNS,
+)
 RIB_COLUMNS = ("id", "side", "number", "order", "confidence", "length_mm", "starts_in_scan", "ends_in_scan")
 CHALLENGE_COLUMNS = ("public_id", "label_id", "confidence", "label_code")
 _BACKGROUND_CODE = 0
-# The network tells no types. -1 is RibFrac's code of a fracture of unknown type.
-_UNKNOWN_TYPE_CODE = -1
 
 
 def fracture_row(candidate: Candidate) -> dict[str, str]:
@@ -91,7 +121,79 @@ def fracture_row(candidate: Candidate) -> dict[str, str]:
         "rib_order": "" if candidate.rib_order is None else str(candidate.rib_order),
         "rib_from_spine_mm": "" if candidate.rib_from_spine_mm is None else f"{candidate.rib_from_spine_mm:.0f}",
         "rib_percent": "" if candidate.rib_percent is None else f"{candidate.rib_percent:.0f}",
+        **_description(candidate),
     }
+
+
+def _description(candidate: Candidate) -> dict[str, str]:
+    """Format what was measured of a candidate."""
+
+    def number(value: float | None, digits: int) -> str:
+        return "" if value is None else f"{value:.{digits}f}"
+
+    shares = candidate.type_probabilities or (None,) * len(TYPE_CODES)
+    return {
+        "displacement": candidate.displacement,
+        "offset_mm": number(candidate.offset_mm, 1),
+        "offset_sd_mm": number(candidate.offset_sd_mm, 1),
+        "along_mm": number(candidate.along_mm, 1),
+        "along_sd_mm": number(candidate.along_sd_mm, 1),
+        "contact_percent": number(candidate.contact_percent, 0),
+        "contact_sd_percent": number(candidate.contact_sd_percent, 0),
+        "bend_degrees": number(candidate.bend_degrees, 0),
+        "not_measurable": candidate.not_measurable,
+        "type": candidate.type,
+        **{f"p_{name}": number(share, 3) for name, share in zip(TYPE_CODES, shares)},
+        "segmental_with": "" if candidate.segmental_with is None else str(candidate.segmental_with),
+    }
+
+
+def displacement_words(candidate: Candidate) -> str:
+    """
+    Tell how the stubs of a candidate lie to each other, in words.
+
+    Args:
+        candidate: the candidate.
+
+    Returns:
+        Such as ``offset by 3.2 ± 0.3 mm, gap of 1.4 mm, 61 % of contact, bend of 8°``; ``not measurable`` with the
+        reason; empty where it was not asked for.
+    """
+    if candidate.displacement == "":
+        return f"not measurable: {candidate.not_measurable}" if candidate.not_measurable else ""
+    along_mm = candidate.along_mm or 0.0
+    along = f"gap of {along_mm:.1f} mm" if along_mm >= 0 else f"overlap of {-along_mm:.1f} mm"
+    return (
+        f"{candidate.displacement}: {candidate.offset_mm:.1f} ± {candidate.offset_sd_mm:.1f} mm across, {along}, "
+        f"{candidate.contact_percent:.0f} % of contact, bend of {candidate.bend_degrees:.0f}°"
+    )
+
+
+def type_words(candidate: Candidate) -> str:
+    """Tell a candidate's type, such as ``buckle (81 %)``, and with which one it is segmental; empty where unknown."""
+    if not candidate.type:
+        return ""
+    words = f"{candidate.type} ({100 * max(candidate.type_probabilities):.0f} %)"
+    return words if candidate.segmental_with is None else f"{words}, segmental with C{candidate.segmental_with}"
+
+
+def chest_words(chest: ChestFacts) -> dict[str, str]:
+    """
+    Format what the fractures of a scan are together.
+
+    Args:
+        chest: the facts.
+
+    Returns:
+        Text by the names of the facts: numbers, ``yes``, ``no`` and ``unknown``.
+    """
+    return {name: _fact(value) for name, value in asdict(chest).items()}
+
+
+def _fact(value: bool | int | str | None) -> str:
+    if value is None:
+        return "unknown"
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def rib_words(candidate: Candidate) -> str:
@@ -132,6 +234,7 @@ def scan_row(summary: ScanSummary) -> dict[str, str]:
         "highest_score": "" if summary.highest_score is None else f"{summary.highest_score:.6f}",
         "many_fractures": "yes" if summary.many_fractures else "no",
         "notes": summary.notes,
+        **(dict.fromkeys(CHEST_COLUMNS, "") if summary.chest is None else chest_words(summary.chest)),
     }
 
 
@@ -210,9 +313,11 @@ def write_candidate_tables(
             people.writerow(FRACTURE_COLUMNS)
             challenge.writerow(CHALLENGE_COLUMNS)
             for count, (scan, candidates) in enumerate(scans, start=1):
-                rows = [fracture_row(candidate) for candidate in candidates]
+                rows: list[Mapping[str, str]] = [fracture_row(candidate) for candidate in candidates]
                 for row in rows or [{}]:
                     people.writerow([scan if column == "scan" else row.get(column, "") for column in FRACTURE_COLUMNS])
                 challenge.writerow((scan, 0, "0.0", _BACKGROUND_CODE))
-                challenge.writerows((scan, row["id"], row["score"], _UNKNOWN_TYPE_CODE) for row in rows)
+                challenge.writerows(
+                    (scan, row["id"], row["score"], candidate.type_code) for row, candidate in zip(rows, candidates)
+                )
     return count

@@ -51,6 +51,7 @@ class PredictionRun:
         whole: the run is of all scans, as an evaluation is, whose score is of what it predicts.
         metrics: the ``metrics.json`` of the run; None without annotations.
         ribs: whether the ribs are found, and written to ``ribs/``.
+        describe: whether fractures are described, so that ``scans.csv`` tells what they are together.
 
     Raises:
         ValueError: see :class:`ScanRecords`.
@@ -75,6 +76,7 @@ class PredictionRun:
         whole: bool = False,
         metrics: PathLike | None = None,
         ribs: bool | str = False,
+        describe: bool | str = False,
     ) -> None:
         self.scans = scans
         self.output_dir = Path(output_dir)
@@ -105,6 +107,7 @@ class PredictionRun:
             operating_score,
             many_fractures,
             whole,
+            str2bool(describe),
         )
 
     @cached_property

@@ -7,13 +7,13 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from monai.config import PathLike
 
-from scripts.candidates import Candidate, ScanSummary, candidate_from_record, summarize
+from scripts.candidates import Candidate, ScanSummary, candidate_from_record, summarize, summary_from_record
 from scripts.data.dataset import files_hashing
 from scripts.files.atomic_write import unfinished_files, write_json
 from scripts.files.scan_names import natural_order
@@ -60,6 +60,7 @@ class ScanRecords:
         operating_score: the operating point: candidates of this score or more count in ``scans.csv``.
         many_fractures: so many that count, or more, raise a scan's flag there.
         whole: the run is of all scans, as an evaluation is, whose score is of what it predicts.
+        described: fractures are described, and sums tell what they are together.
 
     Raises:
         ValueError: when there is no such shard, a run of all scans is to leave out what is done, or a scan's own file
@@ -79,6 +80,7 @@ class ScanRecords:
         operating_score: float = 0.0,
         many_fractures: int = 3,
         whole: bool = False,
+        described: bool = False,
     ) -> None:
         if not 0 <= shard < shards:
             raise ValueError(f"shard is {shard}, but must be one of 0 to {shards - 1}, since shards is {shards}.")
@@ -98,6 +100,7 @@ class ScanRecords:
         self.mine = data[shard::shards]
         self.operating_score = operating_score
         self.many_fractures = many_fractures
+        self.described = described
         self._check_sources()
 
     def to_do(self) -> list[Mapping[str, Any]]:
@@ -158,13 +161,13 @@ class ScanRecords:
             "source": _source(item),
             "mask_bytes": self._files(item["scan"])[0].stat().st_size,
             "summary": asdict(self.summarize(candidates, notes)),
-            "candidates": [asdict(candidate) for candidate in candidates],
+            "candidates": [_told(candidate) for candidate in candidates],
         }
         write_json(self._record(item["scan"]), record)
 
     def summarize(self, candidates: Sequence[Candidate], notes: str = "") -> ScanSummary:
         """Sum up a scan's candidates at the operating point, see ``scripts.candidates.summarize``."""
-        return summarize(candidates, self.operating_score, self.many_fractures, notes)
+        return summarize(candidates, self.operating_score, self.many_fractures, notes, self.described)
 
     def join(self) -> None:
         """
@@ -180,10 +183,10 @@ class ScanRecords:
         missing = "" if done == len(self.data) else "; the others are written when they are done"
         _logger.info(f"{self.tables[0]} lists {done} of {len(self.data)} scans{missing}.")
 
-    def summaries(self) -> list[ScanSummary]:
-        """Return the sums of those scans of this process that are done."""
+    def summaries(self) -> list[tuple[str, ScanSummary]]:
+        """Return the names and sums of those scans of this process that are done."""
         paths = {self._record(item["scan"]): None for item in self.mine}
-        return [summary for _, summary in _summaries(_of_kind(paths, self.made_by))]
+        return list(_summaries(_of_kind(paths, self.made_by)))
 
     def check_masks(self) -> None:
         """
@@ -299,7 +302,7 @@ def _candidates(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, lis
 
 
 def _summaries(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ScanSummary]]:
-    return ((record["scan"], ScanSummary(**_checked(record)["summary"])) for record in records)
+    return ((record["scan"], summary_from_record(_checked(record)["summary"])) for record in records)
 
 
 def recorded_candidates(record: Mapping[str, Any]) -> list[Candidate]:
@@ -335,6 +338,12 @@ def read_record(path: Path) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
+
+
+def _told(candidate: Candidate) -> dict[str, Any]:
+    """Return what is known of a candidate: values that are not known have their defaults, and need no room."""
+    unknown = {field.name: field.default for field in fields(Candidate)}
+    return {name: value for name, value in asdict(candidate).items() if value != unknown[name]}
 
 
 def _source(item: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,8 @@ class RunSummary:
 
     def write(self) -> None:
         """Write the summary, when the run is at its end."""
-        summaries, skipped = self.records.summaries(), self.dataloader.skipped
+        named, skipped = self.records.summaries(), self.dataloader.skipped
+        summaries = [summary for _, summary in named]
         to_do = len(self.dataloader.dataset)  # type: ignore[arg-type]
         content = {
             **bundle_facts(self.bundle_root, self.checkpoint),
@@ -81,6 +83,7 @@ class RunSummary:
                 "at_operating_point": sum(summary.at_operating_point for summary in summaries),
             },
             "scans_with_many_fractures": sum(summary.many_fractures for summary in summaries),
+            "chests": [{"scan": scan, **asdict(summary.chest)} for scan, summary in named if summary.chest is not None],
             "skipped_scans": [scan._asdict() for scan in skipped],
             "ignored": list(self.ignored),
             "froc": self._froc() if to_do else None,

@@ -10,6 +10,7 @@ from .candidates import (
     LabelCandidatesd,
     MatchCandidatesd,
 )
+from .description import DescribeFracturesd
 from .images import CheckFilesd, CheckImaged, CropBodyd, QualityNotesd
 from .implant import FindRibsd, RandImplantFracturesd
 from .inversion import InvertCandidatesd
@@ -27,8 +28,9 @@ __all__ = [
     "CheckImaged",
     "CheckLabeld",
     "CropBodyd",
-    "DescribeCandidatesd",
     "CropLabelSlicesd",
+    "DescribeCandidatesd",
+    "DescribeFracturesd",
     "FilterCandidatesd",
     "FindCandidatesd",
     "FindFracturesd",

@@ -16,7 +16,7 @@ from scripts.data.ribfrac import CLASS_NAMES, MIN_OVERLAP, UNKNOWN_CLASS
 from scripts.metrics.froc import ScanResult
 from scripts.reporting.pages.rib_views import along_rib_view
 from scripts.reporting.pages.views import Scan, View, centered_views
-from scripts.reporting.tables import fracture_row, rib_words
+from scripts.reporting.tables import displacement_words, fracture_row, rib_words, type_words
 
 __all__ = [
     "Counts",
@@ -55,6 +55,8 @@ class Finding:
         more: further columns of its row in ``fractures.csv``.
         views: pictures of it.
         rib: on which rib it lies, in words; empty where that is not known.
+        stubs: how its stubs lie to each other, or why that was not measurable, in words; empty where it was not asked.
+        kind: its predicted type, in words; empty where that is not known.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Finding:
     more: dict[str, str]
     views: list[View] = field(default_factory=list)
     rib: str = ""
+    stubs: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -258,4 +262,6 @@ def _finding(
         more={column: text for column, text in fracture_row(described).items() if column not in _SHOWN_APART},
         views=views,
         rib=rib_words(described),
+        stubs=displacement_words(described),
+        kind=type_words(described),
     )

@@ -11,18 +11,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from scripts.description.rib_score import ChestFacts
 from scripts.files.atomic_write import whole_file, write_text
 from scripts.metrics.froc import ScanResult, challenge_scores
 from scripts.reporting.pages.drawings import froc_drawing
 from scripts.reporting.pages.findings import MAX_PICTURES, Counts, Finding, counts_at, fracture_type
 from scripts.reporting.pages.html import render
 from scripts.reporting.pages.views import View
+from scripts.reporting.tables import chest_words
 
 __all__ = ["OUTCOMES", "ReviewPage", "show_viewer_links", "told_columns", "viewer_address"]
 
 _PARTING = "<!-- scans -->"
 # Columns of fractures.csv that begin so have no room in a table; a candidate's card has them.
-_PLACE_COLUMNS = ("center_", "first_", "last_", "from_apex_", "angle_", "rib_")
+_PLACE_COLUMNS = (
+    *("center_", "first_", "last_", "from_apex_", "angle_", "rib_"),
+    *("offset_", "along_", "contact_", "bend_", "not_", "p_", "segmental_"),
+)
 # Words and signs of an outcome, beside its color.
 OUTCOMES = {
     "candidate": ("C", "candidate"),
@@ -68,6 +73,7 @@ class ReviewPage:
         result: ScanResult | None = None,
         notes: str = "",
         unfolded: Sequence[View] = (),
+        chest: ChestFacts | None = None,
     ) -> None:
         """
         Add a scan.
@@ -79,6 +85,7 @@ class ReviewPage:
             result: how its candidates match its fractures, where it is annotated.
             notes: what is doubtful about it.
             unfolded: pictures of its unfolded rib cage.
+            chest: what its candidates at the operating point are together, where they are described.
 
         Raises:
             ValueError: when only some of the run's scans are annotated.
@@ -95,6 +102,7 @@ class ReviewPage:
                 finding_key=_key,
                 projections=projections,
                 unfolded=unfolded,
+                chest={} if chest is None else chest_words(chest),
                 viewer_link=_viewer_link,
                 outcomes=OUTCOMES,
                 annotated=result is not None,

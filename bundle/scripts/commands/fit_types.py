@@ -1,0 +1,184 @@
+"""
+Fit the model of the types of fractures to an annotated data set.
+
+    python -m scripts fit_types --dataset_dir /data/ribfrac --output fracture_types.json
+
+``inference.yaml`` takes the file as ``type_model_file``. Fractures are measured where they are annotated, so no
+prediction is needed; those of unknown type (-1) are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
+from numpy.typing import NDArray
+from scipy import ndimage
+from tqdm import tqdm
+
+from scripts.anatomy.rib_cage import RibCage
+from scripts.anatomy.straight_ribs import StraightRib, straight_ribs
+from scripts.data.datalist import load_datalist
+from scripts.data.ribfrac import CLASS_NAMES
+from scripts.description.fracture_type import fit_type_model
+from scripts.description.measure import Measured, measure_fracture
+from scripts.images.headers import checked_axcodes
+from scripts.images.image_reader import CTReader
+from scripts.transforms import CheckImaged, CheckLabeld, LabelRibsd, SpacingOnlyd
+
+__all__ = ["AnnotatedFracture", "annotated_fractures", "loading", "main"]
+
+_CONFIG = Path(__file__).parents[2] / "configs" / "inference.yaml"
+_SEGMENTAL = 4
+_LEAST_POINTS = 20
+
+
+@dataclass(frozen=True)
+class AnnotatedFracture:
+    """
+    A fracture that was measured where it is annotated.
+
+    Args:
+        label_id: its id.
+        code: RibFrac's code of its type, -1 for unknown.
+        measured: what was measured of it.
+        halves: of a segmental fracture what was measured of its parts about either break, as where a network marks one.
+    """
+
+    label_id: int
+    code: int
+    measured: Measured
+    halves: tuple[Measured, ...] = ()
+
+
+def loading(assumed_orientation: str | None = None) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """
+    Load a scan and its annotation as for a prediction, and find its ribs.
+
+    Args:
+        assumed_orientation: of a file that tells none, such as LPS; refused without it.
+
+    Returns:
+        A transform of an item of ``load_datalist``: ``image`` is in HU, clipped as for the network, and in RAS.
+    """
+    config: Any = ConfigParser.load_config_file(_CONFIG)
+    both, reader = ("image", "label"), CTReader(checked_axcodes(assumed_orientation))
+    steps = Compose(
+        [
+            LoadImaged(both, reader, image_only=True),  # type: ignore[arg-type]
+            EnsureChannelFirstd(both),
+            CheckLabeld("label"),
+            Orientationd("image", axcodes="RAS", labels=None),
+            CheckImaged("image"),
+            LabelRibsd("image"),
+            SpacingOnlyd("image", mode="bilinear", dtype=torch.float32, **config["spacing"]),
+        ]
+    )
+    low_hu, high_hu = config["hu_range"]
+
+    def load(item: Mapping[str, Any]) -> dict[str, Any]:
+        data: dict[str, Any] = dict(steps(dict(item)))
+        data["image"] = data["image"].clip(low_hu, high_hu)
+        return data
+
+    return load
+
+
+def annotated_fractures(
+    image: MetaTensor, label: MetaTensor, codes: Mapping[int, int], cage: RibCage
+) -> list[AnnotatedFracture]:
+    """
+    Measure the annotated fractures of a scan.
+
+    Args:
+        image: the scan in HU, shape ``(1, H, W, D)``.
+        label: ids of its fractures on the scan's own grid, integers, shape ``(1, H, W, D)``.
+        codes: RibFrac's code by the id of each; -1 where an id lacks.
+        cage: its ribs.
+
+    Returns:
+        The fractures; one that lies on no rib is not measurable.
+    """
+    ids, affine = label[0].cpu().numpy().astype(int), np.asarray(label.affine, dtype=float)
+    own = np.asarray(image.affine, dtype=float)
+    slice_mm = float(np.linalg.norm(affine[:3, :3], axis=0).max())
+    straight = {rib.rib.id: rib for rib in straight_ribs(cage)}
+    hu, found = image[0].cpu().numpy(), []
+
+    def measured(rib: StraightRib, points: NDArray[np.float64]) -> Measured:
+        return measure_fracture(hu, own, rib, points, slice_mm, cage.metal_mm)
+
+    for number, box in enumerate(ndimage.find_objects(ids), start=1):
+        if box is None:
+            continue
+        voxels = np.argwhere(ids[box] == number) + [part.start for part in box]
+        points = voxels @ affine[:3, :3].T + affine[:3, 3]
+        place, code = cage.place_of(points) if cage.ribs else None, int(codes.get(number, -1))
+        if place is None:
+            found.append(AnnotatedFracture(number, code, Measured(reason="off" if cage.ribs else "ribs")))
+            continue
+        rib = straight[place.rib.id]
+        halves = _halves(rib, points) if code == _SEGMENTAL else []
+        found.append(
+            AnnotatedFracture(number, code, measured(rib, points), tuple(measured(rib, half) for half in halves))
+        )
+    return found
+
+
+def _halves(rib: StraightRib, points: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Part the points of a segmental fracture in its middle."""
+    some = points[:: max(1, len(points) // 1000)]
+    ways = np.array([rib.rib.way_at(point) for point in some])
+    middle = np.percentile(ways, [2, 98]).mean()
+    return [half for half in (some[ways < middle - 3.0], some[ways > middle + 3.0]) if len(half) >= _LEAST_POINTS]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """
+    Fit from the command line; ``--help`` explains the arguments.
+
+    Args:
+        arguments: command line arguments; those of the process where None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts fit_types",
+        description="Fit the model of the types of fractures to annotated scans.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--dataset_dir", required=True, action="append", help="an annotated data set; may be given again")
+    add("--section", default="training", help="training, validation, test or all")
+    add("--assumed_orientation", help="orientation of a file that states none, such as LPS; refused without it")
+    add("--decay", type=float, default=0.01, help="weight of the squared weights: more makes probabilities more even")
+    add("--output", default="fracture_types.json", help="file to write")
+    options = parser.parse_args(arguments)
+    features, codes, left_out, scans = [], [], 0, 0
+    try:
+        load = loading(options.assumed_orientation)
+        for folder in options.dataset_dir:
+            items = load_datalist(folder, options.section, assumed_orientation=options.assumed_orientation)
+            for item in tqdm(items, desc=f"measure {folder}", unit="scan"):
+                if not any(code in CLASS_NAMES for code in item.get("label_codes", {}).values()):
+                    continue
+                data = load(item)
+                scans += 1
+                for one in annotated_fractures(data["image"], data["label"], item["label_codes"], data["rib_cage"]):
+                    known = [part.features for part in (one.measured, *one.halves) if part.features is not None]
+                    is_used = one.code in CLASS_NAMES and one.measured.features is not None
+                    left_out += not is_used
+                    if is_used:
+                        features += known
+                        codes += [one.code] * len(known)
+        source = f"{len(codes)} measures of annotated fractures in {scans} scans"
+        fit_type_model(features, codes, source, options.decay).write(options.output)
+    except (FileNotFoundError, ValueError) as error:
+        parser.exit(1, f"error: {error}\n")
+    print(f"{options.output}: fitted to {source}; {left_out} fractures left out, not measurable or of unknown type")
