@@ -51,8 +51,8 @@ def test_class(broken, kind):
         pytest.param(1.0, "undisplaced", id="all"),
         pytest.param(0.901, "undisplaced", id="above 90 %"),
         pytest.param(0.9, "offset", id="90 %"),
-        pytest.param(0.05, "offset", id="5 %"),
-        pytest.param(0.049, "displaced", id="a rim of blur"),
+        pytest.param(0.1, "offset", id="10 %"),
+        pytest.param(0.099, "displaced", id="a rim of blur"),
         pytest.param(0.0, "displaced", id="none"),
     ],
 )

@@ -30,11 +30,12 @@ __all__ = [
     "displacement_class",
     "fit_stubs",
     "measure_displacement",
+    "missing_share",
 ]
 
 CLASSES = ("undisplaced", "offset", "displaced")
 UNDISPLACED_CONTACT = 0.9
-NO_CONTACT = 0.05  # outlines are blurred: stubs side by side seem to share a rim
+NO_CONTACT = 0.1  # outlines are blurred: stubs side by side seem to share a rim
 # Sections that a stub's axis is fitted to, in mm from the damaged zone: farther ones are not yet bent. What other
 # windows give tells how sure the first one is.
 WINDOWS_MM = ((1.0, 10.0), (0.5, 7.5), (2.0, 12.0), (3.0, 14.0))
@@ -47,7 +48,7 @@ ZONE_MM = (1.5, 9.0)
 _DIP_WEIGHT = 3.0
 _LEAST_SD_MM = 0.15
 _BASELINE_MM = (5.0, 14.0)
-_GAP_MM = 5.0
+_GAP_MM = 6.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def displacement_class(contact: float) -> str:
         contact: share of the section that faces the other stub, in [0, 1].
 
     Returns:
-        ``undisplaced`` above 0.9, ``displaced`` below 0.05, else ``offset``.
+        ``undisplaced`` above 0.9, ``displaced`` below 0.1, else ``offset``.
     """
     if contact > UNDISPLACED_CONTACT:
         return CLASSES[0]
@@ -194,10 +195,10 @@ def break_way_mm(profile: RibProfile, low_mm: float, high_mm: float) -> float | 
     return float(ways[costs.argmin()]) if np.isfinite(costs).any() else None
 
 
-def missing_share(profile: RibProfile) -> NDArray[np.float64]:
-    """Tell which share of the bone each section lacks, against those beside it; negative where there is more."""
+def missing_share(profile: RibProfile, reach_mm: float = 8.0) -> NDArray[np.float64]:
+    """Tell which share of the bone each section lacks, against those within a reach; negative where there is more."""
     mass = ndimage.gaussian_filter1d(profile.cortex_mm2, 0.5 / STEP_MM, mode="nearest")
-    reach = 2 * round(8.0 / STEP_MM) + 1
+    reach = 2 * round(reach_mm / STEP_MM) + 1
     usual = ndimage.median_filter(mass, reach, mode="nearest")
     return np.asarray(1 - mass / np.maximum(usual, 4.0))
 
@@ -271,7 +272,7 @@ def _contact(profile: RibProfile, way_mm: float, stubs: Stubs, offset_mm: NDArra
             middle = (end + slope * ahead[section]) / ACROSS_STEP_MM
             total += ndimage.shift(profile.bone[section], -middle, order=1)
             count += 1
-    outline = ndimage.binary_fill_holes(total > 0.35 * max(count, 1)).astype(np.float32)
+    outline = ndimage.binary_fill_holes(total > 0.5 * max(count, 1)).astype(np.float32)
     # half a sample more on each side, as smooth edges have
     moved = ndimage.shift(outline, offset_mm / ACROSS_STEP_MM, order=1)
     return float(np.clip(np.minimum(outline, moved).sum() / max(float(outline.sum()), 1.0), 0.0, 1.0))

@@ -1,8 +1,8 @@
 """
 The type of a fracture, from measures of its rib: displaced, nondisplaced, buckle or segmental.
 
-The measures are few and in units of their own, so that a linear model is enough: multinomial logistic regression, whose
-weights are a small JSON file. ``python -m scripts fit_types`` fits it to any data set with RibFrac's type codes.
+The measures are few, so that a few small networks of one hidden layer are enough; their weights are a JSON file.
+``python -m scripts fit_types`` fits them to any data set with RibFrac's type codes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,22 @@ from scipy import ndimage
 
 from scripts.data.ribfrac import CLASS_NAMES
 from scripts.description.displacement import Displacement, missing_share
-from scripts.description.rib_profile import ACROSS_MM, ACROSS_STEP_MM, STEP_MM, RibProfile
+from scripts.description.rib_profile import ACROSS_MM, ACROSS_STEP_MM, MUSCLE_HU, STEP_MM, RibProfile
 
 __all__ = ["FEATURES", "SHIPPED_MODEL", "TypeModel", "fit_type_model", "fracture_features", "segmental_pairs"]
 
 SHIPPED_MODEL = Path(__file__).with_name("fracture_types.json")
+_MEMBERS = 5
+_HIDDEN = 16
+_STEPS = 300
+_MOST_SCALED = 4.0  # standard deviations to which a measure is cut
 _NEAR_MM = 4.0
 _BUMP_MM = 6.0
 _BESIDE_MM = (7.0, 16.0)
 _SECOND_MM = (10.0, 45.0)  # the second break of a segmental fracture, from the first one
 _STEP_MM = 2.0
+_THIN_MM = 3.0  # a dip that is no wider is a line, and no marrow that is less dense
+_RAY_MM = 2.5  # a cortex is looked for so far to both sides of the middle
 PIECE_MM = (10.0, 60.0)  # the challenge's rule for the free piece of a segmental fracture
 FEATURES = (
     "offset_mm",
@@ -55,6 +61,15 @@ FEATURES = (
     "second_step_mm",
     "second_more",
     "offset_after_jump",
+    "cut_outer",
+    "cut_inner",
+    "cut_upper",
+    "cut_lower",
+    "thin_dip",
+    "clear_dip",
+    "clear_second",
+    "clear_step",
+    "clear_second_step",
 )
 
 
@@ -109,6 +124,15 @@ def fracture_features(
     values["second_missing"] = _highest(missing, second)
     values["second_step_mm"] = _highest(step, second)
     values["second_more"] = _highest(-missing, second)
+    for name, peaks in _cortices(profile).items():
+        values[f"cut_{name}"] = _highest(-_against_beside(peaks, ahead), near)
+    thin = missing_share(profile, _THIN_MM)
+    values["thin_dip"] = _highest(thin, near)
+    usual = (away >= _NEAR_MM) & (away <= _SECOND_MM[1])
+    for name, line in (("dip", thin), ("step", step)):
+        noise = max(0.01, float(np.nanmedian(np.abs(line[usual])))) if np.isfinite(line[usual]).any() else 1.0
+        values[f"clear_{name}"] = min(_highest(line, near) / noise, 30.0)
+        values["clear_second" + ("" if name == "dip" else "_step")] = min(_highest(line, second) / noise, 30.0)
     values["offset_after_jump"] = displacement.offset_mm * values["step_mm"]
     return {name: float(values[name]) for name in FEATURES}
 
@@ -144,6 +168,22 @@ def _steps(profile: RibProfile) -> NDArray[np.float64]:
     return np.asarray(np.linalg.norm(moved - usual, axis=1))
 
 
+def _cortices(profile: RibProfile) -> dict[str, NDArray[np.float64]]:
+    """Return the density of the cortex on each of the four sides in each section, HU above muscle."""
+    hu = np.maximum(np.nan_to_num(profile.hu, nan=MUSCLE_HU) - MUSCLE_HU, 0.0) * (profile.bone > 0.1)
+    centers = np.nan_to_num(profile.centers_mm)
+    beside = [np.abs(ACROSS_MM - centers[:, [axis]]) <= _RAY_MM for axis in (0, 1)]  # (n, up), (n, outward)
+    along_out, along_up = hu * beside[0][:, :, None], hu * beside[1][:, None]
+    above = [ACROSS_MM > centers[:, [axis]] for axis in (0, 1)]
+    peaks = {
+        "outer": (along_out * above[1][:, None]).max(axis=(1, 2)),
+        "inner": (along_out * ~above[1][:, None]).max(axis=(1, 2)),
+        "upper": (along_up * above[0][:, :, None]).max(axis=(1, 2)),
+        "lower": (along_up * ~above[0][:, :, None]).max(axis=(1, 2)),
+    }
+    return {name: ndimage.gaussian_filter1d(values.astype(float), 1.0) for name, values in peaks.items()}
+
+
 def _edges(profile: RibProfile) -> dict[str, NDArray[np.float64]]:
     """Return how far the bone reaches to its four sides in each section, NaN without bone."""
     widths = {"upper": profile.bone.max(axis=2), "outer": profile.bone.max(axis=1)}
@@ -161,14 +201,14 @@ def _edges(profile: RibProfile) -> dict[str, NDArray[np.float64]]:
 @dataclass(frozen=True)
 class TypeModel:
     """
-    Multinomial logistic regression of the type of a fracture.
+    A few small networks of one hidden layer, whose mean tells the type of a fracture.
 
     Args:
         features: names of the measures.
         mean: of each on the data it was fitted to.
         scale: likewise, the standard deviation.
-        weights: shape ``(measures, classes)``.
-        bias: of each class.
+        members: weights and biases of both layers of each network: shapes ``(measures, hidden)``, ``(hidden,)``,
+            ``(hidden, classes)`` and ``(classes,)``.
         classes: RibFrac's codes.
         source: what it was fitted to, in words.
     """
@@ -176,8 +216,7 @@ class TypeModel:
     features: tuple[str, ...]
     mean: NDArray[np.float64]
     scale: NDArray[np.float64]
-    weights: NDArray[np.float64]
-    bias: NDArray[np.float64]
+    members: tuple[tuple[NDArray[np.float64], ...], ...]
     classes: tuple[int, ...]
     source: str
 
@@ -191,25 +230,26 @@ class TypeModel:
         Returns:
             Probability by RibFrac's code; they add up to 1.
         """
-        values = np.clip((np.array([features[name] for name in self.features]) - self.mean) / self.scale, -4.0, 4.0)
-        logits = values @ self.weights + self.bias
-        shares = np.exp(logits - logits.max())
-        return dict(zip(self.classes, (shares / shares.sum()).tolist()))
+        row = np.array([features[name] for name in self.features])
+        values = np.clip((row - self.mean) / self.scale, -_MOST_SCALED, _MOST_SCALED)
+        shares = np.zeros(len(self.classes))
+        for weights, bias, last_weights, last_bias in self.members:
+            logits = np.maximum(values @ weights + bias, 0.0) @ last_weights + last_bias
+            likely = np.exp(logits - logits.max())
+            shares += likely / likely.sum() / len(self.members)
+        return dict(zip(self.classes, shares.tolist()))
 
     def write(self, path: str | Path) -> None:
         """Write the model as JSON."""
         content = {
             "source": self.source,
             "classes": list(self.classes),
-            "bias": np.round(self.bias, 5).tolist(),
-            "features": {
-                name: {"mean": round(mean, 5), "scale": round(scale, 5), "weights": np.round(weights, 5).tolist()}
-                for name, mean, scale, weights in zip(
-                    self.features, self.mean.tolist(), self.scale.tolist(), self.weights
-                )
-            },
+            "features": list(self.features),
+            "mean": self.mean.round(4).tolist(),
+            "scale": self.scale.round(4).tolist(),
+            "members": [[part.round(4).tolist() for part in member] for member in self.members],
         }
-        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        Path(path).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: str | Path) -> TypeModel:
@@ -221,25 +261,29 @@ class TypeModel:
             ValueError: when it is of other measures or classes than this program's.
         """
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        features = tuple(content["features"])
-        if not set(features) <= set(FEATURES) or tuple(content["classes"]) != tuple(CLASS_NAMES):
+        if tuple(content["features"]) != FEATURES or tuple(content["classes"]) != tuple(CLASS_NAMES):
             raise ValueError(f"{path}: is of other measures or types than this program's; fit it again.")
-        columns = content["features"].values()
-        mean, scale, weights = (np.array([one[key] for one in columns]) for key in ("mean", "scale", "weights"))
-        return cls(features, mean, scale, weights, np.array(content["bias"]), tuple(CLASS_NAMES), content["source"])
+        mean, scale = np.array(content["mean"]), np.array(content["scale"])
+        members = tuple(tuple(np.array(part) for part in member) for member in content["members"])
+        return cls(FEATURES, mean, scale, members, tuple(CLASS_NAMES), content["source"])
 
 
 def fit_type_model(
-    features: Sequence[Mapping[str, float]], codes: Sequence[int], source: str, decay: float = 0.01
+    features: Sequence[Mapping[str, float]],
+    codes: Sequence[int],
+    source: str,
+    weights: Sequence[float] | None = None,
+    seed: int = 0,
 ) -> TypeModel:
     """
-    Fit the model; each type counts alike, however many fractures it has.
+    Fit the model; a type that is rare counts more.
 
     Args:
         features: measures of each fracture.
         codes: RibFrac's code of each, 1 to 4; fractures of unknown type (-1) are left out.
         source: what they are, in words.
-        decay: weight of the squared weights.
+        weights: how much each counts; alike where None.
+        seed: of the fit; the same one gives the same model.
 
     Returns:
         The model.
@@ -248,28 +292,38 @@ def fit_type_model(
         ValueError: when a type has no fracture.
     """
     known = [i for i, code in enumerate(codes) if code in CLASS_NAMES]
-    target = np.array([list(CLASS_NAMES).index(codes[i]) for i in known], dtype=np.int64)
-    counts = np.bincount(target, minlength=len(CLASS_NAMES))
+    target = torch.tensor([list(CLASS_NAMES).index(codes[i]) for i in known], dtype=torch.long)
+    counts = torch.bincount(target, minlength=len(CLASS_NAMES))
     if (counts == 0).any():
         lacking = ", ".join(name for name, count in zip(CLASS_NAMES.values(), counts) if count == 0)
         raise ValueError(f"no fracture is of the type {lacking}: give a data set with all four types.")
     values = np.array([[features[i][name] for name in FEATURES] for i in known])
     mean, scale = values.mean(axis=0), np.maximum(values.std(axis=0), 1e-3)
-    inputs = torch.from_numpy(np.clip((values - mean) / scale, -4.0, 4.0))
-    share = torch.from_numpy(len(target) / len(counts) / counts[target])
-    weights = torch.zeros(len(FEATURES), len(counts), dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(len(counts), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights, bias], max_iter=500, line_search_fn="strong_wolfe")
+    inputs = torch.from_numpy(np.clip((values - mean) / scale, -_MOST_SCALED, _MOST_SCALED)).float()
+    share = torch.ones(len(known)) if weights is None else torch.tensor([weights[i] for i in known]).float()
+    share = share / share.sum()
+    rarity = (len(target) / len(counts) / counts).sqrt().float()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        members = tuple(_fitted_member(inputs, target, share, rarity) for _ in range(_MEMBERS))
+    return TypeModel(FEATURES, mean, scale, members, tuple(CLASS_NAMES), source)
 
-    def closure() -> torch.Tensor:
+
+def _fitted_member(
+    inputs: torch.Tensor, target: torch.Tensor, share: torch.Tensor, rarity: torch.Tensor
+) -> tuple[NDArray[np.float64], ...]:
+    """Fit one network, with noise and dropout against learning single fractures by heart."""
+    first, last = torch.nn.Linear(inputs.shape[1], _HIDDEN), torch.nn.Linear(_HIDDEN, len(rarity))
+    network = torch.nn.Sequential(first, torch.nn.ReLU(), torch.nn.Dropout(0.3), last)
+    loss = torch.nn.CrossEntropyLoss(weight=rarity, label_smoothing=0.05, reduction="none")
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01, weight_decay=0.1)
+    for _ in range(_STEPS):
         optimizer.zero_grad()
-        each = torch.nn.functional.cross_entropy(inputs @ weights + bias, torch.from_numpy(target), reduction="none")
-        loss = (share * each).mean() + decay * weights.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return TypeModel(FEATURES, mean, scale, weights.detach().numpy(), bias.detach().numpy(), tuple(CLASS_NAMES), source)
+        noisy = inputs + 0.1 * torch.randn_like(inputs)
+        (loss(network(noisy), target) * share).sum().backward()
+        optimizer.step()
+    parts = (first.weight.T, first.bias, last.weight.T, last.bias)
+    return tuple(part.detach().double().numpy() for part in parts)
 
 
 def segmental_pairs(breaks: Sequence[tuple[int, int, float, str]]) -> dict[int, int]:

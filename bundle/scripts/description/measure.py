@@ -14,7 +14,7 @@ from scripts.description.displacement import Displacement, break_way_mm, measure
 from scripts.description.fracture_type import fracture_features
 from scripts.description.rib_profile import ACROSS_MM, RibProfile, rib_profile
 
-__all__ = ["NOT_MEASURABLE", "Measured", "measure_fracture"]
+__all__ = ["NOT_MEASURABLE", "Measured", "measure_fracture", "measured_on"]
 
 THICK_MM = 4.95  # slices of 5 mm, as headers round them
 NOT_MEASURABLE = {
@@ -30,7 +30,7 @@ METAL_REACH_MM = 15.0  # of its blur and streaks around a candidate
 _RIB_MM = 6.0  # about the axis
 _STUB_MM = 12.0
 _MOST_UNSEEN = 0.05
-_MOST_SD_MM = 2.0
+_MOST_SD_MM = 1.0
 _MOST_POINTS = 300
 _ENDS_PERCENT = (5.0, 95.0)  # of a candidate's points along the rib
 _CORE_SHARE = 0.1  # the break is not in its first and last tenth
@@ -86,14 +86,29 @@ def measure_fracture(
         if cKDTree(points).query(metal_mm, distance_upper_bound=METAL_REACH_MM)[0].min() < METAL_REACH_MM:
             return Measured(reason="metal")
     profile = rib_profile(image_hu, affine, straight, float((low_mm + high_mm) / 2))
+    return measured_on(profile, float(low_mm), float(high_mm))
+
+
+def measured_on(profile: RibProfile, low_mm: float, high_mm: float) -> Measured:
+    """
+    Measure a fracture on the profile of its rib.
+
+    Args:
+        profile: of the rib.
+        low_mm: where along the rib the candidate begins.
+        high_mm: where it ends.
+
+    Returns:
+        The measures.
+    """
     core_mm = _CORE_SHARE * (high_mm - low_mm)
-    way_mm = break_way_mm(profile, float(low_mm + core_mm), float(high_mm - core_mm))
-    if _is_cut(profile, float((low_mm + high_mm) / 2) if way_mm is None else way_mm):
+    way_mm = break_way_mm(profile, low_mm + core_mm, high_mm - core_mm)
+    if _is_cut(profile, (low_mm + high_mm) / 2 if way_mm is None else way_mm):
         return Measured(way_mm, reason="cut")
     displacement = None if way_mm is None else measure_displacement(profile, way_mm)
     if way_mm is None or displacement is None:
         return Measured(way_mm, reason="stub")
-    features = fracture_features(profile, way_mm, float(high_mm - low_mm), displacement)
+    features = fracture_features(profile, way_mm, high_mm - low_mm, displacement)
     if displacement.offset_sd_mm > _MOST_SD_MM:
         return Measured(way_mm, reason="unclear", features=features)
     return Measured(way_mm, displacement, features=features)
