@@ -338,3 +338,21 @@ def test_more_candidates_than_a_segmentation_holds_get_a_note(tmp_path, monkeypa
     note = notes_of(evaluator_of(candidates(), SCORES), tmp_path, files)
     assert note == "No DICOM is written, which holds 1 candidates at most."
     assert not (tmp_path / "dicom").exists()
+
+
+def test_the_report_holds_what_is_measured(tmp_path):
+    known = {
+        **{"rib_side": "left", "rib_number": 4, "rib_order": 4, "type": "displaced", "displacement": "offset"},
+        **{"offset_mm": 3.2, "along_mm": -1.5, "contact_percent": 61, "bend_degrees": 8},
+        "type_probabilities": (0.7, 0.1, 0.15, 0.05),
+    }
+    sources, _ = read_sources(write_series(tmp_path, np.zeros(SHAPE), OBLIQUE))
+    pred = candidates(OBLIQUE)
+    rows = [replace(row, **known) for row in describe_candidates(pred, SCORES, *chest())]
+    seg = candidate_segmentation(sources, pred[0].numpy(), pred.affine.numpy(), rows, ALGORITHM)
+    plain = str(candidate_report(sources, seg, rows, summarize(rows, 0.5, 1), ALGORITHM))
+    told = str(candidate_report(sources, seg, rows, summarize(rows, 0.0, 1, described=True), ALGORITHM))
+    for word in ("offset-kind", "t-displaced", "p-segmental", "gap", "contact", "bend"):
+        assert f"'{word}'" in told
+    # all on the fourth rib, on the left: no flail segment, and the number of every item is known
+    assert "'rib-score'" in told and "'highest-rib'" in told and "'rib-score'" not in plain

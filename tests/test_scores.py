@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,10 @@ def test_table_shows_classes_and_voxels() -> None:
     assert ["FN", "0", "0", "0", "0", "0", "1"] in lines
     # 2·3 / (4 + 5) and 3 / (4 + 5 - 3)
     assert ["dice", "0.6667"] in lines and ["iou", "0.5000"] in lines
+
+
+def test_the_table_of_types_is_left_out_where_no_candidate_has_one() -> None:
+    untyped = replace(RESULT, candidate_codes=np.full_like(RESULT.candidate_codes, -1))
+    lines = metrics_table(challenge_scores([untyped], bootstrap=0)).splitlines()
+    assert "Classification: left out, since no candidate has a type" in lines
+    assert not any("rows: candidates" in line or "F1" in line for line in lines)

@@ -76,10 +76,8 @@ _DISPLACEMENTS = {
     "displaced": CodedConcept("displaced", _PRIVATE_SCHEME, "Displaced: without contact"),
 }
 _TYPE = CodedConcept("type", _PRIVATE_SCHEME, "Type of the fracture as in RibFrac")
-_TYPES = {name: CodedConcept(f"type-{name}", _PRIVATE_SCHEME, name.capitalize()) for name in TYPE_CODES}
-_TYPE_SHARES = [
-    CodedConcept(f"probability-{name}", _PRIVATE_SCHEME, f"Probability of the type {name}") for name in TYPE_CODES
-]
+_TYPES = {name: CodedConcept(f"t-{name}", _PRIVATE_SCHEME, name.capitalize()) for name in TYPE_CODES}
+_TYPE_SHARES = [CodedConcept(f"p-{name}", _PRIVATE_SCHEME, f"Probability of the type {name}") for name in TYPE_CODES]
 _CHEST_COUNTS = {
     "ribs_right": CodedConcept("ribs-right", _PRIVATE_SCHEME, "Fractured ribs on the right"),
     "ribs_left": CodedConcept("ribs-left", _PRIVATE_SCHEME, "Fractured ribs on the left"),
