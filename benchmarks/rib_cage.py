@@ -45,7 +45,7 @@ from scripts.files.atomic_write import whole_file, write_json  # noqa: E402
 from scripts.images.image_reader import CTReader  # noqa: E402
 from scripts.synthetic import phantom as phantom_package  # noqa: E402
 from scripts.synthetic.phantom import make_phantom  # noqa: E402
-from scripts.synthetic.phantom.traits import TRAITS  # noqa: E402
+from scripts.synthetic.phantom.traits import LOOKALIKES, TRAITS  # noqa: E402
 
 __all__ = [
     "Case",
@@ -67,6 +67,7 @@ WIDE_MM = 12.0  # of a voxel of a labelled rib to the found centerline
 FIRST_LEFT, FIRST_RIGHT, RIBS = 92, 104, 12  # TotalSegmentator's ids
 SPOTS, SPOT_MM = 10, 6.0  # on each labelled rib stand for fractures
 IN_PLANE_MM, SLICES_MM = 0.8, (1.25, 3.0)  # the trait thick has slices of 4-5 mm
+DRAWN = [trait for trait in TRAITS if trait not in LOOKALIKES]  # those that change ribs, or how they are found
 SHARE_OF_TRAITS = (0.1, 0.3, 0.35, 0.25)  # of scans with 0, 1, 2 and 3 of them
 ON_BONE = 0.5  # of the voxels of a piece of a rib
 
@@ -126,7 +127,7 @@ def draw_cases(
         scans: how many.
         seed: what they are drawn from.
         spacing: mm per voxel; 0.8 in plane and 1.25-3 between slices where None.
-        traits: of every scan; up to three, drawn without repeats until each had its turn, where None.
+        traits: of every scan; up to three of ``DRAWN``, without repeats until each had its turn, where None.
     """
     deck: list[str] = []
     shuffle = np.random.default_rng(seed)
@@ -135,7 +136,7 @@ def draw_cases(
         own: list[str] = []
         for _ in range(int(shuffle.choice(4, p=SHARE_OF_TRAITS))):
             if not set(deck) - set(own):
-                deck += [str(name) for name in shuffle.permutation(list(TRAITS))]
+                deck += [str(name) for name in shuffle.permutation(DRAWN)]
             own.append(next(name for name in deck if name not in own))
             deck.remove(own[-1])
         slices = round(float(shuffle.uniform(*SLICES_MM)), 2)

@@ -608,5 +608,6 @@ def test_the_command_line_passes_its_settings_on(monkeypatch: pytest.MonkeyPatch
         "seed": 0,
         "size": "slab",
         "subtle": 0.0,
+        "traits": [],
         "workers": 2,
     }

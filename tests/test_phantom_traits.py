@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -10,8 +13,10 @@ import pytest
 
 from scripts.synthetic.phantom import Phantom, make_phantom
 from scripts.synthetic.phantom.anatomy import Patient
+from scripts.synthetic.phantom.dataset import generate_phantoms
 from scripts.synthetic.phantom.fractures import draw_flail
 from scripts.synthetic.phantom.geometry import Curve, Grid
+from scripts.synthetic.phantom.lookalikes import paint_cups, paint_joints
 from scripts.synthetic.phantom.scan import draw_grid
 from scripts.synthetic.phantom.skeleton import VERTEBRAE_MM, draw_extra_rib, draw_ribs, fork
 from scripts.synthetic.phantom.traits import TRAITS, change_patient, change_view, check_traits, trait_rng
@@ -19,7 +24,7 @@ from scripts.synthetic.phantom.traits import TRAITS, change_patient, change_view
 SPACING = (3.6, 3.4, 4.0)
 RIGHT = 12  # ids of right ribs are those of left ones and 12 more
 # these change nothing but what they add, so one phantom can have them all
-ADDED = ("bifid", "bridged", "cervical", "contrast", "lumbar", "metal", "noise")
+ADDED = ("bifid", "bridged", "cervical", "contrast", "cupped", "joints", "lumbar", "metal", "noise", "streaks")
 
 Make = Callable[..., Phantom]
 
@@ -306,6 +311,86 @@ def test_a_child_is_small(make: Make) -> None:
     assert np.ptp(shares) < 0.02
     away = np.linalg.norm(bone(child, 5)[:, None] - child.centerlines_mm[5][None], axis=2).min(axis=1)
     assert away.max() < 10
+
+
+def in_ras(phantom: Phantom, volume: np.ndarray) -> np.ndarray:
+    """A volume with its axes to the right, to the front and up."""
+    return volume[tuple(slice(None, None, int(step)) for step in np.sign(np.diag(phantom.affine)[:3]))]
+
+
+def test_streaks_lie_between_the_shoulders_from_left_to_right(make: Make) -> None:
+    plain, streaked = (in_ras(one, one.image).astype(float) for one in (make(), make("streaks")))
+    added = streaked - plain
+    by_slice = added.std(axis=(0, 1))
+    assert by_slice[-8:].mean() > 15 and by_slice[:20].max() < 2
+    top = added[:, :, -8:]
+    changes = [np.abs(np.diff(top, axis=axis)).mean() for axis in (0, 1)]
+    assert changes[0] < 0.5 * changes[1]
+    assert not added[plain < -500].any()  # no ray of air
+
+
+def test_a_breath_moves_the_front_and_its_truth_in_some_slabs(make: Make) -> None:
+    plain, breathing = make(), make("breathing")
+    image, moved = (in_ras(one, one.image).astype(float) for one in (plain, breathing))
+    changed = np.abs(moved - image).max(axis=(0, 1)) > 50
+    assert 0.2 < changed.mean() < 0.8
+    assert np.array_equal(moved[:, : moved.shape[1] // 5], image[:, : moved.shape[1] // 5])  # the back lies still
+    bones = in_ras(plain, plain.ribs > 0) | in_ras(breathing, breathing.ribs > 0)
+    assert (in_ras(breathing, breathing.ribs) != in_ras(plain, plain.ribs))[bones].any()
+    for identifier, line in breathing.centerlines_mm.items():
+        steps = line - breathing.midplane_point_mm - (plain.centerlines_mm[identifier] - plain.midplane_point_mm)
+        assert np.abs(steps[:, [0, 2]]).max() < 1e-6 and -1e-6 < steps[:, 1].min() and steps[:, 1].max() <= 6
+        away = np.linalg.norm(bone(breathing, identifier)[:, None] - line[None], axis=2).min(axis=1)
+        assert len(away) == 0 or away.max() < 6.4 * 1.3 + max(SPACING) + 2, f"rib {identifier}"
+
+
+def test_a_soft_kernel_blurs(make: Make) -> None:
+    plain, soft = (in_ras(one, one.image).astype(float) for one in (make(), make("soft")))
+    assert np.abs(np.diff(soft, axis=0)).mean() < 0.9 * np.abs(np.diff(plain, axis=0)).mean()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cups_are_hollow_in_front_and_have_a_rim(seed: int) -> None:
+    patient = patient_of(seed)
+    grid = Grid((110, 90, 110), (3.0, 3.0, 3.0), (-165.0, -130.0, -180.0), np.random.default_rng(0))
+    ribs = draw_ribs(patient, np.random.default_rng(seed))
+    grid.image[:] = 1000.0
+    paint_cups(grid, ribs, np.random.default_rng(seed))
+    x, y, z = np.nonzero(grid.image < 999)
+    places = np.stack([axis[index] for axis, index in zip(grid.axes_mm, (x, y, z))], axis=1)
+    ends = np.stack([rib.curve.points[-1] for rib in ribs if rib.number <= 10])
+    away = np.linalg.norm(places[:, None] - ends[None], axis=2)
+    assert away.min(axis=1).max() < 20  # at the ends of ribs alone
+    assert 0.3 < (away.min(axis=0) < 6).mean() < 0.95  # at most of them, not all
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_joints_are_worn_near_the_spine(seed: int) -> None:
+    patient = patient_of(seed)
+    grid = Grid((110, 90, 110), (3.0, 3.0, 3.0), (-165.0, -130.0, -180.0), np.random.default_rng(0))
+    ribs = draw_ribs(patient, np.random.default_rng(seed))
+    paint_joints(grid, patient, ribs, np.random.default_rng(seed))
+    places = np.argwhere(grid.image > -900) * 3.0 + grid.origin_mm
+    heads = np.stack([rib.curve.points[0] for rib in ribs if rib.number <= 10])
+    assert len(places) > 50
+    assert np.linalg.norm(places[:, None] - heads[None], axis=2).min(axis=1).max() < 45
+
+
+def test_a_data_set_has_each_trait_in_about_half_of_its_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def made(*arguments: Any, traits: Sequence[str], **settings: Any) -> Phantom:
+        asked.append(tuple(traits))
+        return make_phantom(*arguments, **settings, traits=[])
+
+    monkeypatch.setattr("scripts.synthetic.phantom.dataset.make_phantom", made)
+    small: dict[str, Any] = {"shape": (12, 12, 8), "spacing": (24.0, 24.0, 30.0), "workers": 1, "validation": 0}
+    generate_phantoms(tmp_path, training=12, test=0, traits=["soft", "joints"], **small)
+    counts = [sum(trait in own for own in asked) for trait in ("joints", "soft")]
+    assert len(asked) == 12 and all(2 <= count <= 10 for count in counts)
+    assert json.loads((tmp_path / "dataset-info.json").read_text())["traits"] == ["joints", "soft"]
+    with pytest.raises(ValueError, match="'beard'"):
+        generate_phantoms(tmp_path / "other", traits=["beard"], **small)
 
 
 def test_all_traits_at_once() -> None:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from scripts.anatomy.rib_cage import Rib, RibCage, rib_id
 from scripts.files.atomic_write import write_volume
-from scripts.synthetic.phantom.traits import TRAITS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -176,7 +175,7 @@ def test_ids_tell_side_and_number(side: str, number: int) -> None:
 def test_cases_do_not_depend_on_their_number() -> None:
     cases = draw_cases(60, 3)
     assert cases[:10] == draw_cases(10, 3)
-    counts = {trait: sum(trait in case.traits for case in cases) for trait in TRAITS}
+    counts = {trait: sum(trait in case.traits for case in cases) for trait in benchmark.DRAWN}
     assert min(counts.values()) >= 2 and max(counts.values()) - min(counts.values()) <= 2
     assert {len(case.traits) for case in cases} == {0, 1, 2, 3}
     assert all(len(set(case.traits)) == len(case.traits) for case in cases)

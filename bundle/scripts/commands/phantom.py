@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from scripts.synthetic.phantom.dataset import generate_phantoms
 from scripts.synthetic.phantom.scan import SIZES
+from scripts.synthetic.phantom.traits import TRAITS
 
 __all__ = ["main"]
 
@@ -25,6 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the data set")
     parser.add_argument("--size", choices=SIZES, default="full", help="the whole thorax, or 96 to 112 slices of it")
     parser.add_argument("--subtle", type=float, default=0.0, help="share of fractures that are subtle, 0 to 1")
+    parser.add_argument(
+        "--traits",
+        nargs="+",
+        choices=TRAITS,
+        default=[],
+        metavar="TRAIT",
+        help=f"each in half of the scans: {', '.join(TRAITS)}",
+    )
     parser.add_argument("--workers", type=int, help="scans made side by side; by default one per core, at most 8")
     settings = vars(parser.parse_args(arguments))
     try:

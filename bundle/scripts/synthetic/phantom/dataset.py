@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from scripts.files.atomic_write import write_json, write_text, write_volume
 from scripts.synthetic.phantom.scan import SIZES, make_phantom
+from scripts.synthetic.phantom.traits import check_traits, trait_rng
 
 __all__ = ["INFO_NAME", "SECTIONS", "generate_phantoms"]
 
@@ -37,6 +39,7 @@ def generate_phantoms(
     shape: tuple[int, int, int] | None = None,
     spacing: tuple[float, float, float] | None = None,
     subtle: float = 0.0,
+    traits: Sequence[str] = (),
 ) -> None:
     """
     Write synthetic scans, labels and tables in RibFrac's layout.
@@ -60,9 +63,12 @@ def generate_phantoms(
         shape: voxels of every scan, in place of ``size``; for quick trials.
         spacing: mm per voxel of every scan.
         subtle: share of fractures that are subtle, 0 to 1.
+        traits: names in :py:data:`scripts.synthetic.phantom.traits.TRAITS`; each scan has each of them with a
+            probability of one half.
 
     Raises:
-        ValueError: when the folder holds something else, the sections do not fit, or ``subtle`` is no share.
+        ValueError: when the folder holds something else, the sections do not fit, ``subtle`` is no share, or a trait is
+            unknown.
     """
     counts = {"training": training, "validation": validation, "test": test}
     for section, count in counts.items():
@@ -83,6 +89,7 @@ def generate_phantoms(
         **counts,
         "size": size,
         "subtle": subtle,
+        **({"traits": sorted(check_traits(traits))} if traits else {}),
         "shape": None if shape is None else list(shape),
         "spacing": None if spacing is None else list(spacing),
     }
@@ -133,12 +140,14 @@ def _write_scan(job: tuple[Path, str, int, dict[str, Any]]) -> tuple[str, list[t
     if done_path.is_file():
         codes = {int(instance): code for instance, code in json.loads(done_path.read_text()).items()}
     else:
+        seed = (settings["seed"], list(SECTIONS).index(section), index)
         phantom = make_phantom(
-            (settings["seed"], list(SECTIONS).index(section), index),
+            seed,
             settings["size"],
             shape=settings["shape"],
             spacing=settings["spacing"],
             fractures=0 if index % _EMPTY_EVERY == _EMPTY_EVERY - 1 else None,
+            traits=[trait for trait in settings.get("traits", ()) if trait_rng(seed, f"has {trait}").random() < 0.5],
             subtle=settings["subtle"],
         )
         codes = phantom.label_codes

@@ -20,6 +20,7 @@ from scripts.synthetic.phantom.fractures import (
     stub_shift,
 )
 from scripts.synthetic.phantom.geometry import STEP_MM, Grid
+from scripts.synthetic.phantom.lookalikes import add_shoulder_streaks, draw_breath, paint_cups, paint_joints
 from scripts.synthetic.phantom.skeleton import (
     VERTEBRAE_MM,
     Rib,
@@ -190,13 +191,23 @@ def make_phantom(
         paint_rib(grid, bone, [], [], label, rib_ids)
     for ends in draw_bridges(ribs, names, seed):
         paint_bridge(grid, ends, rib_ids, trait_rng(seed, "bridged"))
+    if "joints" in names:
+        paint_joints(grid, patient, ribs, trait_rng(seed, "joints"))
+    if "cupped" in names:
+        paint_cups(grid, ribs, trait_rng(seed, "cupped"))
     _paint_metal(grid, patient, rng)
     if "metal" in names:
         paint_implants(grid, patient, trait_rng(seed, "metal"))
     paint_table(grid, patient, rng)
     if "metal" in names:
         paint_streaks(grid, trait_rng(seed, "metal"))
-    image = _scanned(grid, rng, trait_rng(seed, "noise") if "noise" in names else None)
+    image = _scanned(grid, rng, *(trait_rng(seed, name) if name in names else None for name in ("noise", "soft")))
+    if "streaks" in names:
+        image = add_shoulder_streaks(image, grid, trait_rng(seed, "streaks"))
+    breath = draw_breath(grid, patient, trait_rng(seed, "breathing")) if "breathing" in names else None
+    if breath is not None:
+        image = breath.moved(image, grid, nearest=False)
+        label, rib_ids, vertebrae = (breath.moved(ids, grid, nearest=True) for ids in (label, rib_ids, vertebrae))
 
     axes = draw_axes(rng)
     subslices = SUBSLICES if "thick" in names else 1
@@ -212,13 +223,16 @@ def make_phantom(
     shift = np.round(rng.uniform(-150, 150, 3), 1)  # scanners put their origin anywhere
     affine[:3, 3] = np.where(np.array(axes) > 0, first, last) + shift
     step = round(_CENTERLINE_STEP_MM / STEP_MM)
+    lines = {rib.rib_id: rib.curve.points[::step] for rib in [*ribs, *extra]}
+    if breath is not None:
+        lines = {number: breath.moved_points(line, grid) for number, line in lines.items()}
     return Phantom(
         image=np.ascontiguousarray(image[flips]),
         label=np.ascontiguousarray(label[flips]),
         affine=affine,
         label_codes={instance: f.code for instance, f in enumerate(found, start=1)},
         ribs=np.ascontiguousarray(rib_ids[flips]),
-        centerlines_mm={rib.rib_id: scale * rib.curve.points[::step] + shift for rib in [*ribs, *extra]},
+        centerlines_mm={number: scale * line + shift for number, line in lines.items()},
         vertebrae=np.ascontiguousarray(vertebrae[flips]),
         midplane_point_mm=shift,
         midplane_normal=patient.turn @ np.array([1.0, 0.0, 0.0]),
@@ -292,13 +306,24 @@ def _paint_metal(grid: Grid, patient: Patient, rng: np.random.Generator) -> None
         paint_lead(grid, patient, rng)
 
 
-def _scanned(grid: Grid, rng: np.random.Generator, harsh: np.random.Generator | None = None) -> np.ndarray:
-    """Blur the scan as a kernel does, add its noise and round to HU, int16; sharper and noisier where ``harsh``."""
+def _scanned(
+    grid: Grid,
+    rng: np.random.Generator,
+    harsh: np.random.Generator | None = None,
+    soft: np.random.Generator | None = None,
+) -> np.ndarray:
+    """
+    Blur the scan as a kernel does, add its noise and round to HU, int16.
+
+    It is sharper and noisier where ``harsh``, and blurred with less noise where ``soft``.
+    """
     in_plane, between = rng.uniform(0.4, 0.75), rng.uniform(0.45, 0.6) * grid.spacing_mm[2]
     sharpen = rng.uniform(0.3, 1.0) if rng.random() < 0.35 else 0.0
     noise_hu = rng.uniform(9, 24) * (1 + 0.8 * sharpen)
     if harsh is not None:
         sharpen, noise_hu = harsh.uniform(1.0, 1.6), noise_hu * harsh.uniform(2, 3)
+    if soft is not None:
+        in_plane, sharpen, noise_hu = soft.uniform(0.9, 1.3), 0.0, 0.5 * noise_hu
     image = gaussian_filter(grid.image, [in_plane / grid.spacing_mm[0], in_plane / grid.spacing_mm[1], 0], truncate=3)
     image = gaussian_filter(image, [0, 0, between / grid.spacing_mm[2]], truncate=3)
     if sharpen > 0:

@@ -14,6 +14,7 @@ from scripts.synthetic.phantom.geometry import Grid
 from scripts.synthetic.phantom.skeleton import VERTEBRAE_MM, Rib, draw_extra_rib, fork
 
 __all__ = [
+    "LOOKALIKES",
     "SUBSLICES",
     "TRAITS",
     "change_patient",
@@ -45,7 +46,13 @@ TRAITS = {
     "thick": "slices of 4-5 mm",
     "noise": "a sharp kernel and 2-3 times the noise",
     "child": "0.55-0.75 of an adult's size",
+    "joints": "worn joints of rib heads and tubercles: a dark gap, dense rims, spurs",
+    "cupped": "hollow front ends of ribs, and a calcified rim of the cartilage",
+    "streaks": "streaks of 30-90 HU between the shoulders",
+    "breathing": "the front of the chest moves by 2-6 mm between slabs of the scan",
+    "soft": "a soft kernel, as of a PET-CT: 0.9-1.3 mm of blur, and half of the noise",
 }
+LOOKALIKES = ("joints", "cupped", "streaks", "breathing", "soft")  # of a fracture, or of bone with one
 SUBSLICES = 3  # a thick slice is the mean of so many thin ones
 _FEWEST_VOXELS = 8  # of a scan along each axis
 
