@@ -34,6 +34,7 @@ PATTERNS = (
     "docs/*",
     WEIGHTS,
     "scripts/**/*.py",
+    "scripts/description/*.json",
     "scripts/reporting/pages/templates/*",
 )
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip archive can hold: the same for all files and builds
