@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from scripts.anatomy.rib_cage import RibCage
 from scripts.anatomy.straight_ribs import StraightRib, straight_ribs
+from scripts.candidates import TYPE_CODES
 from scripts.data.datalist import load_datalist
 from scripts.data.ribfrac import CLASS_NAMES
 from scripts.description.fracture_type import fit_type_model
@@ -37,7 +38,6 @@ from scripts.transforms import CheckImaged, CheckLabeld, LabelRibsd, SpacingOnly
 __all__ = ["AnnotatedFracture", "annotated_fractures", "loading", "main"]
 
 _CONFIG = Path(__file__).parents[2] / "configs" / "inference.yaml"
-_SEGMENTAL = 4
 _LEAST_POINTS = 20
 _HALF_WEIGHT = 0.3  # of one break of a segmental fracture: alone, it often looks like a single one
 
@@ -127,7 +127,7 @@ def annotated_fractures(
             found.append(AnnotatedFracture(number, code, Measured(reason="off" if cage.ribs else "ribs")))
             continue
         rib = straight[place.rib.id]
-        halves = _halves(rib, points) if code == _SEGMENTAL else []
+        halves = _halves(rib, points) if code == TYPE_CODES["segmental"] else []
         found.append(
             AnnotatedFracture(number, code, measured(rib, points), tuple(measured(rib, half) for half in halves))
         )
