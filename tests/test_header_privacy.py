@@ -31,7 +31,7 @@ SHAPE = (12, 10, 9)
 # what stands in the headers; each in a form that pydicom or highdicom complains about
 ODD = {
     "PatientName": b"Quuxington Zebediah" + b"x" * 60,
-    "PatientID": b"PX-4711\n0815",
+    "PatientID": b"PX-4711\nZP-0815",
     "PatientBirthDate": b"1955.06.07",
     "OtherPatientIDs": b"ZZ 42424242" + b"9" * 70,
     "AccessionNumber": b"ACC99321-too-long",
@@ -42,7 +42,11 @@ ODD = {
     "PatientSex": b"Zeb",
 }
 PLAIN = {"PatientName": b"Quuxington Zebediah", "PatientID": b"PX-4711", "PatientBirthDate": b"19550607"}
-SECRETS = ("quuxington", "zebediah", "px-4711", "0815", "1955", "42424242", "acc99321", "doctorow", "sixtysix", "fatso")
+# short numbers are left out: they turn up by chance in UIDs and times
+SECRETS = (
+    *("quuxington", "zebediah", "px-4711", "zp-0815", "19550607", "1955.06.07", "1955-06-07", "42424242", "acc99321"),
+    *("doctorow", "sixtysix", "fatso"),
+)
 
 
 @pytest.fixture(params=[logging.INFO, logging.DEBUG], ids=["default", "debug"])
