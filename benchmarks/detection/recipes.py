@@ -206,8 +206,15 @@ CHANGES = {
     ),
     "reseeded": Change("other random numbers: what differs by chance", settings={"seed": 1}),
     "mined": Change(
-        "goes on, half of its negatives where it went wrong in the real training scans as they are",
-        settings={"ema_decay": 0.998, "learning_rate": 0.0005},
+        "goes on, half of its negatives where it went wrong in the real training scans as they are; fewer fractures, "
+        "softer kernels",
+        settings={
+            "ema_decay": 0.998,
+            "learning_rate": 0.0005,
+            "rois::positive_share": 0.4,
+            "blur::prob": 0.4,
+            "blur::sigma": [0.0, 1.5],
+        },
         mines=True,
     ),
     "ribs": Change(
