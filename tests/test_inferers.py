@@ -119,6 +119,39 @@ def test_windows_with_too_little_bone_are_skipped_and_count_as_nothing():
     assert not inferer(image, network).any() and sum(seen) == 2
 
 
+def test_only_bone_that_is_near_counts():
+    seen = []
+
+    def network(windows):
+        seen.append(len(windows))
+        return torch.full_like(windows, 100.0)
+
+    image = torch.full((1, 1, 16, 4, 4), 0.5)  # bone everywhere, windows at 0, 2, 4 ... 12
+    near = torch.zeros(1, 1, 16, 4, 4, dtype=torch.bool)
+    near[:, :, 3] = True
+    inferer = SlidingWindowProbabilityInferer(
+        roi_size=(4, 4, 4), sw_batch_size=2, overlap=0.5, bone_level=0.4, min_bone_voxels=16
+    )
+    probability = inferer(image, network, near=near)[0, 0, :, 0, 0]
+    assert sum(seen) == 2  # those at 0 and 2 hold row 3
+    assert probability[:4].tolist() == [1, 1, 1, 1] and not probability[6:].any()
+    assert not inferer(image, network, near=torch.zeros_like(near)).any() and sum(seen) == 2
+    small = inferer(
+        image[:, :, :3], network, near=near[:, :, 1:4]
+    )  # smaller than a window: padded with what is not near
+    assert small.shape == (1, 1, 3, 4, 4) and small.all()
+
+
+def test_what_is_near_is_flipped_with_the_scan():
+    def inferer(inputs, network, near):
+        return inputs * near
+
+    image, near = torch.arange(8.0).reshape(1, 1, 8, 1, 1), torch.zeros(1, 1, 8, 1, 1, dtype=torch.bool)
+    near[:, :, 2] = True
+    found = FlipAveragingInferer(inferer, [[0]])(image, None, near=near)
+    assert found.flatten().tolist() == [0, 0, 2, 0, 0, 0, 0, 0]
+
+
 def test_all_batches_but_the_last_are_full():
     seen = []
 

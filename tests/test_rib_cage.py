@@ -1,4 +1,4 @@
-"""The mask of a rib cage on other grids."""
+"""The mask of a rib cage on other grids, and where in a scan a rib can be."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from scripts.anatomy.rib_cage import RibCage
+from scripts.anatomy.rib_cage import Rib, RibCage
 
 
 def cage():
@@ -41,3 +41,70 @@ def test_a_tilted_grid():
     found = cage().on_grid(tilt @ cage().affine, (4, 3, 2))
     # voxel (2, 0) lies where (1.73, 1) would, (1, 1) where (0.37, 1.37) would, and (0, 2) at (-1, 1.73), outside
     assert (found[2, 0, 0], found[1, 1, 0], found[0, 2, 0], found[0, 0, 1]) == (15, 3, 0, 2)
+
+
+def thorax(left=range(1, 13), right=range(1, 13)):
+    """
+    A chest of 120 x 60 x 300 mm in voxels of 3 mm.
+
+    Rib n of a side is a bar of 9 x 30 x 6 mm. Its middle lies 20 mm off x = 60 mm, 300 - 22 n mm high.
+    """
+    mask, ribs = np.zeros((40, 20, 100), dtype=np.uint8), []
+    for side, numbers in (("left", left), ("right", right)):
+        x = 60.0 + (20.0 if side == "right" else -20.0)
+        for order, number in enumerate(numbers, 1):
+            height = 300.0 - 22.0 * number
+            line = np.array([[x, y, height] for y in np.arange(15.0, 45.0, 2.0)])
+            ribs.append(Rib(side, number, order, 1.0, line, True, True))
+            i, k = round(x / 3), round(height / 3)
+            mask[i - 1 : i + 2, 5:15, k - 1 : k + 1] = ribs[-1].id
+    return RibCage(mask, np.diag([3.0, 3.0, 3.0, 1.0]), tuple(ribs))
+
+
+def where(cage, distance_mm=9.0, affine=None, shape=(40, 20, 100)):
+    affine = cage.affine if affine is None else affine
+    near = cage.surroundings(affine, shape, distance_mm)
+    assert near.dtype == bool and near.shape == shape
+    return lambda x, y, z: bool(near[tuple(np.rint(np.linalg.solve(affine, [x, y, z, 1.0])[:3]).astype(int))])
+
+
+def test_near_the_ribs_of_a_whole_cage():
+    near = where(thorax())
+    # rib 5 on the left: 40 mm, 190 mm; half a cell of 5.2 mm is added to the distance
+    assert near(40, 30, 190) and near(40 - 4 - 9, 30, 190) and not near(40 - 4 - 18, 30, 190)
+    assert not near(60, 30, 190)  # 20 mm off the ribs of both sides
+    assert not near(40, 30, 297) and not near(40, 30, 6)  # above the first and below the twelfth
+    assert not near(80, 57, 190) and near(80, 51, 190)
+
+
+@pytest.mark.parametrize(
+    "left, above, below, between, other_side",
+    [
+        pytest.param(range(1, 13), False, False, False, False, id="all"),
+        pytest.param(range(3, 13), True, False, False, False, id="the upper ones are not in the scan"),
+        pytest.param(range(1, 10), False, True, False, False, id="the lower ones are not in the scan"),
+        pytest.param([*range(1, 6), *range(7, 13)], True, True, True, False, id="one was missed"),
+        pytest.param(range(1, 8), True, True, True, False, id="too few"),
+        pytest.param([], True, True, True, True, id="none on the side: where it begins is not known"),
+    ],
+)
+def test_where_a_rib_may_have_been_missed(left, above, below, between, other_side):
+    near = where(thorax(left))
+    assert near(10, 30, 297) == above and near(10, 30, 3) == below
+    assert near(10, 30, 170) == between  # 26 mm off every rib
+    assert near(110, 30, 297) == near(110, 30, 3) == near(110, 30, 170) == other_side
+    assert near(80, 30, 190)
+
+
+def test_without_ribs_they_can_be_anywhere():
+    assert RibCage(np.zeros((4, 4, 4), dtype=np.uint8), np.eye(4)).surroundings(np.eye(4), (5, 6, 7), 1.0).all()
+
+
+@pytest.mark.parametrize("axcodes", ["LPS", "SLA"])
+def test_surroundings_on_a_finer_grid_of_another_orientation(axcodes):
+    finer = nib.Nifti1Image(np.zeros((120, 60, 299), dtype=np.uint8), np.diag([1.0, 1.0, 1.0, 1.0]))
+    turned = finer.as_reoriented(nib.orientations.axcodes2ornt(tuple(axcodes)))
+    near, coarse = where(thorax(), affine=turned.affine, shape=turned.shape), where(thorax())
+    points = np.random.default_rng(0).uniform((3, 3, 3), (115, 55, 290), (500, 3))
+    agreeing = [near(*point) == coarse(*point) for point in points]
+    assert np.mean(agreeing) > 0.95  # they differ in where cells begin, by a voxel of 3 mm

@@ -21,7 +21,8 @@ class CachedInferer(Inferer):
     """
     Keep what an inferer gives for a scan on disk, and take it from there the next time.
 
-    A file belongs to the voxels of the scan, the weights that windows are predicted with, and the inferer's settings.
+    A file belongs to the voxels of the scan, the weights that windows are predicted with, the inferer's settings, and
+    what it is given beside the scan.
 
     Args:
         inferer: the inferer that does the work.
@@ -39,7 +40,8 @@ class CachedInferer(Inferer):
     def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> Any:
         digest = hashlib.sha256(self.settings.encode())
         digest.update(self._weights_of(network).encode())
-        digest.update(np.ascontiguousarray(inputs.cpu().numpy()).tobytes())
+        for tensor in (inputs, *(kwargs[name] for name in sorted(kwargs))):
+            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
         path = self.cache_dir / f"{digest.hexdigest()[:32]}.npy"
         if path.is_file():
             return convert_to_dst_type(np.load(path), dst=inputs, dtype=torch.float32)[0]

@@ -55,8 +55,8 @@ class SlidingWindowProbabilityInferer(Inferer):
             within the margin of some window; at 0 there is none, as always at the scan's ends.
 
     Inputs are ``(B, 1, H, W, D)``; the result is float32 of the same shape, on the same device, with probabilities in
-    [0, 1]. With ``where``, bool of the inputs' shape, windows that hold none of it are skipped as well, and count as
-    probability 0.
+    [0, 1]. With ``near``, bool of the inputs' shape, such as near the ribs, only bone within it counts. With ``where``,
+    likewise, windows that hold none of it are skipped as well, and count as probability 0.
 
     Raises:
         ValueError: when an overlap is not in [0, 1), ``bone_margin`` not in [0, 1], or the input has another number of
@@ -95,7 +95,13 @@ class SlidingWindowProbabilityInferer(Inferer):
         self.bone_margin = bone_margin
 
     def __call__(
-        self, inputs: torch.Tensor, network: Callable, *args: Any, where: torch.Tensor | None = None, **kwargs: Any
+        self,
+        inputs: torch.Tensor,
+        network: Callable,
+        *args: Any,
+        near: torch.Tensor | None = None,
+        where: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         if inputs.ndim != 5 or inputs.shape[1] != 1:
             raise ValueError(f"the input must have shape (B, 1, H, W, D), but has {tuple(inputs.shape)}.")
@@ -103,32 +109,43 @@ class SlidingWindowProbabilityInferer(Inferer):
         before = [voxels // 2 for voxels in missing]
         padding = [voxels for low, all_of in zip(before, missing) for voxels in (low, all_of - low)]
         scans = convert_to_tensor(inputs, track_meta=False)
+        bones = scans > self.bone_level if near is None else (scans > self.bone_level) & near
         if any(missing):
             padding = [*padding[4:], *padding[2:4], *padding[:2]]  # F.pad begins with the last axis
             scans = F.pad(scans, padding, value=self.cval)
+            bones = F.pad(bones, padding, value=self.cval > self.bone_level)
             where = None if where is None else F.pad(where, padding, value=False)
         wheres: Iterable[torch.Tensor | None] = itertools.repeat(None) if where is None else where[:, 0]
         result = torch.cat(
-            [self._average(scan[None], of_scan, network, *args, **kwargs) for scan, of_scan in zip(scans, wheres)]
+            [
+                self._average(scan[None], bone, of_scan, network, *args, **kwargs)
+                for scan, bone, of_scan in zip(scans, bones[:, 0], wheres)
+            ]
         )
         for axis, (low, size) in enumerate(zip(before, inputs.shape[2:]), start=2):
             result = result.narrow(axis, low, size)
         return convert_to_dst_type(result, inputs, dtype=torch.float32)[0]
 
     def _average(
-        self, scan: torch.Tensor, where: torch.Tensor | None, network: Callable, *args: Any, **kwargs: Any
+        self,
+        scan: torch.Tensor,
+        bone: torch.Tensor,
+        where: torch.Tensor | None,
+        network: Callable,
+        *args: Any,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """
         Predict one scan of shape ``(1, 1, H, W, D)``, which is at least as large as a window.
 
-        Windows that hold none of ``where``, of shape ``(H, W, D)``, are skipped.
+        Windows that hold too little of ``bone``, or none of ``where``, bool of shape ``(H, W, D)``, are skipped.
         """
         starts = [self._starts(axis, size) for axis, size in enumerate(scan.shape[2:])]
         places: list[tuple[Any, ...]] = [
             (..., *(slice(start, start + side) for start, side in zip(corner, self.roi_size)))
             for corner in itertools.product(*starts)
         ]
-        has_bone, is_near = self._bone(scan[0, 0] > self.bone_level, starts)
+        has_bone, is_near = self._bone(bone, starts)
         weights = compute_importance_map(self.roi_size, self.mode, device=scan.device)
         counts = has_bone | ~is_near
         weight_of_all = _sum_on_grid(weights, starts, scan.shape[2:])
@@ -238,7 +255,8 @@ class FlipAveragingInferer(Inferer):
         flips: spatial axes to flip, one list for each further prediction; 0 is left-right in RAS orientation. With
             ``[[0]]`` two predictions are averaged, with ``[]`` there is one.
 
-    Inputs are ``(B, C, H, W, D)``; the result is what the inferer returns, a tensor of that same spatial shape.
+    Inputs are ``(B, C, H, W, D)``; the result is what the inferer returns, a tensor of that same spatial shape. Tensors
+    that are handed on by keyword are flipped with the scan.
     """
 
     def __init__(self, inferer: Inferer, flips: Sequence[Sequence[int]] = ()) -> None:
@@ -249,7 +267,8 @@ class FlipAveragingInferer(Inferer):
     def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> Any:
         total = self.inferer(inputs, network, *args, **kwargs)
         for axes in self.flips:
-            total = total + self.inferer(inputs.flip(axes), network, *args, **kwargs).flip(axes)
+            flipped = {name: of.flip(axes) if isinstance(of, torch.Tensor) else of for name, of in kwargs.items()}
+            total = total + self.inferer(inputs.flip(axes), network, *args, **flipped).flip(axes)
         return total / (1 + len(self.flips))
 
 
@@ -397,7 +416,9 @@ class RibFractureInferer(EngineInferer):
         amp: likewise.
         progress: show a bar of the windows' batches.
 
-    Inputs are ``(B, 1, H, W, D)``, scaled; the result is float32 of the same shape, with probabilities in [0, 1].
+    Inputs are ``(B, 1, H, W, D)``, scaled; the result is float32 of the same shape, with probabilities in [0, 1]. With
+    ``near``, bool of the inputs' shape, as :class:`scripts.transforms.RibSurroundingsd` stores it, windows that hold no
+    bone within it are skipped.
     """
 
     def __init__(

@@ -24,6 +24,7 @@ EXTRA_IDS = {("left", CERVICAL): 31, ("left", LUMBAR): 32, ("right", CERVICAL): 
 NEAR_RIB_MM = 5.0
 # Fewer ribs on a side leave open whether one was missed where a thing lies off all of them.
 MIN_RIBS_OF_SIDE = 8
+_COARSE_MM = 3.0  # steps in which a distance from the ribs is measured over a whole scan
 
 
 def rib_id(side: str, number: int | None, order: int) -> int:
@@ -216,13 +217,55 @@ class RibCage:
         center = points.mean(axis=0)
         away = [np.linalg.norm(rib.centerline_mm - center, axis=1).min() for rib in self.ribs]
         side = [rib for rib in self.ribs if rib.side == self.ribs[int(np.argmin(away))].side]
-        numbers = [rib.number for rib in side if rib.number is not None]
         heights = np.concatenate([rib.centerline_mm[:, 2] for rib in side])
-        return (
-            len(side) >= MIN_RIBS_OF_SIDE
-            and (not numbers or max(numbers) - min(numbers) < len(side))
-            and bool(heights.min() <= center[2] <= heights.max())
+        return _is_gapless(side) and bool(heights.min() <= center[2] <= heights.max())
+
+    def surroundings(self, affine: ArrayLike, shape: Sequence[int], distance_mm: float) -> NDArray[np.bool_]:
+        """
+        Tell where a thing on a rib can be: near the ribs, and wherever one of them may have been missed.
+
+        Args:
+            affine: from the voxels of a grid to RAS mm, shape ``(4, 4)``.
+            shape: of the grid, ``(H, W, D)``.
+            distance_mm: how far from the voxels of a rib is near; measured in steps of about 3 mm.
+
+        Returns:
+            bool, of that shape. A rib may have been missed on a side with fewer than 8 ribs or whose numbers leave one
+            out, above the uppermost rib of a side unless it is the first, and below the lowest one unless it is the
+            twelfth. Without ribs on either side all is True.
+        """
+        affine = np.asarray(affine, dtype=float)
+        sides = {side: [rib for rib in self.ribs if rib.side == side] for side in ("left", "right")}
+        if not all(sides.values()):
+            return np.ones(tuple(shape), dtype=bool)
+        steps = np.maximum(np.rint(_COARSE_MM / np.linalg.norm(affine[:3, :3], axis=0)), 1).astype(int)
+        coarse = affine @ np.diag([*steps, 1.0])
+        coarse[:3, 3] = affine[:3, :3] @ ((steps - 1) / 2) + affine[:3, 3]
+        cells = [-(-size // step) for size, step in zip(shape, steps)]
+        spacing = np.linalg.norm(coarse[:3, :3], axis=0)
+        ribs = self.on_grid(coarse, cells) > 0
+        near = ndimage.distance_transform_edt(~ribs, sampling=spacing) <= distance_mm + np.linalg.norm(spacing) / 2
+        to_right, _, up = (
+            sum(coarse[axis, i] * np.arange(n).reshape(np.roll((n, 1, 1), i)) for i, n in enumerate(cells))
+            + coarse[axis, 3]
+            for axis in range(3)
         )
+        starts = {side: np.mean([rib.centerline_mm[0, 0] for rib in of_side]) for side, of_side in sides.items()}
+        is_right = to_right > (starts["left"] + starts["right"]) / 2
+        for side, of_side in sides.items():
+            on_side = is_right if side == "right" else ~is_right
+            if not _is_gapless(of_side):
+                near |= on_side
+                continue
+            numbers = {rib.number for rib in of_side}
+            heights = np.concatenate([rib.centerline_mm[:, 2] for rib in of_side])
+            if 1 not in numbers:
+                near |= on_side & (up > heights.max())
+            if RIBS_PER_SIDE not in numbers:
+                near |= on_side & (up < heights.min())
+        for axis, (step, size) in enumerate(zip(steps, shape)):
+            near = near.repeat(step, axis=axis).take(range(size), axis=axis) if step > 1 else near
+        return near
 
     def _nearest(
         self, points: NDArray[np.float64], reach_mm: float = NEAR_RIB_MM
@@ -240,3 +283,9 @@ class RibCage:
         ids = box[tuple(places.T)].astype(int)
         distance, index = cKDTree((places + low) * spacing).query(voxels * spacing)  # skewed axes are none of a scan's
         return distance, ids[index]
+
+
+def _is_gapless(side: Sequence[Rib]) -> bool:
+    """Tell of the ribs of a side whether there are enough, and their numbers leave none out."""
+    numbers = [rib.number for rib in side if rib.number is not None]
+    return len(side) >= MIN_RIBS_OF_SIDE and (not numbers or max(numbers) - min(numbers) < len(side))

@@ -1,6 +1,6 @@
 """Transforms that MONAI lacks, on arrays in RAS orientation."""
 
-from .anatomy import LabelRibsd, MidsagittalPlaned, RemoveSpined, ThoraxAxisd
+from .anatomy import LabelRibsd, MidsagittalPlaned, RemoveSpined, RibSurroundingsd, ThoraxAxisd
 from .candidates import (
     CalibrateScoresd,
     CandidateScore,
@@ -46,6 +46,7 @@ __all__ = [
     "RandImplantFracturesd",
     "RefineAlongRibsd",
     "RemoveSpined",
+    "RibSurroundingsd",
     "ResampleAlongAxes",
     "SaveProbabilityd",
     "SaveScand",
