@@ -25,6 +25,7 @@ __all__ = [
     "ScanSummary",
     "candidate_from_record",
     "describe_candidates",
+    "failed_scan",
     "ribs_of",
     "summarize",
     "summary_from_record",
@@ -149,6 +150,7 @@ class ScanSummary:
         many_fractures: whether so many are at the operating point that the scan is flagged.
         notes: what is doubtful about the scan.
         chest: what those at the operating point are together; None where fractures were not described.
+        failure: why the scan could not be predicted, and there are no candidates; empty where it was.
     """
 
     candidates: int
@@ -159,6 +161,17 @@ class ScanSummary:
     many_fractures: bool
     notes: str = ""
     chest: ChestFacts | None = None
+    failure: str = ""
+
+    @property
+    def status(self) -> str:
+        """``failed``, ``doubtful`` with quality notes, or ``done``."""
+        return "failed" if self.failure else "doubtful" if self.notes else "done"
+
+
+def failed_scan(reason: str) -> ScanSummary:
+    """Sum up a scan that could not be predicted, for a reason that names its file."""
+    return ScanSummary(0, 0, 0, 0, None, False, failure=reason)
 
 
 def describe_candidates(

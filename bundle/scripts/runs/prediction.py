@@ -116,9 +116,10 @@ class PredictionRun:
         return self.records.to_do()
 
     @property
-    def not_shown(self) -> int:
-        """The number of scans that are done already, or that other processes predict."""
-        return len(self.scans) - len(self.to_do)
+    def done_before(self) -> list[str]:
+        """The names of the scans of this process that were done before it began."""
+        to_do = {item["scan"] for item in self.to_do}
+        return [item["scan"] for item in self.records.mine if item["scan"] not in to_do]
 
     def path(self, name: str) -> Path:
         """Return the path of a file or folder of this run; a file of this process alone has the shard in its name."""
@@ -150,6 +151,9 @@ class PredictionRun:
         summary.remove()
         if self.to_do:
             evaluator.run()
+        items = {item["scan"]: item for item in self.to_do}
+        for scan, reason in loader.skipped:
+            self.records.write_failure(items[scan], reason)
         self.records.join()
         summary.write()
         loader.raise_skipped()
