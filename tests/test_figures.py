@@ -121,7 +121,7 @@ def test_annotation_beside_prediction_in_slices_through_the_fractures(figures: l
     coronals, axials = figures[0].axes[:2], figures[0].axes[2:]
     assert [axes.get_title() for axes in coronals] == [
         "annotated: 3 fractures",
-        "predicted: 2 candidates (id, score)",
+        "predicted: 2 candidates of score 0 or more",
     ]
     assert [text for text in texts(coronals[0]) if text.startswith("F")] == ["F1", "F2", "F3"]
     assert [text for text in texts(coronals[1]) if text.startswith("C")] == ["C1 0.90", "C2 0.25"]
@@ -151,6 +151,17 @@ def test_without_fractures_the_slices_go_through_the_best_candidates(figures: li
         ]
         # From the head: candidate 3, then 2.
         assert names == ["C3 0.80", "C2 0.90"]
+
+
+def test_candidates_below_the_operating_score_are_counted_but_not_drawn(figures: list[Figure], tmp_path: Path) -> None:
+    shape = (20, 20, 30)
+    pred = blocks(shape, (2, 2, 1), (2, 2, 9), (2, 2, 17), (2, 2, 25))
+    scan_picture(np.zeros(shape), RAS, pred, [0.5, 0.9, 0.49, 0.1], tmp_path / "scan.png", operating_score=0.5)
+    coronal, *axials = figures[0].axes
+    assert coronal.get_title() == "predicted: 2 candidates of score 0.5 or more, 2 below"
+    assert len(outlines(coronal, pictures.CANDIDATE_COLOR)) == 2
+    # From the head, through candidate 2, then 1; none through the others.
+    assert [text for axes in axials for text in texts(axes) if text.startswith("C")] == ["C2 0.90", "C1 0.50"]
 
 
 def test_only_the_best_candidates_are_named_in_a_crowd(figures: list[Figure], tmp_path: Path) -> None:

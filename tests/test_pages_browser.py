@@ -95,6 +95,7 @@ def test_the_table_of_scans_keeps_one_that_failed(unannotated):
     unannotated.fill("#threshold-number", "0.3")
     assert (column(2), column(3), column(4)) == (["failed", "done", "done"], ["", "2", "2"], ["", "", ""])
     assert unannotated.text_content("#n-many") == "0"
+    assert unannotated.text_content("#counts").strip().startswith("4 candidates of score 0.3 or more in 2 of 2")
     unannotated.click("#scan-table th:first-child button")
     unannotated.click("#scan-table th:first-child button")
     assert column(1) == ["two", "one", "cut"]

@@ -14,7 +14,14 @@ from conftest import lps_affine
 from monai.data import MetaTensor
 
 from scripts.anatomy.rib_cage import Rib, RibCage
-from scripts.candidates import Candidate, candidate_from_record, describe_candidates, failed_scan, summarize
+from scripts.candidates import (
+    Candidate,
+    candidate_from_record,
+    count_words,
+    describe_candidates,
+    failed_scan,
+    summarize,
+)
 from scripts.reporting.tables import (
     CHALLENGE_COLUMNS,
     CHEST_COLUMNS,
@@ -218,6 +225,18 @@ def test_no_ribs_in_the_cage():
 def test_the_columns_of_before_keep_their_place():
     assert FRACTURE_COLUMNS[:5] == ("scan", "id", "score", "volume_mm3", "side")
     assert (FRACTURE_COLUMNS[16], FRACTURE_COLUMNS[21]) == ("last_k", "part")
+
+
+@pytest.mark.parametrize(
+    "scores, expected",
+    [
+        pytest.param([], "0 candidates of score 0.5 or more", id="none"),
+        pytest.param([0.5], "1 candidate of score 0.5 or more", id="the score itself counts"),
+        pytest.param([0.9, 0.5, 0.49], "2 candidates of score 0.5 or more, 1 below", id="one below"),
+    ],
+)
+def test_words_that_count_candidates(scores, expected):
+    assert count_words(scores, 0.5) == expected
 
 
 def candidate(score, side):

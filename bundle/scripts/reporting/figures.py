@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from skimage.measure import find_contours
 
+from scripts.candidates import count_words
 from scripts.data.ribfrac import KEY_FALSE_POSITIVES
 from scripts.files.atomic_write import whole_file
 
@@ -192,9 +193,10 @@ def scan_picture(
     label: np.ndarray | None = None,
     max_slices: int = 6,
     title: str = "",
+    operating_score: float = 0.0,
 ) -> None:
     """
-    Draw a scan with its annotated fractures beside its candidates.
+    Draw a scan with its annotated fractures beside its candidates at the operating score.
 
     Above, a coronal maximum projection; below, axial slices through the fractures, or through the candidates with
     the highest scores where nothing is annotated. The patient's right is on the left side of each panel, as
@@ -209,6 +211,7 @@ def scan_picture(
         label: ids of the fractures, likewise; without it only candidates are drawn.
         max_slices: the most axial slices to draw.
         title: name of the scan, written above.
+        operating_score: candidates of a lower score are counted, but not drawn.
 
     Raises:
         ValueError: when shapes differ, or a candidate has no score.
@@ -220,14 +223,16 @@ def scan_picture(
         raise ValueError(f"candidate {pred.max()} has no score: {len(label_scores)} scores were given")
     scan = _to_lps(image_hu, affine, pred, label)
     fractures = {} if scan.label is None else {int(i): f"F{i}" for i in np.unique(scan.label[scan.label > 0])}
-    candidates = {int(i): f"C{i} {float(label_scores[int(i) - 1]):.2f}" for i in np.unique(scan.pred[scan.pred > 0])}
-    by_score = sorted(candidates, key=lambda i: -float(label_scores[i - 1]))
-    candidates = {i: candidates[i] if i in by_score[:MAX_NAMED_CANDIDATES] else "" for i in by_score}
+    scores = {int(i): float(label_scores[int(i) - 1]) for i in np.unique(scan.pred[scan.pred > 0])}
+    by_score = sorted((i for i in scores if scores[i] >= operating_score), key=lambda i: -scores[i])
+    candidates = {i: f"C{i} {scores[i]:.2f}" if i in by_score[:MAX_NAMED_CANDIDATES] else "" for i in by_score}
 
     sides: list[tuple[str, np.ndarray, dict[int, str], str]] = []
     if scan.label is not None:
-        sides.append((f"annotated: {_count(fractures, 'fracture')}", scan.label, fractures, FRACTURE_COLOR))
-    sides.append((f"predicted: {_count(candidates, 'candidate')} (id, score)", scan.pred, candidates, CANDIDATE_COLOR))
+        number = f"{len(fractures)} fracture{'' if len(fractures) == 1 else 's'}"
+        sides.append((f"annotated: {number}", scan.label, fractures, FRACTURE_COLOR))
+    counted = count_words(label_scores, operating_score)
+    sides.append((f"predicted: {counted}", scan.pred, candidates, CANDIDATE_COLOR))
     if fractures and scan.label is not None:
         slices = _slices_through(scan.label, list(fractures), max_slices)
     else:
@@ -263,17 +268,16 @@ def scan_picture(
     figure.suptitle(f"{title}\n{heading}" if title else heading, fontsize=size, parse_math=False)
     handles = [
         Line2D([], [], label=what, linewidth=2, color=color)
-        for what, color in (("F: fracture (annotated)", FRACTURE_COLOR), ("C: candidate (predicted)", CANDIDATE_COLOR))
+        for what, color in (
+            ("F: fracture (annotated)", FRACTURE_COLOR),
+            ("C: candidate (predicted; id, score)", CANDIDATE_COLOR),
+        )
         if scan.label is not None or color is CANDIDATE_COLOR
     ]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=2, fontsize=9, facecolor="#404040", labelcolor="white"
     )
     save_figure(figure, path)
-
-
-def _count(found: Mapping[int, str], noun: str) -> str:
-    return f"{len(found)} {noun}{'' if len(found) == 1 else 's'}"
 
 
 def _to_lps(image_hu: np.ndarray, affine: np.ndarray, pred: np.ndarray, label: np.ndarray | None) -> _Scan:

@@ -40,6 +40,7 @@ def rib_picture(
     label: NDArray | None = None,
     label_rib_of: Mapping[int, int] | None = None,
     title: str = "",
+    operating_score: float = 0.0,
 ) -> None:
     """
     Draw the unfolded rib cage of a scan, see :mod:`scripts.reporting.unfolding`.
@@ -58,6 +59,7 @@ def rib_picture(
         label: ids of the fractures, likewise; without it only candidates are drawn.
         label_rib_of: id of the rib by the id of each fracture that lies on one.
         title: name of the scan, written above.
+        operating_score: candidates of a lower score are not drawn.
 
     Raises:
         ValueError: when there are no ribs.
@@ -66,7 +68,8 @@ def rib_picture(
         raise ValueError("there is no rib to draw: leave out the picture.")
     unfolded = UnfoldedCage.of(cage)
     maximum, mean = unfolded.pictures(image_hu, affine, _OUTSIDE_HU)
-    candidates = unfolded.shadows(pred, affine, rib_of)
+    counted = {i: rib for i, rib in rib_of.items() if label_scores[i - 1] >= operating_score}
+    candidates = unfolded.shadows(pred, affine, counted)
     fractures = [] if label is None else unfolded.shadows(label, affine, label_rib_of or {})
     names = {
         shadow.instance: f"C{shadow.instance} {float(label_scores[shadow.instance - 1]):.2f}" for shadow in candidates
@@ -85,7 +88,7 @@ def rib_picture(
         axes.set_title(text, fontsize=9)
     heading = "ribs straightened, from the spine in the middle outward"
     figure.suptitle(f"{title}\n{heading}" if title else heading, fontsize=11, parse_math=False)
-    kinds = [("C: candidate (predicted; id, score)", CANDIDATE_COLOR)]
+    kinds = [(f"C: candidate of score {operating_score:g} or more (predicted; id, score)", CANDIDATE_COLOR)]
     kinds = [("F: fracture (annotated)", FRACTURE_COLOR), *kinds] if label is not None else kinds
     figure.legend(
         handles=[Line2D([], [], label=text, linewidth=2, color=color) for text, color in kinds],

@@ -78,6 +78,8 @@
 
   function showCounts(total, perScan, foundOfType) {
     byId("n-candidates").textContent = total.candidates;
+    byId("n-noun").textContent = total.candidates === 1 ? "candidate" : "candidates";
+    byId("at-score").textContent = Number(byId("threshold").value);
     byId("n-scans").textContent = perScan.filter((scan) => scan.candidates > 0).length;
     byId("n-many").textContent = perScan.filter((scan) => scan.candidates >= many).length;
     if (!annotated) return;
