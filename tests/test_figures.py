@@ -231,8 +231,9 @@ def one_scan(scores: Sequence[float], best: Sequence[int], fractures: int) -> Sc
 
 @pytest.mark.parametrize("bootstrap", [0, 20], ids=["curve alone", "with its interval"])
 def test_froc_picture_shows_the_five_points(bootstrap: int, figures: list[Figure], tmp_path: Path) -> None:
-    # One of two fractures at no false positive: recall 0.5 everywhere; the second candidate hits nothing.
-    details = challenge_scores([one_scan([0.9, 0.4], [0, -1], 2)] * 2, exact_thresholds=True, bootstrap=bootstrap)
+    # All fractures of one scan at no false positive, none of the other: recall 0.5 everywhere.
+    results = [one_scan([0.9, 0.9], [0, 1], 2), one_scan([0.4, 0.4], [-1, -1], 2)]
+    details = challenge_scores(results, exact_thresholds=True, bootstrap=bootstrap)
     froc_picture(details, tmp_path / "new" / "froc.png")
     (axes,) = figures[0].axes
     (five,) = [line for line in axes.lines if line.get_marker() == "o"]

@@ -18,6 +18,7 @@ from scripts.reporting.pages.drawings import froc_drawing
 from scripts.reporting.pages.findings import MAX_PICTURES, Counts, Finding, counts_at, fracture_type
 from scripts.reporting.pages.html import render
 from scripts.reporting.pages.views import View
+from scripts.reporting.scores import NO_INTERVAL
 from scripts.reporting.tables import chest_words
 
 __all__ = ["OUTCOMES", "OtherScan", "ReviewPage", "show_viewer_links", "told_columns", "viewer_address"]
@@ -163,6 +164,7 @@ class ReviewPage:
             annotated=bool(self.results),
             types=self._types(findings),
             scores=details,
+            no_interval=NO_INTERVAL,
             froc=None if details is None else froc_drawing(details),
         )
         before, _, after = page.partition(_PARTING)
