@@ -119,7 +119,7 @@ def test_annotation_beside_prediction_in_slices_through_the_fractures(figures: l
         np.full(shape, 40.0), LPS, pred, np.array([0.9, 0.25]), tmp_path / "s.png", label=label, title="RibFrac1"
     )
     coronals, axials = figures[0].axes[:2], figures[0].axes[2:]
-    assert [axes.get_title() for axes in coronals] == [
+    assert [axes.get_title().replace("\n", " ") for axes in coronals] == [
         "annotated: 3 fractures",
         "predicted: 2 candidates of score 0 or more",
     ]
@@ -158,10 +158,17 @@ def test_candidates_below_the_operating_score_are_counted_but_not_drawn(figures:
     pred = blocks(shape, (2, 2, 1), (2, 2, 9), (2, 2, 17), (2, 2, 25))
     scan_picture(np.zeros(shape), RAS, pred, [0.5, 0.9, 0.49, 0.1], tmp_path / "scan.png", operating_score=0.5)
     coronal, *axials = figures[0].axes
-    assert coronal.get_title() == "predicted: 2 candidates of score 0.5 or more, 2 below"
+    assert coronal.get_title().replace("\n", " ") == "predicted: 2 candidates of score 0.5 or more, 2 below"
     assert len(outlines(coronal, pictures.CANDIDATE_COLOR)) == 2
     # From the head, through candidate 2, then 1; none through the others.
     assert [text for axes in axials for text in texts(axes) if text.startswith("C")] == ["C2 0.90", "C1 0.50"]
+
+
+def test_slices_are_shown_in_the_bone_window(figures: list[Figure], tmp_path: Path) -> None:
+    scan_picture(np.zeros((8, 8, 8)), RAS, blocks((8, 8, 8), (2, 2, 2)), [0.9], tmp_path / "scan.png")
+    (image,) = figures[0].axes[1].images
+    assert image.get_clim() == (-200.0, 1000.0)
+    assert "bone window (−200 to 1000 HU)" in figures[0].get_suptitle()
 
 
 def test_only_the_best_candidates_are_named_in_a_crowd(figures: list[Figure], tmp_path: Path) -> None:

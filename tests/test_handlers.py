@@ -283,7 +283,8 @@ def two_candidates():
 def test_log_and_picture_count_by_the_operating_score(tmp_path, caplog, monkeypatch):
     titles = []
     monkeypatch.setattr(
-        "scripts.reporting.figures.save_figure", lambda figure, path: titles.append(figure.axes[1].get_title())
+        "scripts.reporting.figures.save_figure",
+        lambda figure, path: titles.append(figure.axes[1].get_title().replace("\n", " ")),
     )
     evaluator = predict(two_candidates())
     (tmp_path / "predictions").mkdir()

@@ -29,9 +29,9 @@ from scripts.metrics.ribfrac_froc import RibFracFROCMetric, annotated_and_predic
 from scripts.reporting.pages import findings as findings_module
 from scripts.reporting.pages.charts import Axis, Chart, Series
 from scripts.reporting.pages.findings import MAX_PICTURES, Finding, counts_at, outcome_at, scan_findings
-from scripts.reporting.pages.page import ReviewPage
+from scripts.reporting.pages.page import OUTCOMES, ReviewPage
 from scripts.reporting.pages.pictures import gray_values, outline
-from scripts.reporting.pages.views import Scan, centered_views, projections
+from scripts.reporting.pages.views import PLANES, Scan, centered_views, projections
 from scripts.runs.prediction import PredictionRun
 from scripts.transforms import DescribeCandidatesd, MatchCandidatesd
 
@@ -120,9 +120,15 @@ def test_the_letters_tell_the_sides():
     edges = {view.name: view.edges for view in centered_views(synthetic_scan(), "candidate", 1)}
     assert edges == {
         "axial": ("R", "L", "A", "P"),
-        "coronal": ("R", "L", "H", "F"),
-        "sagittal": ("A", "P", "H", "F"),
+        "coronal": ("R", "L", "S", "I"),
+        "sagittal": ("A", "P", "S", "I"),
     }
+
+
+def test_no_letter_has_two_meanings():
+    sides = {letter for _, _, letters in PLANES.values() for letter in letters}
+    assert sides == set("RLAPSI")
+    assert not sides & ({letter for letter, _ in OUTCOMES.values()} | {"F"})  # F1 is an annotated fracture
 
 
 def test_an_outline_is_in_mm():

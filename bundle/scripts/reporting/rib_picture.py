@@ -9,12 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from skimage.measure import find_contours
 
 from scripts.anatomy.rib_cage import RibCage
-from scripts.reporting.figures import CANDIDATE_COLOR, DOTS_PER_INCH, FRACTURE_COLOR, save_figure
+from scripts.reporting.figures import CANDIDATE_COLOR, DOTS_PER_INCH, FRACTURE_COLOR, RIM, save_figure
 from scripts.reporting.unfolding import HALF_HEIGHT_MM, NAMES_MM, Shadow, UnfoldedCage
 
 __all__ = ["rib_picture"]
@@ -26,7 +25,6 @@ _OUTSIDE_HU = -1000.0
 _PIXELS_A_MM = 2
 _NAME_MM = 42.0  # width of "C12 0.87"
 _RULER_MM = 50
-_RIM = [withStroke(linewidth=2, foreground="black")]
 
 
 def rib_picture(
@@ -124,7 +122,7 @@ def _outline(axes: Axes, shadows: Sequence[Shadow], names: Mapping[int, str], co
     for shadow in shadows:
         for line in find_contours(np.pad(shadow.mask.astype(float), 1), 0.5):
             y, x = (line - 0.5).T + [[shadow.top_mm], [shadow.left_mm]]
-            axes.plot(x, y, linewidth=1.2, color=color)
+            axes.plot(x, y, linewidth=1.2, color=color, path_effects=RIM)
         left, _, right, _ = shadow.box_mm
         x, middle = (left + right) / 2, shadow.top_mm + shadow.mask.shape[0] / 2
         y = middle - above * (HALF_HEIGHT_MM - 3.5)
@@ -135,4 +133,4 @@ def _outline(axes: Axes, shadows: Sequence[Shadow], names: Mapping[int, str], co
 
 
 def _write(axes: Axes, x: float, y: float, text: str, color: str, align: str, size: float) -> None:
-    axes.text(x, y, text, color=color, fontsize=size, ha=align, va="center", path_effects=_RIM, weight="bold")
+    axes.text(x, y, text, color=color, fontsize=size, ha=align, va="center", path_effects=RIM, weight="bold")
