@@ -18,6 +18,7 @@ from monai.bundle.utils import EXPR_KEY, ID_REF_KEY, ID_SEP_KEY, MACRO_KEY
 from monai.utils import ensure_tuple, str2bool
 
 from scripts.runs.config import flat_settings, is_group, running_parser
+from scripts.runs.overlays import overlay_fault
 
 __all__ = ["is_path", "is_text", "read_command_line", "refuse_stray_words", "settings_given"]
 
@@ -175,6 +176,9 @@ def settings_given(arguments: Sequence[str]) -> dict[str, Any]:
     config = ConfigParser()
     config.read_config([str(file) for file in files if file is not None])
     _refuse_old_names(config, files)
+    run_ids = {str(given.get(name, from_file.get(name))) for name in ("run_id", "init_id", "final_id")}
+    if fault := overlay_fault([str(file) for file in files if file is not None], run_ids | set(_read(words).others)):
+        sys.exit(f"error: {fault}")
     changes: dict[str, Any] = {}
     for name, value in {**from_file, **given}.items():
         if name in known:
