@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from scripts.data.datalist import ScanList
 from scripts.runs.config import definition_hash, running_parser, save_run_config
 from scripts.runs.lock import FolderLock
 from scripts.runs.records import ScanRecords
-from scripts.runs.settings import refuse_stray_words
+from scripts.runs.settings import is_command_line, refuse_stray_words
 from scripts.runs.summary import RunSummary
 
 __all__ = ["PredictionRun", "run_prediction"]
@@ -182,13 +183,21 @@ def run_prediction(
     Raises:
         BlockingIOError: when another run writes to one of the folders.
         RuntimeError: when it is called from anywhere but a config; and at the end, when scans were skipped.
-        SystemExit: when the command line has words that belong to no setting.
+        SystemExit: of a command line, when it has words that belong to no setting, or a folder holds masks of other
+            scans. In a program the latter is a ``ValueError``.
     """
     refuse_stray_words()
     parser = running_parser()
     with FolderLock(folders, *_share(shard, shards)):
+        run: PredictionRun = parser.get_parsed_content(prediction)
+        try:
+            run.records.check_masks()  # before the network is made
+        except ValueError as error:
+            if is_command_line():
+                sys.exit(f"error: {error}")
+            raise
         save_run_config(Path(folders[0]) / "config.yaml")
-        parser.get_parsed_content(prediction).predict(parser.get_parsed_content(evaluator))
+        run.predict(parser.get_parsed_content(evaluator))
 
 
 def _share(shard: int | None, shards: int | None) -> tuple[int, int]:

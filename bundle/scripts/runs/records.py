@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -217,8 +218,9 @@ class ScanRecords:
         for mask in sorted(self.predictions_dir.glob("*.nii.gz")):
             if not mask.name.startswith(".") and mask.name not in expected:
                 raise ValueError(
-                    f"{mask} is a prediction of another run, on a scan that this one does not have: give another "
-                    "output_dir, or remove the predictions that are there."
+                    f"{mask} is a prediction of another run, on a scan that this one does not have: give this run a "
+                    f"folder of its own, as by --output_dir {_free_folder(self.output_dir)}, or remove "
+                    f"{self.predictions_dir}."
                 )
 
     def _check_sources(self) -> None:
@@ -252,6 +254,11 @@ class ScanRecords:
 
     def _record(self, scan: str) -> Path:
         return record_path(self.output_dir, scan)
+
+
+def _free_folder(folder: Path) -> Path:
+    """Name a folder beside another one that does not exist yet: ``prediction-2``, ``prediction-3`` and so on."""
+    return next(path for number in count(2) if not (path := folder.with_name(f"{folder.name}-{number}")).exists())
 
 
 def join_tables(output_dir: PathLike, predictions_dir: PathLike | None = None) -> int:
