@@ -79,7 +79,7 @@ def main() -> None:
     bent, sites = bend(scan)
     write_volume(output / "scan" / "bent.nii.gz", bent, np.diag([*scan.spacing_mm, 1.0]))
     command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--config_file", "configs/inference.yaml"]
-    command += ["--dataset_dir", str(output / "scan"), "--output_dir", str(output / "prediction"), "--amp", "true"]
+    command += ["--dataset_dir", str(output / "scan"), "--output_dir", str(output / "prediction")]
     command += ["--candidates#min_score", str(LEAST_SCORE), "--outputs#pictures", "false"]
     subprocess.run(command, cwd=ROOT / "bundle", check=True, stdout=subprocess.DEVNULL)
     pred = np.asarray(nib.load(output / "prediction" / "predictions" / "bent.nii.gz").dataobj)

@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 from scripts.anatomy.rib_finding import find_rib_mask  # noqa: E402
 from scripts.commands.sample_ct import load_sample_ct  # noqa: E402
 from scripts.files.atomic_write import whole_file  # noqa: E402
-from scripts.reporting.figures import BONE_WINDOW_HU, ORANGE  # noqa: E402
+from scripts.images.hounsfield import BONE_WINDOW_HU  # noqa: E402
+from scripts.reporting.figures import ORANGE  # noqa: E402
 from scripts.synthetic.implant import ImplantedFracture, implant_fractures  # noqa: E402
 from scripts.synthetic.phantom.fractures import CODES  # noqa: E402
 

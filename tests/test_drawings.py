@@ -13,10 +13,11 @@ from scripts.reporting.pages.drawings import FROCDrawing, froc_drawing
 
 
 def details(draws: int = 0) -> dict[str, Any]:
-    """One of two fractures is found at no false positive: recall 0.5 everywhere."""
-    codes, best = np.full(2, -1), np.array([0, -1])
-    result = ScanResult(np.ones(2, int), codes, np.array([0.9, 0.4]), best, np.array([0.9, 0.0]), 10, 10, 5)
-    return challenge_scores([result] * 2, bootstrap=draws)
+    """All fractures of one scan are found at no false positive, none of the other: recall 0.5 everywhere."""
+    ones, codes = np.ones(2, int), np.full(2, -1)
+    found = ScanResult(ones, codes, np.full(2, 0.9), np.array([0, 1]), np.full(2, 0.9), 10, 10, 5)
+    missed = ScanResult(ones, codes, np.full(2, 0.4), codes, np.zeros(2), 10, 10, 0)
+    return challenge_scores([found, missed], bootstrap=draws)
 
 
 @pytest.fixture(scope="module")

@@ -119,9 +119,9 @@ def test_annotation_beside_prediction_in_slices_through_the_fractures(figures: l
         np.full(shape, 40.0), LPS, pred, np.array([0.9, 0.25]), tmp_path / "s.png", label=label, title="RibFrac1"
     )
     coronals, axials = figures[0].axes[:2], figures[0].axes[2:]
-    assert [axes.get_title() for axes in coronals] == [
+    assert [axes.get_title().replace("\n", " ") for axes in coronals] == [
         "annotated: 3 fractures",
-        "predicted: 2 candidates (id, score)",
+        "predicted: 2 candidates of score 0 or more",
     ]
     assert [text for text in texts(coronals[0]) if text.startswith("F")] == ["F1", "F2", "F3"]
     assert [text for text in texts(coronals[1]) if text.startswith("C")] == ["C1 0.90", "C2 0.25"]
@@ -151,6 +151,24 @@ def test_without_fractures_the_slices_go_through_the_best_candidates(figures: li
         ]
         # From the head: candidate 3, then 2.
         assert names == ["C3 0.80", "C2 0.90"]
+
+
+def test_candidates_below_the_operating_score_are_counted_but_not_drawn(figures: list[Figure], tmp_path: Path) -> None:
+    shape = (20, 20, 30)
+    pred = blocks(shape, (2, 2, 1), (2, 2, 9), (2, 2, 17), (2, 2, 25))
+    scan_picture(np.zeros(shape), RAS, pred, [0.5, 0.9, 0.49, 0.1], tmp_path / "scan.png", operating_score=0.5)
+    coronal, *axials = figures[0].axes
+    assert coronal.get_title().replace("\n", " ") == "predicted: 2 candidates of score 0.5 or more, 2 below"
+    assert len(outlines(coronal, pictures.CANDIDATE_COLOR)) == 2
+    # From the head, through candidate 2, then 1; none through the others.
+    assert [text for axes in axials for text in texts(axes) if text.startswith("C")] == ["C2 0.90", "C1 0.50"]
+
+
+def test_slices_are_shown_in_the_bone_window(figures: list[Figure], tmp_path: Path) -> None:
+    scan_picture(np.zeros((8, 8, 8)), RAS, blocks((8, 8, 8), (2, 2, 2)), [0.9], tmp_path / "scan.png")
+    (image,) = figures[0].axes[1].images
+    assert image.get_clim() == (-200.0, 1000.0)
+    assert "bone window (−200 to 1000 HU)" in figures[0].get_suptitle()
 
 
 def test_only_the_best_candidates_are_named_in_a_crowd(figures: list[Figure], tmp_path: Path) -> None:
@@ -220,8 +238,9 @@ def one_scan(scores: Sequence[float], best: Sequence[int], fractures: int) -> Sc
 
 @pytest.mark.parametrize("bootstrap", [0, 20], ids=["curve alone", "with its interval"])
 def test_froc_picture_shows_the_five_points(bootstrap: int, figures: list[Figure], tmp_path: Path) -> None:
-    # One of two fractures at no false positive: recall 0.5 everywhere; the second candidate hits nothing.
-    details = challenge_scores([one_scan([0.9, 0.4], [0, -1], 2)] * 2, exact_thresholds=True, bootstrap=bootstrap)
+    # All fractures of one scan at no false positive, none of the other: recall 0.5 everywhere.
+    results = [one_scan([0.9, 0.9], [0, 1], 2), one_scan([0.4, 0.4], [-1, -1], 2)]
+    details = challenge_scores(results, exact_thresholds=True, bootstrap=bootstrap)
     froc_picture(details, tmp_path / "new" / "froc.png")
     (axes,) = figures[0].axes
     (five,) = [line for line in axes.lines if line.get_marker() == "o"]

@@ -268,7 +268,34 @@ def test_the_flag_of_a_scan_is_in_its_table_and_in_the_log(many, flag, tmp_path,
         (row,) = csv.DictReader(file)
     assert (row["scan"], row["at_operating_point"]) == ("RibFrac501", "1")
     assert row["many_fractures"] == ("yes" if flag else "no")
-    assert (f"1 candidates, {many} or more fractures (scan 1 of 2)" in caplog.text) == flag
+    words = f"1 candidate of score 0.75 or more; {many} or more fractures (scan 1 of 2)"
+    assert (words in caplog.text) == flag
+
+
+def two_candidates():
+    """Candidates of the scores 0.75 and 0.4 in one scan."""
+    scan = predicted()
+    scan["pred"][0, 10:12, 10:12, 8:10] = 2
+    scores = torch.tensor([0.75, 0.4])
+    return {**scan, "label_scores": scores, "candidates": describe_candidates(scan["pred"], scores)}
+
+
+def test_log_and_picture_count_by_the_operating_score(tmp_path, caplog, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "scripts.reporting.figures.save_figure",
+        lambda figure, path: titles.append(figure.axes[1].get_title().replace("\n", " ")),
+    )
+    evaluator = predict(two_candidates())
+    (tmp_path / "predictions").mkdir()
+    (tmp_path / "predictions" / "RibFrac501.nii.gz").touch()
+    run = prediction_run(tmp_path, SCANS, operating_score=0.5, outputs={"pictures": True})
+    ScanPictureHandler(run, (-200.0, 1000.0)).attach(evaluator)
+    ScanRecordsHandler(run).attach(evaluator)
+    with caplog.at_level("INFO", logger=evaluator.logger.name):
+        evaluator.run([0])
+    assert "RibFrac501: 1 candidate of score 0.5 or more, 1 below (scan 1 of 2)" in caplog.text
+    assert titles == ["predicted: 1 candidate of score 0.5 or more, 1 below"]
 
 
 def test_predictions_of_other_scans_are_not_mixed_in(tmp_path):
@@ -283,17 +310,17 @@ def test_predictions_of_other_scans_are_not_mixed_in(tmp_path):
 def test_a_picture_of_each_scan(tmp_path, monkeypatch):
     seen = []
 
-    def picture(image_hu, affine, pred, label_scores, path, label=None, title=""):
-        assert title == "RibFrac501"
+    def picture(image_hu, affine, pred, label_scores, path, label=None, title="", operating_score=0.0):
+        assert (title, operating_score) == ("RibFrac501", 0.5)
+        assert path == tmp_path / "pictures" / "RibFrac501.png"
         seen.append((image_hu, pred, label))
-        path.touch()
 
     monkeypatch.setattr("scripts.handlers.results.scan_picture", picture)
     evaluator = predict(predicted())
-    ScanPictureHandler(tmp_path / "pictures", (-200.0, 1000.0)).attach(evaluator)
+    run = prediction_run(tmp_path, SCANS, outputs={"pictures": True})
+    ScanPictureHandler(run, (-200.0, 1000.0)).attach(evaluator)
     evaluator.run([0])
     image_hu, pred, label = seen[0]
-    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["RibFrac501.png"]
     # scaled 0 is 400 HU, scaled 1 is 1000 HU; candidates and fractures lie where the image is bright
     assert sorted(np.unique(image_hu)) == [400, 1000]
     assert np.array_equal(image_hu == 1000, pred == 1) and np.array_equal(pred, label)
@@ -363,7 +390,8 @@ def test_a_picture_is_drawn_on_the_grid_of_the_image(tmp_path, monkeypatch):
     half.affine[:3, 2] *= 2  # every second slice
     for image in (cropped, half):
         evaluator = predict({**scan, "image": image})
-        ScanPictureHandler(tmp_path, (-200.0, 1000.0)).attach(evaluator)
+        run = prediction_run(tmp_path, SCANS, outputs={"pictures": True})
+        ScanPictureHandler(run, (-200.0, 1000.0)).attach(evaluator)
         evaluator.run([0])
     assert np.array_equal(drawn[0][2], np.asarray(in_ras)[0, 2:, 3:, 1:]) and drawn[0][2].any()
     assert np.array_equal(drawn[1][2], np.asarray(in_ras)[0, 2:, 3:, 1::2])

@@ -288,6 +288,30 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch, device, gpus, messag
         engines.check_device(device)
 
 
+@pytest.mark.parametrize(
+    "amp, engine, instructions, warned",
+    [
+        pytest.param(True, "torch", {"avx2": True}, True, id="emulated"),
+        pytest.param("true", "torch", {"avx2": True}, True, id="as text"),
+        pytest.param(True, "openvino", {"avx2": True}, False, id="OpenVINO takes float32"),
+        pytest.param(True, "torch", {"avx512_bf16": True}, False, id="fast"),
+        pytest.param("auto", "torch", {"avx2": True}, False, id="auto"),
+        pytest.param(False, "torch", {"avx2": True}, False, id="float32"),
+    ],
+)
+def test_a_precision_that_the_cpu_emulates_is_warned_of(amp, engine, instructions, warned, monkeypatch, caplog):
+    processor_of(monkeypatch, instructions)
+    engines.check_device("cpu", amp, engine)
+    assert [message.startswith("amp is true, but this CPU only emulates") for message in caplog.messages] == (
+        [True] if warned else []
+    )
+
+
+def test_there_is_no_such_precision():
+    with pytest.raises(ValueError, match="amp is 'half': give auto, true or false"):
+        engines.check_device("cpu", "half")
+
+
 def test_equals_monais_sliding_window_with_gaussian_weights():
     """Places and weights are MONAI's, with the sigmoid inside."""
     image = torch.randn(2, 1, 21, 37, 12, generator=torch.Generator().manual_seed(0))
@@ -528,15 +552,24 @@ def test_the_choice_is_logged_once(network, image, caplog):
     assert caplog.messages == ["The network is computed by torch on cpu in float32."]
 
 
-@pytest.mark.parametrize("enabled, dtype", [(True, torch.bfloat16), (False, torch.float32)], ids=["on", "off"])
-def test_autocast_on_a_cpu(enabled, dtype):
+@pytest.mark.parametrize(
+    "amp, instructions, dtype",
+    [
+        pytest.param(True, {"avx2": True}, torch.bfloat16, id="on"),
+        pytest.param("false", {"avx512_bf16": True}, torch.float32, id="off"),
+        pytest.param("auto", {"avx512_bf16": True}, torch.bfloat16, id="auto where it is fast"),
+        pytest.param("auto", {"avx2": True}, torch.float32, id="auto elsewhere"),
+    ],
+)
+def test_autocast_on_a_cpu(amp, instructions, dtype, monkeypatch):
+    processor_of(monkeypatch, instructions)
     convolution = nn.Conv3d(1, 1, 3)
-    inferer = AutocastInferer(SimpleInferer(), enabled=enabled)
+    inferer = AutocastInferer(SimpleInferer(), amp)
     assert inferer(torch.zeros(1, 1, 4, 4, 4), convolution).dtype == dtype
 
 
 def test_probabilities_are_float32_under_autocast():
-    inferer = AutocastInferer(SlidingWindowProbabilityInferer(roi_size=(4, 4, 4)), enabled=True)
+    inferer = AutocastInferer(SlidingWindowProbabilityInferer(roi_size=(4, 4, 4)), True)
     probability = inferer(torch.zeros(1, 1, 6, 6, 6), nn.Conv3d(1, 1, 3, padding=1))
     assert probability.dtype == torch.float32
 

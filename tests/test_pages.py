@@ -22,15 +22,17 @@ from monai.transforms import Orientation
 from PIL import Image
 
 from scripts.candidates import describe_candidates
+from scripts.data.dataloader import SkippedScan
 from scripts.handlers import ReviewPageHandler
 from scripts.metrics.froc import ScanResult, bootstrap_intervals, challenge_scores, froc_curve, score_scan
 from scripts.metrics.ribfrac_froc import RibFracFROCMetric, annotated_and_predicted, scan_result
 from scripts.reporting.pages import findings as findings_module
 from scripts.reporting.pages.charts import Axis, Chart, Series
 from scripts.reporting.pages.findings import MAX_PICTURES, Finding, counts_at, outcome_at, scan_findings
-from scripts.reporting.pages.page import ReviewPage
+from scripts.reporting.pages.page import OUTCOMES, ReviewPage
 from scripts.reporting.pages.pictures import gray_values, outline
-from scripts.reporting.pages.views import Scan, centered_views, projections
+from scripts.reporting.pages.views import PLANES, Scan, centered_views, projections
+from scripts.runs.prediction import PredictionRun
 from scripts.transforms import DescribeCandidatesd, MatchCandidatesd
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -118,9 +120,15 @@ def test_the_letters_tell_the_sides():
     edges = {view.name: view.edges for view in centered_views(synthetic_scan(), "candidate", 1)}
     assert edges == {
         "axial": ("R", "L", "A", "P"),
-        "coronal": ("R", "L", "H", "F"),
-        "sagittal": ("A", "P", "H", "F"),
+        "coronal": ("R", "L", "S", "I"),
+        "sagittal": ("A", "P", "S", "I"),
     }
+
+
+def test_no_letter_has_two_meanings():
+    sides = {letter for _, _, letters in PLANES.values() for letter in letters}
+    assert sides == set("RLAPSI")
+    assert not sides & ({letter for letter, _ in OUTCOMES.values()} | {"F"})  # F1 is an annotated fracture
 
 
 def test_an_outline_is_in_mm():
@@ -243,7 +251,7 @@ def test_counts_are_those_of_the_challenges_curve():
         assert counts.found / (counts.found + counts.missed) == pytest.approx(found, abs=1e-6)
 
 
-def run_handler(folder, *outputs, threshold=0.0, checkpoint=None, settings=None, metric=None):
+def run_handler(folder, *outputs, threshold=0.0, checkpoint=None, settings=None, metric=None, dataloader=None):
     describe, match = DescribeCandidatesd("pred"), MatchCandidatesd("pred")
 
     def step(engine, number):
@@ -264,8 +272,15 @@ def run_handler(folder, *outputs, threshold=0.0, checkpoint=None, settings=None,
         folder, scans, checkpoint=checkpoint, operating_score=threshold, settings=settings, shard=0, shards=4
     )
     run.shards = 1  # the page of one process, which did not predict three of the scans
-    ReviewPageHandler(run, metric).attach(evaluator)
+    ReviewPageHandler(run, metric, dataloader).attach(evaluator)
     return evaluator
+
+
+def unannotated_scan(name="RibFrac501", notes=""):
+    """Three candidates, of the scores 0.5, 0.75 and 0.25."""
+    output = {key: value for key, value in annotated_scan(name).items() if key not in ("label", "fracture_codes")}
+    output["pred"].meta["notes"] = notes
+    return output
 
 
 def interval_on(page):
@@ -342,7 +357,7 @@ def test_the_page_tells_the_run(html):
     types = [e.attributes["data-type"] for e in page.elements if "data-type" in e.attributes and e.tag == "tr"]
     assert {"Nondisplaced", "Unknown"} <= set(types)
     assert "The shipped weights ran" in page.text("weights-note")
-    assert "3 scans that are done already, or that others predict" in html
+    assert "3 scans that other processes predict" in html
     assert "[48, 48, 32]" in html and "Rib fracture CT segmentation" in html
 
 
@@ -448,8 +463,7 @@ def test_a_failed_write_leaves_the_page_of_before(tmp_path, monkeypatch):
 
 
 def test_without_annotations_there_are_no_scores(tmp_path):
-    output = {key: value for key, value in annotated_scan().items() if key not in ("label", "fracture_codes")}
-    run_handler(tmp_path, output).run([0])
+    run_handler(tmp_path, unannotated_scan()).run([0])
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(html)
     assert [e.attributes["data-state"] for e in page.all("article")] == ["candidate"] * 3
@@ -457,11 +471,56 @@ def test_without_annotations_there_are_no_scores(tmp_path):
 
 
 def test_a_scan_without_candidates_is_listed(tmp_path):
-    output = {key: value for key, value in annotated_scan().items() if key not in ("label", "fracture_codes")}
+    output = unannotated_scan()
     output |= {"pred": output["pred"] * 0, "label_scores": torch.zeros(0)}
     run_handler(tmp_path, output).run([0])
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert [e.text for e in page.all("h3")] == ["RibFrac501"] and page.text("n-candidates") == "0"
+
+
+def scan_table(page):
+    """The cells of the table of scans, by row."""
+    start = page.elements.index(*page.all("table", id="scan-table"))
+    end = page.elements.index(*page.all("table", id="finding-table"))
+    rows: list[list[str]] = []
+    for element in page.elements[start:end]:
+        if element.tag == "tr":
+            rows.append([])
+        elif element.tag in ("th", "td"):
+            rows[-1].append(element.text.strip())
+    return rows
+
+
+def test_every_scan_of_the_run_has_a_row_with_its_status(tmp_path):
+    failed = SimpleNamespace(skipped=[SkippedScan("cut", "cut.nii.gz: is no readable NIfTI file")])
+    outputs = unannotated_scan("sure"), unannotated_scan("doubtful", "no lungs found")
+    evaluator = run_handler(tmp_path, *outputs, threshold=0.25, dataloader=failed)
+    evaluator.run([0, 1])
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert scan_table(page) == [
+        ["scan", "status", "candidates", "3 or more", "highest score", "notes"],
+        ["cut", "failed", "", "", "", "cut.nii.gz: is no readable NIfTI file"],
+        ["sure", "done", "3", "yes", "0.75", ""],
+        ["doubtful", "doubtful", "3", "yes", "0.75", "no lungs found"],
+    ]
+    assert [e.text for e in page.all("h1")] == ["Possible rib fractures in 3 scans"]
+    assert page.text("failed").startswith("1 of 3 scans failed: nothing is known of it.")
+    assert (page.text("n-scans"), page.text("n-all-scans"), page.text("n-many")) == ("2", "2", "2")
+
+
+@pytest.mark.parametrize("threshold, many", [(0.25, "1"), (0.26, "0")], ids=["as many as raise it", "one less"])
+def test_the_flag_for_many_fractures_counts_at_the_threshold(threshold, many, tmp_path):
+    run_handler(tmp_path, unannotated_scan(), threshold=threshold).run([0])
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.text("n-many") == many and scan_table(page)[1][3] == ("yes" if many == "1" else "")
+
+
+def test_scans_that_were_done_before_have_a_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(PredictionRun, "done_before", ["earlier"])
+    run_handler(tmp_path, unannotated_scan()).run([0])
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert scan_table(page)[2] == ["earlier", "done earlier", "", "", "", "see scans.csv"]
+    assert not [e for e in page.elements if e.attributes.get("id") == "failed"]
 
 
 def test_pictures_of_a_scan_are_limited_and_the_page_says_so(tmp_path):

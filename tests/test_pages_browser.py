@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import watched_page
-from test_pages import EVIL, annotated_scan, run_handler
+from test_pages import EVIL, annotated_scan, run_handler, unannotated_scan
+
+from scripts.data.dataloader import SkippedScan
 
 pytestmark = pytest.mark.browser
 
@@ -70,6 +73,34 @@ def test_the_threshold_counts_and_hides(page, threshold, expected, rows):
     assert shown(page) == rows == shown(page, ".card")
     marks = page.locator(".top figure:first-child .mark:not([hidden])").count()
     assert marks == rows
+
+
+@pytest.fixture
+def unannotated(browser, tmp_path):
+    """Two scans of the scores 0.75, 0.5 and 0.25, and one that failed."""
+    failed = SimpleNamespace(skipped=[SkippedScan("cut", "is cut short")])
+    run_handler(tmp_path, unannotated_scan("one"), unannotated_scan("two"), dataloader=failed).run([0, 1])
+    opened = watched_page(browser)
+    opened.goto((tmp_path / "report.html").as_uri())
+    yield opened
+    opened.close()
+
+
+def test_the_table_of_scans_keeps_one_that_failed(unannotated):
+    def column(number):
+        return unannotated.locator(f"#scan-table tbody tr:visible > :nth-child({number})").all_text_contents()
+
+    assert unannotated.complaints == []
+    assert (column(1), column(3), column(4)) == (["cut", "one", "two"], ["", "3", "3"], ["", "yes", "yes"])
+    unannotated.fill("#threshold-number", "0.3")
+    assert (column(2), column(3), column(4)) == (["failed", "done", "done"], ["", "2", "2"], ["", "", ""])
+    assert unannotated.text_content("#n-many") == "0"
+    assert unannotated.text_content("#counts").strip().startswith("4 candidates of score 0.3 or more in 2 of 2")
+    unannotated.click("#scan-table th:first-child button")
+    unannotated.click("#scan-table th:first-child button")
+    assert column(1) == ["two", "one", "cut"]
+    unannotated.fill("#name-filter", "o")
+    assert column(1) == ["two", "one"]
 
 
 def test_the_slider_answers_to_the_keyboard(page):
@@ -136,12 +167,11 @@ def test_sorting(page):
 
 
 def test_outlines_can_be_hidden(page):
-    path = page.locator("#s0-c2 .own").first
-    assert path.is_visible()
-    page.uncheck("#lines")
-    assert not path.is_visible()
-    page.check("#lines")
-    assert path.is_visible()
+    path, card = page.locator("#s0-c2 .own").first, page.locator("#s0-c2")
+    for is_shown in (True, False, True):
+        page.set_checked("#lines", is_shown)
+        card.scroll_into_view_if_needed()  # what is out of view is not laid out
+        assert path.is_visible() == is_shown
 
 
 def test_a_mark_leads_to_its_card(page):

@@ -59,15 +59,27 @@ def test_of_a_prediction(data, tmp_path, model):
     assert "1 of 3 scans could not be loaded, the others are done" in run(data, tmp_path, model)
     told = summary(tmp_path)
     table = rows(tmp_path / "scans.csv")
-    assert len(table) == 2 and all(int(row["candidates"]) > 0 for row in table)
+    (bad,) = told["skipped_scans"]
+    assert bad["scan"] == "RibFrac502" and "RibFrac502-image.nii.gz" in bad["reason"]
+    assert [row["scan"] for row in table] == [f"RibFrac{number}" for number in SCANS]
+    cut_row = table.pop(1)  # no number of it is known
+    assert {name: text for name, text in cut_row.items() if text} == {
+        "scan": "RibFrac502",
+        "status": "failed",
+        "notes": bad["reason"],
+    }
+    assert all(int(row["candidates"]) > 0 and row["status"] == "doubtful" for row in table)  # of so few voxels
+    assert [status["status"] for status in told["statuses"]] == ["doubtful", "failed", "doubtful"]
+    assert told["statuses"][1] == {"scan": "RibFrac502", "status": "failed", "notes": bad["reason"]}
+    assert [row["scan"] for row in rows(tmp_path / "fractures.csv")] == ["RibFrac501", "RibFrac503"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'id="failed"' in page and bad["reason"].split(" (")[0] in page
     assert told["scans"] == {"all": 3, "done_before": 0, "predicted": 2, "skipped": 1}
     assert told["candidates"] == {
         "all": sum(int(row["candidates"]) for row in table),
         "at_operating_point": sum(int(row["at_operating_point"]) for row in table),
     }
     assert told["scans_with_many_fractures"] == sum(row["many_fractures"] == "yes" for row in table)
-    (bad,) = told["skipped_scans"]
-    assert bad["scan"] == "RibFrac502" and "RibFrac502-image.nii.gz" in bad["reason"]
     metadata = json.loads((BUNDLE_ROOT / "configs" / "metadata.json").read_text())
     assert (told["bundle"], told["version"]) == (metadata["name"], metadata["version"])
     assert told["weights"] == model.name
@@ -86,6 +98,36 @@ def test_of_a_prediction_that_goes_on(data, tmp_path, model):
     again = summary(tmp_path)
     assert again["scans"] == {"all": 3, "done_before": 2, "predicted": 1, "skipped": 0}
     assert again["candidates"] == first["candidates"] and first["candidates"]["all"] > 0
+
+
+def test_another_data_set_into_the_same_folder_is_refused_in_one_sentence(data, tmp_path, model, monkeypatch):
+    folder = tmp_path / "prediction"
+    run(data, folder, model)
+    kept = (folder / "config.yaml").read_bytes()
+    write_scan(tmp_path / "other", "test", 600, fractures=1, shape=(20, 18, 16))
+    assert "is a prediction of another run" in run(tmp_path / "other", folder, model)
+    (tmp_path / "prediction-2").mkdir()
+    monkeypatch.setattr("scripts.runs.prediction.is_command_line", lambda: True)
+    with pytest.raises(SystemExit) as stopped:
+        run(tmp_path / "other", folder, model)
+    mask = folder / "predictions" / "RibFrac501.nii.gz"
+    assert stopped.value.code == (
+        f"error: {mask} is a prediction of another run, on a scan that this one does not have: give this run a folder "
+        f"of its own, as by --output_dir {folder}-3, or remove {folder / 'predictions'}."
+    )
+    assert (folder / "config.yaml").read_bytes() == kept and (folder / "scans.csv").is_file()
+
+
+def test_a_scan_that_failed_is_tried_again_by_a_run_that_goes_on(data, tmp_path, model):
+    path = data / "ribfrac-test-images" / "RibFrac502-image.nii.gz"
+    whole = path.read_bytes()
+    cut(data, 502)
+    run(data, tmp_path, model)
+    path.write_bytes(whole)
+    assert run(data, tmp_path, model, resume=True) == ""
+    assert summary(tmp_path)["scans"] == {"all": 3, "done_before": 2, "predicted": 1, "skipped": 0}
+    assert {row["status"] for row in rows(tmp_path / "scans.csv")} == {"doubtful"}
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("done earlier") > 0
 
 
 def test_each_shard_has_its_own(data, tmp_path, model):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from scripts.metrics.froc import ScanResult, challenge_scores
-from scripts.reporting.scores import metrics_table, write_metrics
+from scripts.reporting.scores import NO_INTERVAL, metrics_table, write_metrics
 
 # Two fractures, a displaced and one of unknown type; a hit of the first at 0.9, and a miss at 0.355.
 RESULT = ScanResult(
@@ -56,14 +56,29 @@ def test_written_curve_has_every_score_where_asked(tmp_path: Path) -> None:
     [
         pytest.param(False, 0, ["recall"], ["0.5000"], id="recall alone"),
         pytest.param(True, 0, ["recall", "exact"], ["0.5000", "0.5000"], id="beside exact thresholds"),
-        pytest.param(False, 9, ["recall", "95", "%", "interval"], ["0.5000", "0.5000-0.5000"], id="beside an interval"),
+        pytest.param(
+            False, 99, ["recall", "95", "%", "interval"], ["0.5000", "0.0000-1.0000"], id="beside an interval"
+        ),
     ],
 )
 def test_table_has_a_column_for_what_was_asked(exact: bool, bootstrap: int, head: list[str], row: list[str]) -> None:
-    lines = metrics_table(challenge_scores([RESULT], exact, bootstrap)).splitlines()
-    assert lines[0] == "1 scans, 2 fractures, 2 candidates"
+    found = replace(RESULT, best_fracture=np.array([0, 1]), best_overlap=np.array([0.75, 0.75]))
+    nothing = dict.fromkeys(("candidate_codes", "label_scores", "best_fracture", "best_overlap"), np.array([]))
+    missed = replace(RESULT, **{name: value.astype(int) for name, value in nothing.items()})
+    results = [found, missed] if bootstrap else [RESULT]
+    lines = metrics_table(challenge_scores(results, exact, bootstrap)).splitlines()
     assert lines[3].split() == head
     assert next(line for line in lines if line.startswith("average recall")).split()[2:] == row
+
+
+def test_table_begins_with_counts() -> None:
+    lines = metrics_table(challenge_scores([RESULT], bootstrap=0)).splitlines()
+    assert lines[0] == "1 scan, 2 fractures, 2 candidates of any score"
+
+
+def test_table_says_why_there_is_no_interval() -> None:
+    assert NO_INTERVAL in metrics_table(challenge_scores([RESULT] * 2, bootstrap=9)).splitlines()
+    assert NO_INTERVAL not in metrics_table(challenge_scores([RESULT] * 2, bootstrap=0)).splitlines()
 
 
 def test_table_shows_classes_and_voxels() -> None:

@@ -118,13 +118,21 @@ def test_settings_of_the_config_and_of_monai_pass(words: list[str], config: str)
 
 def test_a_setting_of_any_of_several_configs_passes(config: str, tmp_path: Path) -> None:
     overlay = tmp_path / "overlay.yaml"
-    overlay.write_text("bootstrap: 10\n")
+    overlay.write_text("bootstrap: 10\nrun: ['@bootstrap']\n")
     words = [PROGRAM, "run", "evaluating", "--config_file", f"['{config}','{overlay}']"]
     settings_given([*words, "--bootstrap", "5", "--output_dir", "x"])
     with pytest.raises(
         SystemExit, match=f"{config} and {overlay} has no setting 'botstrap'; did you mean --bootstrap?"
     ):
         settings_given([*words, "--botstrap", "5"])
+
+
+def test_a_misspelled_id_of_an_overlay_is_refused(config: str, tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("least_probabilty: 0.3\n")
+    words = [PROGRAM, "run", "inference", "--config_file", f"['{config}','{overlay}']"]
+    with pytest.raises(SystemExit, match="error: .*overlay.yaml: .*did you mean least_probability?"):
+        settings_given(words)
 
 
 def test_settings_in_an_args_file_are_checked_too(config: str, tmp_path: Path) -> None:

@@ -14,7 +14,14 @@ from conftest import lps_affine
 from monai.data import MetaTensor
 
 from scripts.anatomy.rib_cage import Rib, RibCage
-from scripts.candidates import Candidate, candidate_from_record, describe_candidates, summarize
+from scripts.candidates import (
+    Candidate,
+    candidate_from_record,
+    count_words,
+    describe_candidates,
+    failed_scan,
+    summarize,
+)
 from scripts.reporting.tables import (
     CHALLENGE_COLUMNS,
     CHEST_COLUMNS,
@@ -220,6 +227,18 @@ def test_the_columns_of_before_keep_their_place():
     assert (FRACTURE_COLUMNS[16], FRACTURE_COLUMNS[21]) == ("last_k", "part")
 
 
+@pytest.mark.parametrize(
+    "scores, expected",
+    [
+        pytest.param([], "0 candidates of score 0.5 or more", id="none"),
+        pytest.param([0.5], "1 candidate of score 0.5 or more", id="the score itself counts"),
+        pytest.param([0.9, 0.5, 0.49], "2 candidates of score 0.5 or more, 1 below", id="one below"),
+    ],
+)
+def test_words_that_count_candidates(scores, expected):
+    assert count_words(scores, 0.5) == expected
+
+
 def candidate(score, side):
     return replace(FIRST, score=score, side=side)
 
@@ -239,10 +258,25 @@ FAINT = [candidate(0.549, "left")]
 )
 def test_row_of_a_scan(candidates, expected, tmp_path):
     summary = summarize(candidates, operating_score=0.55, many_fractures=3, notes="no lungs")
-    row = [*map(str, expected), "no lungs", *[""] * len(CHEST_COLUMNS)]
+    row = ["doubtful", *map(str, expected), "no lungs", *[""] * len(CHEST_COLUMNS)]
     assert list(scan_row(summary).values()) == row
     write_scan_table([("a, b", summary)], tmp_path / "scans.csv")
     assert read(tmp_path / "scans.csv") == [list(SCAN_COLUMNS), ["a, b", *row]]
+
+
+@pytest.mark.parametrize(
+    "summary, status, notes",
+    [
+        pytest.param(summarize([], 0.5, 3), "done", "", id="predicted"),
+        pytest.param(summarize([], 0.5, 3, notes="no lungs"), "doubtful", "no lungs", id="with a note"),
+        pytest.param(failed_scan("a.nii.gz: is cut short"), "failed", "a.nii.gz: is cut short", id="failed"),
+    ],
+)
+def test_status_of_a_scan(summary, status, notes):
+    row = scan_row(summary)
+    assert tuple(row) == SCAN_COLUMNS[1:]
+    assert (row["status"], row["notes"]) == (status, notes)
+    assert row["candidates"] == ("" if status == "failed" else "0")  # 0 would tell that there is no fracture
 
 
 def test_row_of_a_scan_whose_fractures_are_described():

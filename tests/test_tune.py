@@ -231,27 +231,38 @@ def test_the_command_writes_an_overlay_and_its_figures(
     main(["--probabilities_dir", str(maps), "--dataset_dir", str(data), "--output", str(output), *GRID])
     text, report = output.read_text(), json.loads(output.with_suffix(".json").read_text())
     chosen = yaml.safe_load(text)
-    # 800 mm3 drop all. At 30 mm3 the small one of 8 * 0.703 mm3 goes, and then at a mean of 0.6 the weak one, which the
-    # low threshold adds. With no false one left all else ties, so it is as before
+    # 800 mm3 drop all. At 30 mm3 the small one of 8 * 0.703 mm3 goes. All else ties: the weak one, which the low
+    # threshold adds, scores less than the fractures. So it is as before
     assert 8 * np.prod(SPACING_MM) < 30 < 64 * np.prod(SPACING_MM)
     present = ConfigParser.load_config_files([str(INFERENCE)])["candidates"]
-    assert (chosen["candidates::min_volume_mm3"], chosen["candidates::min_mean_probability"]) == (30.0, 0.6)
-    for name in ("threshold", "low_threshold", "split_distance_mm", "peak_share", "score"):
+    assert chosen["candidates::min_volume_mm3"] == 30.0
+    for name in (
+        "threshold",
+        "low_threshold",
+        "min_mean_probability",
+        "split_distance_mm",
+        "peak_share",
+        "score",
+    ):
         assert chosen[f"candidates::{name}"] == present[name]
     assert (
         report["before"]["average_recall"] == pytest.approx(0.0, abs=1e-6)
         and report["before"]["candidates_per_scan"] == 0.0
     )
-    assert report["after"]["average_recall"] == pytest.approx(1.0) and report["after"]["candidates_per_scan"] == 1.0
-    assert report["after"]["false_candidates_per_scan"] == 0.0
+    # one of each scan is the weak one
+    assert report["after"]["average_recall"] == pytest.approx(1.0) and report["after"]["candidates_per_scan"] == 2.0
+    assert report["after"]["false_candidates_per_scan"] == 1.0
     assert chosen["candidates::min_score"] == report["after"]["min_score"] == 0.0
     assert report["after"]["sets"][0]["recall_at_min_score"] == pytest.approx(1.0)
     assert (report["sets"][0]["scans"], report["sets"][0]["fractures"]) == (3, 3)
     assert report["sets"][0]["scans_without_fractures"] == 1
     assert len(report["best"]) == 10 < report["settings_tried"] and f"best of {report['settings_tried']}" in text
-    # three hits and no miss
+    # three hits and three misses
     assert (chosen["candidates::score_slope"], chosen["candidates::score_intercept"]) == (1.0, 0.0)
-    assert "3 hits and 0 misses are too few" in text and "3 hits and 0 misses" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "3 hits and 3 misses are too few" in text and "3 hits and 3 misses" in told
+    assert "# Too few fractures to choose by: 3 in a set, of which one is 0.33 of the recall." in text
+    assert "Too few fractures to choose by" in told
     assert f"--output {output}" in text and chosen["candidates::spine_margin_mm"] == 0.0
 
 
@@ -324,6 +335,17 @@ def test_wrong_arguments_end_with_a_message(
         main([word for option, values in options.items() for word in (option, *values)])
     assert stopped.value.code == 1
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_scans_without_a_fracture_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_scan(tmp_path / "data", "val", 421, fractures=0, shape=(16, 14, 12))
+    label = nib.load(tmp_path / "data" / "ribfrac-val-labels" / "RibFrac421-label.nii.gz")
+    (tmp_path / "maps").mkdir()
+    zeros = nib.Nifti1Image(np.zeros(label.shape, np.float32), label.affine)
+    nib.save(zeros, tmp_path / "maps" / "RibFrac421.nii.gz")
+    with pytest.raises(SystemExit):
+        main(["--probabilities_dir", str(tmp_path / "maps"), "--dataset_dir", str(tmp_path / "data"), *GRID])
+    assert "data, section validation, has no fracture to choose by" in capsys.readouterr().err
 
 
 def test_scans_with_their_maps(predicted: tuple[Path, Path]) -> None:

@@ -94,6 +94,20 @@ def test_a_tie_keeps_the_present_value() -> None:
     assert ranked(outcomes)[0].setting == SETTING and len(outcomes) == 4
 
 
+def test_of_settings_that_tie_the_one_with_the_fewest_changes_is_chosen() -> None:
+    # all others find more than the present one, and alike; fewer candidates do not outweigh a change more
+    outcomes = [outcome(0.6, 9.0, SETTING)]
+    outcomes += [outcome(0.7, 1.0, replace(SETTING, threshold=0.005, min_volume_mm3=50.0))]
+    outcomes += [outcome(0.7, 5.0, replace(SETTING, threshold=0.3)), outcome(0.7, 4.0, replace(SETTING, threshold=0.2))]
+    assert [outcomes.index(its) for its in ranked(outcomes)] == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("candidates", [0.0, 1.0, 2.0], ids=["fewer candidates", "as many", "more"])
+def test_a_tie_in_recall_keeps_the_present_setting(candidates: float) -> None:
+    outcomes = [outcome(0.7, 1.0, SETTING), outcome(0.7004, candidates, replace(SETTING, threshold=0.005))]
+    assert ranked(outcomes)[0].setting == SETTING
+
+
 def test_the_search_returns_to_a_value_of_the_start() -> None:
     # a volume of 9 helps at 0.5 alone, and 0.7 is better than it: there the start's volume is better again
     gains = {(0.5, 0.0): 0.5, (0.5, 9.0): 0.6, (0.7, 9.0): 0.7, (0.7, 0.0): 0.8}

@@ -19,7 +19,8 @@ from benchmarks.detection.run import FIGURES_NAME
 from scripts.data.datalist import load_datalist
 from scripts.data.ribfrac import CLASS_NAMES, KEY_FALSE_POSITIVES
 from scripts.files.atomic_write import whole_file
-from scripts.reporting.figures import BONE_WINDOW_HU, CANDIDATE_COLOR, DOTS_PER_INCH, FRACTURE_COLOR
+from scripts.images.hounsfield import BONE_WINDOW_HU
+from scripts.reporting.figures import CANDIDATE_COLOR, DOTS_PER_INCH, FRACTURE_COLOR
 
 __all__ = ["examples_picture", "froc_curves_picture"]
 

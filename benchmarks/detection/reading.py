@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from scripts.anatomy.rib_finding import find_rib_cage
 from scripts.anatomy.straight_ribs import StraightRib, sampled, straight_ribs
 from scripts.files.atomic_write import whole_file
+from scripts.images.hounsfield import BONE_WINDOW_HU
 from scripts.images.image_reader import CTReader
-from scripts.reporting.figures import BONE_WINDOW_HU, CANDIDATE_COLOR
+from scripts.reporting.figures import CANDIDATE_COLOR
 
 __all__ = ["reading_pictures"]
 

@@ -76,7 +76,7 @@ def summary(figures: Mapping[str, Any], findings: Mapping[str, Sequence[Finding]
         }
     fractures = [{**fracture, "slice_mm": scan["slice_mm"]} for scan in scans for fracture in scan["fractures"]]
     found = [fracture for fracture in fractures if fracture["score"] is not None and fracture["score"] >= least]
-    detection, intervals = figures["scores"]["detection"], figures["scores"].get("bootstrap", {})
+    detection, intervals = figures["scores"]["detection"], figures["scores"].get("bootstrap") or {}
     hits = [fracture["dice"] for fracture in found]
     result |= {key: detection[key] for key in ("key_recall", "average_recall", "max_recall")}
     result |= {f"{key}_interval": intervals.get(key) for key in ("key_recall", "average_recall", "max_recall")}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,9 @@ __all__ = [
     "Candidate",
     "ScanSummary",
     "candidate_from_record",
+    "count_words",
     "describe_candidates",
+    "failed_scan",
     "ribs_of",
     "summarize",
     "summary_from_record",
@@ -149,6 +151,7 @@ class ScanSummary:
         many_fractures: whether so many are at the operating point that the scan is flagged.
         notes: what is doubtful about the scan.
         chest: what those at the operating point are together; None where fractures were not described.
+        failure: why the scan could not be predicted, and there are no candidates; empty where it was.
     """
 
     candidates: int
@@ -159,6 +162,17 @@ class ScanSummary:
     many_fractures: bool
     notes: str = ""
     chest: ChestFacts | None = None
+    failure: str = ""
+
+    @property
+    def status(self) -> str:
+        """``failed``, ``doubtful`` with quality notes, or ``done``."""
+        return "failed" if self.failure else "doubtful" if self.notes else "done"
+
+
+def failed_scan(reason: str) -> ScanSummary:
+    """Sum up a scan that could not be predicted, for a reason that names its file."""
+    return ScanSummary(0, 0, 0, 0, None, False, failure=reason)
 
 
 def describe_candidates(
@@ -262,6 +276,23 @@ def summarize(
         notes=notes,
         chest=chest_facts(counted) if described else None,
     )
+
+
+def count_words(scores: Iterable[float], operating_score: float) -> str:
+    """
+    Tell how many candidates count, for a log or a picture.
+
+    Args:
+        scores: of all candidates of a scan, in [0, 1].
+        operating_score: candidates of this score or more count.
+
+    Returns:
+        Such as ``6 candidates of score 0.5 or more, 5 below``.
+    """
+    counted = [score >= operating_score for score in scores]
+    number, below = counted.count(True), counted.count(False)
+    words = f"{number} candidate{'' if number == 1 else 's'} of score {operating_score:g} or more"
+    return f"{words}, {below} below" if below else words
 
 
 def summary_from_record(values: Mapping[str, Any]) -> ScanSummary:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from monai.utils import StrEnum, optional_import
+from monai.utils import StrEnum, optional_import, str2bool
 from torch import nn
 
-__all__ = ["Engine", "OpenVINONetwork", "check_device", "choose_engine", "default_device", "has_fast_bfloat16"]
+__all__ = [
+    "Engine",
+    "OpenVINONetwork",
+    "check_device",
+    "choose_bfloat16",
+    "choose_engine",
+    "default_device",
+    "has_fast_bfloat16",
+]
+
+_logger = logging.getLogger(__name__)
 
 openvino, has_openvino = optional_import("openvino")
 
@@ -31,15 +42,19 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def check_device(device: torch.device | str) -> None:
+def check_device(device: torch.device | str, amp: bool | str = "auto", engine: str = "torch") -> None:
     """
     Refuse a device that this machine does not have; torch does so where it first moves something to it.
 
+    A precision that makes torch many times slower on this device is warned of.
+
     Args:
         device: the setting.
+        amp: likewise, see :func:`choose_bfloat16`.
+        engine: likewise, see :class:`Engine`. OpenVINO does not emulate bfloat16.
 
     Raises:
-        ValueError: when it is no device, or a GPU that torch does not see.
+        ValueError: when it is no device, or a GPU that torch does not see; or when there is no such precision.
     """
     advice = "leave device out, which takes the first GPU where there is one, or give --device cpu."
     try:
@@ -51,6 +66,31 @@ def check_device(device: torch.device | str) -> None:
         seen = "no GPU" if count == 0 else f"cuda:0 to cuda:{count - 1}" if count > 1 else "cuda:0 alone"
         built = "" if torch.version.cuda else ", since it was installed without CUDA"
         raise ValueError(f"device is {asked}, but torch sees {seen} on this machine{built}: {advice}")
+    slow = choose_bfloat16(amp, asked) and not has_fast_bfloat16(asked)
+    if slow and choose_engine(engine, asked) == Engine.TORCH:
+        _logger.warning(
+            f"amp is true, but this {'CPU' if asked.type == 'cpu' else 'device'} only emulates bfloat16: a step "
+            "took 30 to 60 times as long as in float32 on one with AVX2. Leave amp out, or give --amp auto."
+        )
+
+
+def choose_bfloat16(amp: bool | str, device: torch.device) -> bool:
+    """
+    Tell whether to compute in bfloat16.
+
+    Args:
+        amp: ``True``, ``False``, or ``auto``: where the device computes it fast.
+        device: where the network lies.
+
+    Raises:
+        ValueError: when it is none of these.
+    """
+    if amp == "auto":
+        return has_fast_bfloat16(device)
+    try:
+        return str2bool(amp)
+    except ValueError as error:
+        raise ValueError(f"amp is '{amp}': give auto, true or false.") from error
 
 
 class Engine(StrEnum):

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from monai.data.utils import compute_importance_map
 from monai.inferers import Inferer
-from monai.utils import BlendMode, convert_to_dst_type, convert_to_tensor, ensure_tuple_rep, str2bool
+from monai.utils import BlendMode, convert_to_dst_type, convert_to_tensor, ensure_tuple_rep
 from torch import nn
 from tqdm import tqdm
 
-from scripts.engines import Engine, OpenVINONetwork, choose_engine, has_fast_bfloat16
+from scripts.engines import Engine, OpenVINONetwork, choose_bfloat16, choose_engine, has_fast_bfloat16
 
 __all__ = [
     "AutocastInferer",
@@ -306,23 +306,24 @@ class TwoPassInferer(Inferer):
 
 class AutocastInferer(Inferer):
     """
-    Run another inferer in bfloat16, on the device that holds the input.
+    Run another inferer in bfloat16 or float32, on the device that holds the input.
 
     The engines' ``amp`` asks for CUDA's autocast and does nothing on a CPU. bfloat16 has the range of float32, so
     that training needs no scaling of gradients.
 
     Args:
         inferer: the inferer that does the work.
-        enabled: ``False`` runs it as it is, in float32.
+        amp: ``True`` computes in bfloat16, ``False`` in float32, ``auto`` in bfloat16 where the device does so fast.
     """
 
-    def __init__(self, inferer: Inferer, enabled: bool | str = True) -> None:
+    def __init__(self, inferer: Inferer, amp: bool | str = "auto") -> None:
         super().__init__()
         self.inferer = inferer
-        self.enabled = str2bool(enabled)
+        self.amp = amp
 
     def __call__(self, inputs: torch.Tensor, network: Callable, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.enabled):
+        enabled = choose_bfloat16(self.amp, inputs.device)
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=enabled):
             return self.inferer(inputs, network, *args, **kwargs)
 
 
@@ -350,7 +351,7 @@ class EngineInferer(Inferer):
         super().__init__()
         self.inferer = inferer
         self.engine = Engine(engine)
-        self.amp = None if amp == "auto" else str2bool(amp)
+        self.amp = amp
         self._network: OpenVINONetwork | None = None
         self._logged: set[str] = set()
 
@@ -379,10 +380,9 @@ class EngineInferer(Inferer):
 
     def _predict(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
         engine = choose_engine(self.engine, inputs.device)
-        is_fast = has_fast_bfloat16(inputs.device)
-        bfloat16 = is_fast if self.amp is None else self.amp
+        bfloat16 = choose_bfloat16(self.amp, inputs.device)
         if engine == Engine.OPENVINO:
-            bfloat16 = bfloat16 and is_fast  # OpenVINO does not emulate it
+            bfloat16 = bfloat16 and has_fast_bfloat16(inputs.device)  # OpenVINO does not emulate it
         self._log(f"The network is computed by {engine} on {inputs.device} in {'bfloat16' if bfloat16 else 'float32'}.")
         if engine == Engine.OPENVINO:
             if self._network is None or self._network.network is not network:

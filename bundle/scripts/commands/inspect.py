@@ -27,13 +27,13 @@ from scripts.files.scan_names import printable
 from scripts.images.dicom_series import is_dicom
 from scripts.images.file_checks import file_problems
 from scripts.images.headers import checked_axcodes
+from scripts.images.hounsfield import BONE_WINDOW_HU
 from scripts.reporting.pages.html import render
 from scripts.reporting.pages.views import Scan, projections
 
 __all__ = ["inspect_dataset", "main", "summary_of"]
 
 _PARTING = "<!-- scans -->"
-_WINDOW_HU = (-200.0, 1000.0)
 
 
 def summary_of(scans: Sequence[ScanFacts]) -> dict[str, str]:
@@ -119,7 +119,7 @@ def _add_scan(item: dict, parts: IO[str], axcodes: str | None) -> ScanFacts:
     facts, image, ids = scan_facts(item, axcodes)
     if image is not None:
         instances = {} if ids is None else {"fracture": ids}
-        scan = Scan(image.numpy()[0], image.affine.numpy(), _WINDOW_HU, instances)
+        scan = Scan(image.numpy()[0], image.affine.numpy(), BONE_WINDOW_HU, instances)
         parts.write(render("inspect_scan.html", facts=facts, view=projections(scan, None)[0]))
     return facts
 

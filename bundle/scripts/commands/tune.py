@@ -72,6 +72,7 @@ CHOICES = {
     "scores": ("score", tuple(score.value for score in CandidateScore)),
 }
 MOST_SETTINGS = 300  # that are tried
+FEW_FRACTURES = 30  # of which the recall has a standard error of up to 0.09
 HIGHEST_SCORE = round(float(CHALLENGE_THRESHOLDS[-1]), 2)
 ROWS_SHOWN = 10
 INFERENCE_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "inference.yaml"
@@ -341,9 +342,19 @@ def _overlay(report: dict[str, Any], name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _fractures(results: Sequence[ScanResult]) -> int:
+    return sum(len(result.fracture_codes) for result in results)
+
+
 def _notes(sets: ScanSets, best: Outcome, min_score: float | None, max_candidates_per_scan: float) -> list[str]:
     """Say what the reader of the result must know."""
     notes = []
+    if (count := min(_fractures(results) for results in sets)) < FEW_FRACTURES:
+        of_one = "is all of the recall" if count == 1 else f"is {1 / count:.2f} of the recall"
+        notes.append(
+            f"Too few fractures to choose by: {count} in a set, of which one {of_one}. Chance may have chosen these"
+            f" settings; take at least {FEW_FRACTURES} fractures, or keep the present settings."
+        )
     if min_score is None:
         notes.append(f"No score stays within {max_candidates_per_scan:g} false candidates per scan.")
     if any(all(len(result.fracture_codes) for result in results) for results in sets):
@@ -372,7 +383,7 @@ def tune(options: argparse.Namespace, command: str) -> str:
 
     Raises:
         FileNotFoundError: when a folder, a map of probabilities or a config is missing.
-        ValueError: when files or settings do not fit each other.
+        ValueError: when files or settings do not fit each other, or a data set has no fracture.
     """
     maps, datasets = len(options.probabilities_dir), len(options.dataset_dir)
     if maps != datasets:
@@ -394,6 +405,12 @@ def tune(options: argparse.Namespace, command: str) -> str:
 
     with TemporaryDirectory() as folder, _processes(options.workers) as pool:
         prepared = _PreparedScans(scans, Path(folder), present, lowest, pool)
+        for dataset_dir, of_set in zip(options.dataset_dir, prepared.results(start)):
+            if _fractures(of_set) == 0:
+                raise ValueError(
+                    f"{dataset_dir}, section {options.section}, has no fracture to choose by: name annotated scans"
+                    " with fractures."
+                )
         with tqdm(total=MOST_SETTINGS, desc="try settings, at most", unit="setting") as progress:
 
             def score(setting: Setting) -> Outcome:
@@ -418,7 +435,7 @@ def tune(options: argparse.Namespace, command: str) -> str:
                 "dataset_dir": dataset_dir,
                 "section": options.section,
                 "scans": len(of_set),
-                "fractures": sum(len(result.fracture_codes) for result in of_set),
+                "fractures": _fractures(of_set),
                 "scans_without_fractures": sum(len(result.fracture_codes) == 0 for result in of_set),
             }
             for probabilities_dir, dataset_dir, of_set in zip(options.probabilities_dir, options.dataset_dir, results)

@@ -86,12 +86,13 @@ def write_views(
     for scan in scans:
         mask, path = masks_dir / f"{scan}.nii.gz", record_path(output_dir, scan)
         record = read_record(path)
-        if record is None or not mask.is_file():
-            missing = mask if record else path
+        candidates = None if record is None else recorded_candidates(record)
+        if candidates is None or not mask.is_file():
+            missing = path if candidates is None else mask
             raise FileNotFoundError(f"{missing} does not exist, or is empty: predict {scan} first.")
         pages.append(output_dir / viewer_address(scan))
         ribs = output_dir / "ribs" / f"{scan}.nii.gz"
-        _write_view(pages[-1], items[scan], mask, ribs, recorded_candidates(record), settings, min_spacing_mm)
+        _write_view(pages[-1], items[scan], mask, ribs, candidates, settings, min_spacing_mm)
     for report in sorted(output_dir.glob("report*.html")):
         show_viewer_links(report, scans)
     return pages

@@ -10,8 +10,8 @@ import ignite.distributed as idist
 import numpy as np
 from ignite.engine import Events
 from monai.config import PathLike
-from monai.utils import str2bool
 
+from scripts.candidates import count_words
 from scripts.images.grids import on_grid_of
 from scripts.metrics.ribfrac_froc import RibFracFROCMetric
 from scripts.reporting.figures import scan_picture
@@ -64,16 +64,17 @@ class ScanRecordsHandler:
             scan, notes = meta["scan"], meta.get("notes", "")
             self.records.write(self.items[scan], candidates, notes)
             many = self.records.summarize(candidates).many_fractures
-            flag = f", {self.records.many_fractures} or more fractures" if many else ""
+            flag = f"; {self.records.many_fractures} or more fractures" if many else ""
             done = f"scan {engine.state.iteration} of {len(self.items)}"
-            engine.logger.info("%s: %d candidates%s (%s)", scan, len(candidates), flag, done)
+            found = count_words([candidate.score for candidate in candidates], self.records.operating_score)
+            engine.logger.info("%s: %s%s (%s)", scan, found, flag, done)
             if notes:
                 engine.logger.warning("%s: %s", scan, notes)
 
 
 class ScanPictureHandler:
     """
-    Draw a picture of each scan: candidates, and where there is one the annotation beside them.
+    Draw a picture of each scan: candidates that count, and where there is one the annotation beside them.
 
     Attach to:
         the evaluator; its post-processing ends with candidates on the scan's own grid.
@@ -83,28 +84,26 @@ class ScanPictureHandler:
 
     Reads:
         ``image`` (in RAS orientation, scaled from ``hu_range`` to [-1, 1]; its grid is drawn), ``pred``,
-        ``label_scores`` and, where present, ``label`` of the decollated output.
+        ``candidates`` (as ``DescribeCandidatesd`` gives them) and, where present, ``label`` of the decollated output.
 
     Writes:
-        ``<scan>.png`` in ``output_dir``.
+        ``pictures/<scan>.png`` in the run's folder.
 
     Args:
-        output_dir: folder of the pictures.
+        run: the prediction, whose operating score decides what is drawn; without ``pictures`` among its outputs there
+            are none.
         hu_range: HU that were scaled to -1 and 1.
-        enabled: False draws nothing.
     """
 
-    def __init__(self, output_dir: PathLike, hu_range: Sequence[float], enabled: bool | str = True) -> None:
-        self.output_dir = Path(output_dir)
+    def __init__(self, run: PredictionRun, hu_range: Sequence[float]) -> None:
+        self.run = run
         self.hu_range = hu_range
-        self.enabled = str2bool(enabled)
 
     def attach(self, engine: Engine) -> None:
-        if self.enabled:
+        if self.run.outputs["pictures"]:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        self.output_dir.mkdir(parents=True, exist_ok=True)
         low_hu, high_hu = self.hu_range
         outputs: Any = engine.state.output
         for output in outputs:
@@ -115,9 +114,10 @@ class ScanPictureHandler:
                 image_hu,
                 np.asarray(image.affine),
                 on_grid_of(image, pred),
-                output["label_scores"].cpu().numpy(),
-                self.output_dir / f"{pred.meta['scan']}.png",
+                [candidate.score for candidate in output["candidates"]],
+                self.run.path("pictures") / f"{pred.meta['scan']}.png",
                 label=None if label is None else on_grid_of(image, label),
+                operating_score=self.run.records.operating_score,
                 title=pred.meta["scan"],
             )
 

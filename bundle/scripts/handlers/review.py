@@ -15,13 +15,14 @@ from monai.handlers import StatsHandler, TensorBoardStatsHandler, from_engine
 from monai.utils import str2bool
 
 from scripts.candidates import ribs_of
+from scripts.data.dataloader import SkippingDataLoader
 from scripts.files.file_digest import file_sha256
 from scripts.handlers.training import CurveHistory, CurvesHandler
 from scripts.images.grids import on_grid_of
 from scripts.metrics.froc import ScanResult, challenge_scores
 from scripts.metrics.ribfrac_froc import RibFracFROCMetric
 from scripts.reporting.pages.findings import scan_findings
-from scripts.reporting.pages.page import ReviewPage
+from scripts.reporting.pages.page import OtherScan, ReviewPage
 from scripts.reporting.pages.rib_views import unfolded_views
 from scripts.reporting.pages.training import Example, write_training_page
 from scripts.reporting.pages.views import Scan, projections
@@ -65,10 +66,17 @@ class ReviewPageHandler:
             weights; without ``review_page`` among its outputs there is none.
         metric: what scores the scans, where they are annotated: the page shows its figures. Of several processes each
             has a page with scores of its own scans, with as many draws for their interval as the metric makes.
+        dataloader: gives the scans, and keeps those that it skipped: the page lists them as failed.
     """
 
-    def __init__(self, run: PredictionRun, metric: RibFracFROCMetric | None = None) -> None:
+    def __init__(
+        self,
+        run: PredictionRun,
+        metric: RibFracFROCMetric | None = None,
+        dataloader: SkippingDataLoader | None = None,
+    ) -> None:
         self.run = run
+        self.dataloader = dataloader
         self.path = run.path("report.html")
         self.metric = metric
         self._page: ReviewPage | None = None
@@ -89,12 +97,16 @@ class ReviewPageHandler:
             "weights": f"{facts['weights']}, SHA-256 {digest[:12]}…" if digest else "part of the network",
             "settings": flat_settings(self.run.settings, "#"),  # as on the command line
         }
-        if self.run.not_shown:
-            summary["not on this page"] = f"{self.run.not_shown} scans that are done already, or that others predict"
+        if of_others := len(self.run.scans) - len(self.run.records.mine):
+            summary["not on this page"] = f"{of_others} scans that other processes predict"
         if self._page is not None:
             self._page.close()
         self._page = ReviewPage(
-            self.path, summary, self.run.records.operating_score, _SHIPPED_NOTE if is_shipped else ""
+            self.path,
+            summary,
+            self.run.records.operating_score,
+            _SHIPPED_NOTE if is_shipped else "",
+            self.run.records.many_fractures,
         )
 
     def _add(self, engine: Engine) -> None:
@@ -124,7 +136,10 @@ class ReviewPageHandler:
 
     def _write(self, engine: Engine) -> None:
         assert self._page is not None
-        self._page.write(self._details(self._page.results))
+        failed = [] if self.dataloader is None else self.dataloader.skipped
+        others = [OtherScan(scan, "failed", reason) for scan, reason in failed]
+        others += [OtherScan(scan, "done earlier", "see scans.csv") for scan in self.run.done_before]
+        self._page.write(self._details(self._page.results), others)
         engine.logger.info("To look at the results, open %s in a browser.", self.path)
 
     def _details(self, results: Sequence[ScanResult]) -> dict[str, Any] | None:

@@ -34,7 +34,7 @@ class RibCageHandler:
 
     Reads:
         ``image`` (in RAS orientation, scaled from ``hu_range`` to [-1, 1]; its grid is drawn), ``pred``,
-        ``label_scores``, ``candidates`` (as ``DescribeCandidatesd`` gives them) and, where present, ``label`` of the
+        ``candidates`` (as ``DescribeCandidatesd`` gives them) and, where present, ``label`` of the
         decollated output; ``rib_cage`` (as ``LabelRibsd`` stores it) of its batch.
 
     Writes:
@@ -79,10 +79,11 @@ class RibCageHandler:
             np.asarray(image.affine, dtype=float),
             cage,
             on_grid_of(image, pred),
-            output["label_scores"].cpu().numpy(),
+            [candidate.score for candidate in output["candidates"]],
             {candidate.id: candidate.rib_id for candidate in output["candidates"] if candidate.rib_id is not None},
             path,
             label=None if label is None else on_grid_of(image, label),
             label_rib_of=None if label is None else ribs_of(label, cage),
             title=pred.meta["scan"],
+            operating_score=self.run.records.operating_score,
         )

@@ -1,13 +1,15 @@
-"""Whether the values of a scan can be Hounsfield units."""
+"""Whether the values of a scan can be Hounsfield units, and which of them a picture of bone shows."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["AIR_HU", "BONE_HU", "hu_problem"]
+__all__ = ["AIR_HU", "BONE_HU", "BONE_WINDOW_HU", "hu_problem"]
 
 AIR_HU, BONE_HU = -500.0, 300.0  # a chest CT has voxels below the one and above the other
+# Shown as black and white in every picture of bone: the default range of what the network sees.
+BONE_WINDOW_HU = (-200.0, 1000.0)
 # Only dense bone and metal lie above this: at most 0.6 % of the five real scans that were tried. Where the offset of
 # -1024 is missing, all soft tissue does, a third of a scan or more.
 DENSE_HU = 800.0

@@ -393,7 +393,7 @@ def bootstrap_intervals(results: Sequence[ScanResult], draws: int = 1000, seed: 
     Returns:
         ``draws``, ``seed``, ``[lower, upper]`` of ``average_recall`` and ``max_recall``, such a pair for each number
         in ``key_recall``, and ``curve``: ``fp`` with ``recall_lower`` and ``recall_upper``. None when nothing is
-        annotated.
+        annotated, or all draws have one average recall, as of scans that are all alike: that tells nothing of others.
 
     References:
         Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13.
@@ -408,6 +408,8 @@ def bootstrap_intervals(results: Sequence[ScanResult], draws: int = 1000, seed: 
     grid = np.linspace(0, KEY_FALSE_POSITIVES[-1], 65)
     read = np.array([recall_at(x, y, np.concatenate([KEY_FALSE_POSITIVES, grid])) for x, y in zip(fp, recall)])
     key_recall, curve = np.split(read, [len(KEY_FALSE_POSITIVES)], axis=1)
+    if np.ptp(key_recall.mean(axis=1)) < EPSILON:
+        return None
     interval = partial(np.percentile, q=(2.5, 97.5), axis=0)
     lower, upper = interval(curve)
     return {
@@ -437,7 +439,7 @@ def challenge_scores(
     Returns:
         ``counts`` (``scans``, ``fractures``, ``candidates``); ``detection``, ``classification`` and ``segmentation`` as
         the evaluator names them; ``detection_exact_thresholds``, as ``detection`` with its ``thresholds``, and
-        ``bootstrap``, see `bootstrap_intervals`, where asked for and defined.
+        ``bootstrap``, see `bootstrap_intervals`, where asked for.
 
     Raises:
         ValueError: when there is no scan.
@@ -456,7 +458,6 @@ def challenge_scores(
         thresholds = np.unique(np.concatenate([[0.0], *(result.label_scores for result in results)]))
         exact = detection_scores(results, thresholds)
         details["detection_exact_thresholds"] = {"thresholds": thresholds.tolist(), **exact}
-    intervals = bootstrap_intervals(results, bootstrap, seed) if bootstrap else None
-    if intervals is not None:
-        details["bootstrap"] = intervals
+    if bootstrap:
+        details["bootstrap"] = bootstrap_intervals(results, bootstrap, seed)
     return details

@@ -7,7 +7,7 @@ It knows numbers alone; what a setting does to a scan is told by whoever scores 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ __all__ = [
 LIKELY = 0.5  # a candidate of this calibrated score is a fracture as likely as not
 # What calibrated scores may cost in average recall, less than any set of scans tells apart: they mean something.
 CALIBRATION_COST = 0.002
-# Settings whose average recall agrees to this many digits tie: no set of scans tells them apart.
+# Settings whose average recall agrees to this many digits tie: no set of scans tells them apart, so the present stays.
 TIE_DIGITS = 3
 
 ScanSets = Sequence[Sequence[ScanResult]]  # what each scan of each set of scans adds to the score
@@ -170,22 +170,24 @@ def false_candidates(results: Sequence[ScanResult], min_score: float = 0.0) -> f
     return float(np.mean(empty or misses))
 
 
-def _rank(outcome: Outcome) -> tuple[float, float]:
-    """Order outcomes by average recall, those that tie by fewer candidates; the lowest is the best."""
-    return -round(outcome.average_recall, TIE_DIGITS), outcome.candidates_per_scan
+def _rank(outcome: Outcome, present: Setting) -> tuple[float, float, float]:
+    """Order by average recall, outcomes that tie by fewer changes, then by fewer candidates; the lowest is best."""
+    kept, changed = asdict(present.plain), asdict(outcome.setting.plain)
+    changes = sum(changed[name] != value for name, value in kept.items())
+    return -round(outcome.average_recall, TIE_DIGITS), changes, outcome.candidates_per_scan
 
 
 def ranked(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """
-    Order settings by average recall, those that tie by fewer candidates.
+    Order settings by average recall, those that tie by fewer changes of the present one, then by fewer candidates.
 
     Args:
-        outcomes: what each setting gives.
+        outcomes: what each setting gives, that of the present one first.
 
     Returns:
-        the settings, the best one first; of those alike in both, the order stays.
+        the settings, the best one first; of those alike in all, the order stays.
     """
-    return sorted(outcomes, key=_rank)
+    return sorted(outcomes, key=lambda outcome: _rank(outcome, outcomes[0].setting))
 
 
 def coordinate_search(
@@ -209,12 +211,12 @@ def coordinate_search(
     """
     known: dict[Setting, Outcome] = {}
 
-    def rank(setting: Setting) -> tuple[float, float]:
+    def rank(setting: Setting) -> tuple[float, float, float]:
         if setting.plain not in known:
             if len(known) >= most:
-                return (np.inf, np.inf)
+                return (np.inf, np.inf, np.inf)
             known[setting.plain] = score(setting.plain)
-        return _rank(known[setting.plain])
+        return _rank(known[setting.plain], starts[0])
 
     for best in starts:
         before = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Literal, NamedTuple
 
 import nibabel as nib
@@ -19,21 +20,23 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from skimage.measure import find_contours
 
+from scripts.candidates import count_words
 from scripts.data.ribfrac import KEY_FALSE_POSITIVES
 from scripts.files.atomic_write import whole_file
+from scripts.images.hounsfield import BONE_WINDOW_HU
 
-__all__ = ["BLUE", "VERMILION", "curves_picture", "froc_figure", "froc_picture", "save_figure", "scan_picture"]
+__all__ = ["BLUE", "RIM", "VERMILION", "curves_picture", "froc_figure", "froc_picture", "save_figure", "scan_picture"]
 
 BLACK, ORANGE, SKY_BLUE, GREEN, BLUE, VERMILION = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"
 FRACTURE_COLOR, CANDIDATE_COLOR = ORANGE, SKY_BLUE
-# Center 400 HU, width 1800 HU: the usual bone window.
-BONE_WINDOW_HU = (-500.0, 1300.0)
 # A maximum over the whole body is brighter: soft tissue goes dark, cortex stays below white.
 PROJECTION_WINDOW_HU = (0.0, 1200.0)
 SKIN_HU = -300.0
 # More texts than this on one projection hide each other.
 MAX_NAMED_CANDIDATES = 20
 DOTS_PER_INCH = 130
+_TITLE_WIDTH = 40  # characters above a panel
+RIM = [withStroke(linewidth=3, foreground="black")]  # of texts and lines on gray bone
 
 _Box = tuple[slice, slice, slice]
 
@@ -192,9 +195,10 @@ def scan_picture(
     label: np.ndarray | None = None,
     max_slices: int = 6,
     title: str = "",
+    operating_score: float = 0.0,
 ) -> None:
     """
-    Draw a scan with its annotated fractures beside its candidates.
+    Draw a scan with its annotated fractures beside its candidates at the operating score.
 
     Above, a coronal maximum projection; below, axial slices through the fractures, or through the candidates with
     the highest scores where nothing is annotated. The patient's right is on the left side of each panel, as
@@ -209,6 +213,7 @@ def scan_picture(
         label: ids of the fractures, likewise; without it only candidates are drawn.
         max_slices: the most axial slices to draw.
         title: name of the scan, written above.
+        operating_score: candidates of a lower score are counted, but not drawn.
 
     Raises:
         ValueError: when shapes differ, or a candidate has no score.
@@ -220,14 +225,16 @@ def scan_picture(
         raise ValueError(f"candidate {pred.max()} has no score: {len(label_scores)} scores were given")
     scan = _to_lps(image_hu, affine, pred, label)
     fractures = {} if scan.label is None else {int(i): f"F{i}" for i in np.unique(scan.label[scan.label > 0])}
-    candidates = {int(i): f"C{i} {float(label_scores[int(i) - 1]):.2f}" for i in np.unique(scan.pred[scan.pred > 0])}
-    by_score = sorted(candidates, key=lambda i: -float(label_scores[i - 1]))
-    candidates = {i: candidates[i] if i in by_score[:MAX_NAMED_CANDIDATES] else "" for i in by_score}
+    scores = {int(i): float(label_scores[int(i) - 1]) for i in np.unique(scan.pred[scan.pred > 0])}
+    by_score = sorted((i for i in scores if scores[i] >= operating_score), key=lambda i: -scores[i])
+    candidates = {i: f"C{i} {scores[i]:.2f}" if i in by_score[:MAX_NAMED_CANDIDATES] else "" for i in by_score}
 
     sides: list[tuple[str, np.ndarray, dict[int, str], str]] = []
     if scan.label is not None:
-        sides.append((f"annotated: {_count(fractures, 'fracture')}", scan.label, fractures, FRACTURE_COLOR))
-    sides.append((f"predicted: {_count(candidates, 'candidate')} (id, score)", scan.pred, candidates, CANDIDATE_COLOR))
+        number = f"{len(fractures)} fracture{'' if len(fractures) == 1 else 's'}"
+        sides.append((f"annotated: {number}", scan.label, fractures, FRACTURE_COLOR))
+    counted = count_words(label_scores, operating_score)
+    sides.append((f"predicted: {counted}", scan.pred, candidates, CANDIDATE_COLOR))
     if fractures and scan.label is not None:
         slices = _slices_through(scan.label, list(fractures), max_slices)
     else:
@@ -249,7 +256,7 @@ def scan_picture(
     for side, (text, ids, names, color) in enumerate(sides):
         axes = figure.add_subplot(grid[0, side * span : (side + 1) * span])
         _draw_projection(axes, scan, ids, names, color, body)
-        axes.set_title(text, fontsize=11)
+        axes.set_title(fill(text, _TITLE_WIDTH), fontsize=10)
     for place, index in enumerate(slices):
         for side, (_, ids, names, color) in enumerate(sides):
             column = place % per_row * len(sides) + side
@@ -263,17 +270,16 @@ def scan_picture(
     figure.suptitle(f"{title}\n{heading}" if title else heading, fontsize=size, parse_math=False)
     handles = [
         Line2D([], [], label=what, linewidth=2, color=color)
-        for what, color in (("F: fracture (annotated)", FRACTURE_COLOR), ("C: candidate (predicted)", CANDIDATE_COLOR))
+        for what, color in (
+            ("F: fracture (annotated)", FRACTURE_COLOR),
+            ("C: candidate (predicted; id, score)", CANDIDATE_COLOR),
+        )
         if scan.label is not None or color is CANDIDATE_COLOR
     ]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=2, fontsize=9, facecolor="#404040", labelcolor="white"
     )
     save_figure(figure, path)
-
-
-def _count(found: Mapping[int, str], noun: str) -> str:
-    return f"{len(found)} {noun}{'' if len(found) == 1 else 's'}"
 
 
 def _to_lps(image_hu: np.ndarray, affine: np.ndarray, pred: np.ndarray, label: np.ndarray | None) -> _Scan:
@@ -360,7 +366,6 @@ def _show(
     axes.imshow(image_hu.T, cmap="gray", vmin=window_hu[0], vmax=window_hu[1], origin=origin, extent=extent)
     axes.set_facecolor("black")
     axes.set(xticks=[], yticks=[])
-    outline = [withStroke(linewidth=2, foreground="black")]
     for letter, place in (("R", 0.02), ("L", 0.98)):
         axes.text(
             place,
@@ -372,7 +377,7 @@ def _show(
             weight="bold",
             ha="left" if letter == "R" else "right",
             va="top",
-            path_effects=outline,
+            path_effects=RIM,
         )
     bar_mm = 50 if width > 120 else 10
     if width > bar_mm:
@@ -380,7 +385,7 @@ def _show(
         start = x + 0.03 * width
         axes.plot([start, start + bar_mm], [low, low], color="white", linewidth=2)
         above = low + 0.02 * (extent[3] - extent[2])
-        axes.text(start, above, f"{bar_mm} mm", color="white", fontsize=7, va="bottom", path_effects=outline)
+        axes.text(start, above, f"{bar_mm} mm", color="white", fontsize=7, va="bottom", path_effects=RIM)
     axes.set(xlim=extent[:2], ylim=extent[2:])
 
 
@@ -403,7 +408,7 @@ def _outline(
         inside = np.pad(mask[low[0] : high[0], low[1] : high[1]].astype(float), 1)
         for line in find_contours(inside, 0.5):
             points = (line - 1 + low) * spacing_mm
-            axes.plot(points[:, 0], points[:, 1], linewidth=1.3, color=color)
+            axes.plot(points[:, 0], points[:, 1], linewidth=1.3, color=color, path_effects=RIM)
         width_mm, height_mm = np.array(mask.shape) * spacing_mm
         (left, _), (right, _) = (low - 1) * spacing_mm, high * spacing_mm
         is_far_right = right > 0.8 * width_mm
@@ -421,7 +426,8 @@ def _outline(
             annotation_clip=False,
             color=color,
             fontsize=8,
-            path_effects=[withStroke(linewidth=2, foreground="black")],
+            weight="bold",
+            path_effects=RIM,
         )
 
 

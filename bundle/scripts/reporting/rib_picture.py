@@ -9,12 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 from skimage.measure import find_contours
 
 from scripts.anatomy.rib_cage import RibCage
-from scripts.reporting.figures import CANDIDATE_COLOR, DOTS_PER_INCH, FRACTURE_COLOR, save_figure
+from scripts.reporting.figures import CANDIDATE_COLOR, DOTS_PER_INCH, FRACTURE_COLOR, RIM, save_figure
 from scripts.reporting.unfolding import HALF_HEIGHT_MM, NAMES_MM, Shadow, UnfoldedCage
 
 __all__ = ["rib_picture"]
@@ -26,7 +25,6 @@ _OUTSIDE_HU = -1000.0
 _PIXELS_A_MM = 2
 _NAME_MM = 42.0  # width of "C12 0.87"
 _RULER_MM = 50
-_RIM = [withStroke(linewidth=2, foreground="black")]
 
 
 def rib_picture(
@@ -40,6 +38,7 @@ def rib_picture(
     label: NDArray | None = None,
     label_rib_of: Mapping[int, int] | None = None,
     title: str = "",
+    operating_score: float = 0.0,
 ) -> None:
     """
     Draw the unfolded rib cage of a scan, see :mod:`scripts.reporting.unfolding`.
@@ -58,6 +57,7 @@ def rib_picture(
         label: ids of the fractures, likewise; without it only candidates are drawn.
         label_rib_of: id of the rib by the id of each fracture that lies on one.
         title: name of the scan, written above.
+        operating_score: candidates of a lower score are not drawn.
 
     Raises:
         ValueError: when there are no ribs.
@@ -66,7 +66,8 @@ def rib_picture(
         raise ValueError("there is no rib to draw: leave out the picture.")
     unfolded = UnfoldedCage.of(cage)
     maximum, mean = unfolded.pictures(image_hu, affine, _OUTSIDE_HU)
-    candidates = unfolded.shadows(pred, affine, rib_of)
+    counted = {i: rib for i, rib in rib_of.items() if label_scores[i - 1] >= operating_score}
+    candidates = unfolded.shadows(pred, affine, counted)
     fractures = [] if label is None else unfolded.shadows(label, affine, label_rib_of or {})
     names = {
         shadow.instance: f"C{shadow.instance} {float(label_scores[shadow.instance - 1]):.2f}" for shadow in candidates
@@ -85,7 +86,7 @@ def rib_picture(
         axes.set_title(text, fontsize=9)
     heading = "ribs straightened, from the spine in the middle outward"
     figure.suptitle(f"{title}\n{heading}" if title else heading, fontsize=11, parse_math=False)
-    kinds = [("C: candidate (predicted; id, score)", CANDIDATE_COLOR)]
+    kinds = [(f"C: candidate of score {operating_score:g} or more (predicted; id, score)", CANDIDATE_COLOR)]
     kinds = [("F: fracture (annotated)", FRACTURE_COLOR), *kinds] if label is not None else kinds
     figure.legend(
         handles=[Line2D([], [], label=text, linewidth=2, color=color) for text, color in kinds],
@@ -121,7 +122,7 @@ def _outline(axes: Axes, shadows: Sequence[Shadow], names: Mapping[int, str], co
     for shadow in shadows:
         for line in find_contours(np.pad(shadow.mask.astype(float), 1), 0.5):
             y, x = (line - 0.5).T + [[shadow.top_mm], [shadow.left_mm]]
-            axes.plot(x, y, linewidth=1.2, color=color)
+            axes.plot(x, y, linewidth=1.2, color=color, path_effects=RIM)
         left, _, right, _ = shadow.box_mm
         x, middle = (left + right) / 2, shadow.top_mm + shadow.mask.shape[0] / 2
         y = middle - above * (HALF_HEIGHT_MM - 3.5)
@@ -132,4 +133,4 @@ def _outline(axes: Axes, shadows: Sequence[Shadow], names: Mapping[int, str], co
 
 
 def _write(axes: Axes, x: float, y: float, text: str, color: str, align: str, size: float) -> None:
-    axes.text(x, y, text, color=color, fontsize=size, ha=align, va="center", path_effects=_RIM, weight="bold")
+    axes.text(x, y, text, color=color, fontsize=size, ha=align, va="center", path_effects=RIM, weight="bold")

@@ -12,9 +12,11 @@ from scripts.data.ribfrac import CHALLENGE_THRESHOLDS, KEY_FALSE_POSITIVES
 from scripts.files.atomic_write import whole_file, write_json
 from scripts.reporting.figures import froc_picture
 
-__all__ = ["METRICS_FILES", "metrics_table", "write_metrics"]
+__all__ = ["METRICS_FILES", "NO_INTERVAL", "metrics_table", "write_metrics"]
 
 METRICS_FILES = ("metrics.json", "froc.csv", "froc.png")
+_COUNTED = ("scan", "fracture", "candidate")
+NO_INTERVAL = "No 95 % interval: these scans are too few, or too much alike, to tell how others would differ."
 
 
 def write_metrics(details: dict[str, Any], output_dir: str | Path, name: str = "metrics.json") -> None:
@@ -47,7 +49,8 @@ def metrics_table(details: dict[str, Any]) -> str:
     rows = [(f"recall at {key:g} FP", "key_recall", i) for i, key in enumerate(KEY_FALSE_POSITIVES)]
     rows += [("average recall", "average_recall", None), ("maximum recall", "max_recall", None)]
     exact = details.get("detection_exact_thresholds")
-    lines = ["{scans} scans, {fractures} fractures, {candidates} candidates".format(**counts), "", "Detection"]
+    words = [f"{counts[f'{noun}s']} {noun}{'' if counts[f'{noun}s'] == 1 else 's'}" for noun in _COUNTED]
+    lines = [f"{', '.join(words)} of any score", "", "Detection"]
     lines.append(f"{'':<24}{'recall':>8}" + ("   95 % interval" if intervals else "") + ("   exact" if exact else ""))
     for title, key, index in rows:
         value, limits, at_exact = (
@@ -58,6 +61,8 @@ def metrics_table(details: dict[str, Any]) -> str:
         line += f"  {limits[0]:.4f}-{limits[1]:.4f}" if limits else ""
         lines.append(line + (f"  {at_exact:.4f}" if exact else ""))
     lines.append(f"{'FP at maximum recall':<24}{detection['average_fp_at_max_recall']:8.4f}")
+    if "bootstrap" in details and not intervals:
+        lines.append(NO_INTERVAL)
     lines += ["", *_classification_lines(classification), "", "Segmentation"]
     lines += [f"{key:<24}{value:8.4f}" for key, value in details["segmentation"].items()]
     return "\n".join(lines)

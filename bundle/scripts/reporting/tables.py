@@ -77,6 +77,7 @@ FRACTURE_COLUMNS = (
 CHEST_COLUMNS = tuple(field.name for field in fields(ChestFacts))
 SCAN_COLUMNS = (
     "scan",
+    "status",
     "candidates",
     "at_operating_point",
     "right",
@@ -224,9 +225,13 @@ def scan_row(summary: ScanSummary) -> dict[str, str]:
         summary: the sum.
 
     Returns:
-        Text by the columns but ``scan``, in their order; ``highest_score`` is empty without a candidate.
+        Text by the columns but ``scan``, in their order; ``highest_score`` is empty without a candidate. A scan that
+        failed has the reason in ``notes``, and no numbers.
     """
+    if summary.failure:
+        return dict.fromkeys(SCAN_COLUMNS[1:], "") | {"status": summary.status, "notes": summary.failure}
     return {
+        "status": summary.status,
         "candidates": str(summary.candidates),
         "at_operating_point": str(summary.at_operating_point),
         "right": str(summary.right),

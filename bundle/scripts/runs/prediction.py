@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from scripts.data.datalist import ScanList
 from scripts.runs.config import definition_hash, running_parser, save_run_config
 from scripts.runs.lock import FolderLock
 from scripts.runs.records import ScanRecords
-from scripts.runs.settings import refuse_stray_words
+from scripts.runs.settings import is_command_line, refuse_stray_words
 from scripts.runs.summary import RunSummary
 
 __all__ = ["PredictionRun", "run_prediction"]
@@ -116,9 +117,10 @@ class PredictionRun:
         return self.records.to_do()
 
     @property
-    def not_shown(self) -> int:
-        """The number of scans that are done already, or that other processes predict."""
-        return len(self.scans) - len(self.to_do)
+    def done_before(self) -> list[str]:
+        """The names of the scans of this process that were done before it began."""
+        to_do = {item["scan"] for item in self.to_do}
+        return [item["scan"] for item in self.records.mine if item["scan"] not in to_do]
 
     def path(self, name: str) -> Path:
         """Return the path of a file or folder of this run; a file of this process alone has the shard in its name."""
@@ -150,6 +152,9 @@ class PredictionRun:
         summary.remove()
         if self.to_do:
             evaluator.run()
+        items = {item["scan"]: item for item in self.to_do}
+        for scan, reason in loader.skipped:
+            self.records.write_failure(items[scan], reason)
         self.records.join()
         summary.write()
         loader.raise_skipped()
@@ -178,13 +183,21 @@ def run_prediction(
     Raises:
         BlockingIOError: when another run writes to one of the folders.
         RuntimeError: when it is called from anywhere but a config; and at the end, when scans were skipped.
-        SystemExit: when the command line has words that belong to no setting.
+        SystemExit: of a command line, when it has words that belong to no setting, or a folder holds masks of other
+            scans. In a program the latter is a ``ValueError``.
     """
     refuse_stray_words()
     parser = running_parser()
     with FolderLock(folders, *_share(shard, shards)):
+        run: PredictionRun = parser.get_parsed_content(prediction)
+        try:
+            run.records.check_masks()  # before the network is made
+        except ValueError as error:
+            if is_command_line():
+                sys.exit(f"error: {error}")
+            raise
         save_run_config(Path(folders[0]) / "config.yaml")
-        parser.get_parsed_content(prediction).predict(parser.get_parsed_content(evaluator))
+        run.predict(parser.get_parsed_content(evaluator))
 
 
 def _share(shard: int | None, shards: int | None) -> tuple[int, int]:

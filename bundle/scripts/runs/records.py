@@ -8,12 +8,20 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, fields
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from monai.config import PathLike
 
-from scripts.candidates import Candidate, ScanSummary, candidate_from_record, summarize, summary_from_record
+from scripts.candidates import (
+    Candidate,
+    ScanSummary,
+    candidate_from_record,
+    failed_scan,
+    summarize,
+    summary_from_record,
+)
 from scripts.data.dataset import files_hashing
 from scripts.files.atomic_write import unfinished_files, write_json
 from scripts.files.scan_names import natural_order
@@ -116,6 +124,8 @@ class ScanRecords:
         record = read_record(self._record(item["scan"]))
         if record is None or record["made_by"] != self.made_by or record["source"] != _source(item):
             return False
+        if has_failed(record):
+            return False
         files = self._files(item["scan"])
         return all(path.is_file() for path in files) and files[0].stat().st_size == record["mask_bytes"]
 
@@ -154,16 +164,26 @@ class ScanRecords:
             candidates: what was found in it.
             notes: what is doubtful about it, as ``QualityNotesd`` writes it.
         """
-        record = {
-            "format": RECORD_FORMAT,
-            "scan": item["scan"],
-            "made_by": self.made_by,
-            "source": _source(item),
-            "mask_bytes": self._files(item["scan"])[0].stat().st_size,
-            "summary": asdict(self.summarize(candidates, notes)),
-            "candidates": [_told(candidate) for candidate in candidates],
-        }
-        write_json(self._record(item["scan"]), record)
+        self._write(
+            item,
+            self.summarize(candidates, notes),
+            mask_bytes=self._files(item["scan"])[0].stat().st_size,
+            candidates=[_told(candidate) for candidate in candidates],
+        )
+
+    def write_failure(self, item: Mapping[str, Any], reason: str) -> None:
+        """
+        Record that a scan could not be predicted: the table of scans tells it, and a run that goes on tries it again.
+
+        Args:
+            item: the scan, of ``data``.
+            reason: what is wrong with which file.
+        """
+        self._write(item, failed_scan(reason))
+
+    def _write(self, item: Mapping[str, Any], summary: ScanSummary, **more: Any) -> None:
+        record = {"format": RECORD_FORMAT, "scan": item["scan"], "made_by": self.made_by, "source": _source(item)}
+        write_json(self._record(item["scan"]), {**record, "summary": asdict(summary), **more})
 
     def summarize(self, candidates: Sequence[Candidate], notes: str = "") -> ScanSummary:
         """Sum up a scan's candidates at the operating point, see ``scripts.candidates.summarize``."""
@@ -180,11 +200,11 @@ class ScanRecords:
         self._remove_unfinished([])
         paths = [self._record(item["scan"]) for item in self.data]
         done = _join(paths, self.made_by, *self.tables)
-        missing = "" if done == len(self.data) else "; the others are written when they are done"
+        missing = "" if done == len(self.data) else "; the others failed, which scans.csv tells, or are not done yet"
         _logger.info(f"{self.tables[0]} lists {done} of {len(self.data)} scans{missing}.")
 
     def summaries(self) -> list[tuple[str, ScanSummary]]:
-        """Return the names and sums of those scans of this process that are done."""
+        """Return the names and sums of those scans of this process that are done, or failed."""
         paths = {self._record(item["scan"]): None for item in self.mine}
         return list(_summaries(_of_kind(paths, self.made_by)))
 
@@ -198,8 +218,9 @@ class ScanRecords:
         for mask in sorted(self.predictions_dir.glob("*.nii.gz")):
             if not mask.name.startswith(".") and mask.name not in expected:
                 raise ValueError(
-                    f"{mask} is a prediction of another run, on a scan that this one does not have: give another "
-                    "output_dir, or remove the predictions that are there."
+                    f"{mask} is a prediction of another run, on a scan that this one does not have: give this run a "
+                    f"folder of its own, as by --output_dir {_free_folder(self.output_dir)}, or remove "
+                    f"{self.predictions_dir}."
                 )
 
     def _check_sources(self) -> None:
@@ -233,6 +254,11 @@ class ScanRecords:
 
     def _record(self, scan: str) -> Path:
         return record_path(self.output_dir, scan)
+
+
+def _free_folder(folder: Path) -> Path:
+    """Name a folder beside another one that does not exist yet: ``prediction-2``, ``prediction-3`` and so on."""
+    return next(path for number in count(2) if not (path := folder.with_name(f"{folder.name}-{number}")).exists())
 
 
 def join_tables(output_dir: PathLike, predictions_dir: PathLike | None = None) -> int:
@@ -298,11 +324,16 @@ def _of_kind(paths: Mapping[Path, Any], made_by: str) -> Iterator[dict[str, Any]
 
 
 def _candidates(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, list[Candidate]]]:
-    return ((record["scan"], recorded_candidates(record)) for record in records)
+    return ((record["scan"], recorded_candidates(record)) for record in records if not has_failed(record))
 
 
 def _summaries(records: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, ScanSummary]]:
     return ((record["scan"], summary_from_record(_checked(record)["summary"])) for record in records)
+
+
+def has_failed(record: Mapping[str, Any]) -> bool:
+    """Tell whether a record is of a scan that could not be predicted."""
+    return bool(record.get("summary", {}).get("failure"))
 
 
 def recorded_candidates(record: Mapping[str, Any]) -> list[Candidate]:
@@ -316,8 +347,10 @@ def recorded_candidates(record: Mapping[str, Any]) -> list[Candidate]:
         Candidates that equal those that were recorded.
 
     Raises:
-        ValueError: when a version of the bundle wrote the record that wrote other values.
+        ValueError: when the scan failed, or a version of the bundle wrote the record that wrote other values.
     """
+    if has_failed(record):
+        raise ValueError(f"{record['scan']} could not be predicted: {record['summary']['failure']}")
     return [candidate_from_record(values) for values in _checked(record)["candidates"]]
 
 

@@ -18,8 +18,9 @@ from monai.bundle.utils import EXPR_KEY, ID_REF_KEY, ID_SEP_KEY, MACRO_KEY
 from monai.utils import ensure_tuple, str2bool
 
 from scripts.runs.config import flat_settings, is_group, running_parser
+from scripts.runs.overlays import overlay_fault
 
-__all__ = ["is_path", "is_text", "read_command_line", "refuse_stray_words", "settings_given"]
+__all__ = ["is_command_line", "is_path", "is_text", "read_command_line", "refuse_stray_words", "settings_given"]
 
 _MARKS = "+~"  # MONAI merges a value into an id, or deletes an id, whose name begins with these
 _FLAG = re.compile(r"--|-[a-zA-Z]")  # what fire takes for a name; -1 is a value
@@ -175,6 +176,9 @@ def settings_given(arguments: Sequence[str]) -> dict[str, Any]:
     config = ConfigParser()
     config.read_config([str(file) for file in files if file is not None])
     _refuse_old_names(config, files)
+    run_ids = {str(given.get(name, from_file.get(name))) for name in ("run_id", "init_id", "final_id")}
+    if fault := overlay_fault([str(file) for file in files if file is not None], run_ids | set(_read(words).others)):
+        sys.exit(f"error: {fault}")
     changes: dict[str, Any] = {}
     for name, value in {**from_file, **given}.items():
         if name in known:
@@ -209,6 +213,11 @@ def is_path(name: str) -> bool:
 def is_text(name: str) -> bool:
     """Tell whether a setting is a name or an address: its name, the last part of an id, ends so."""
     return name.rsplit(ID_SEP_KEY, 1)[-1].endswith(_TEXT_ENDS)
+
+
+def is_command_line() -> bool:
+    """Tell whether this process is ``python -m monai.bundle run``, and no other program."""
+    return _words(sys.argv) is not None
 
 
 def _words(arguments: Sequence[str]) -> list[str] | None:

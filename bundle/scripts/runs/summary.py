@@ -84,6 +84,9 @@ class RunSummary:
             },
             "scans_with_many_fractures": sum(summary.many_fractures for summary in summaries),
             "chests": [{"scan": scan, **asdict(summary.chest)} for scan, summary in named if summary.chest is not None],
+            "statuses": [
+                {"scan": scan, "status": its.status, "notes": its.failure or its.notes} for scan, its in named
+            ],
             "skipped_scans": [scan._asdict() for scan in skipped],
             "ignored": list(self.ignored),
             "froc": self._froc() if to_do else None,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from scripts.description.rib_score import ChestFacts
@@ -18,9 +18,10 @@ from scripts.reporting.pages.drawings import froc_drawing
 from scripts.reporting.pages.findings import MAX_PICTURES, Counts, Finding, counts_at, fracture_type
 from scripts.reporting.pages.html import render
 from scripts.reporting.pages.views import View
+from scripts.reporting.scores import NO_INTERVAL
 from scripts.reporting.tables import chest_words
 
-__all__ = ["OUTCOMES", "ReviewPage", "show_viewer_links", "told_columns", "viewer_address"]
+__all__ = ["OUTCOMES", "OtherScan", "ReviewPage", "show_viewer_links", "told_columns", "viewer_address"]
 
 _PARTING = "<!-- scans -->"
 # Columns of fractures.csv that begin so have no room in a table; a candidate's card has them.
@@ -38,6 +39,14 @@ OUTCOMES = {
 }
 
 
+class OtherScan(NamedTuple):
+    """A scan of the run that has no pictures on its page: its name, its status, and why, in words."""
+
+    name: str
+    status: str
+    note: str
+
+
 class ReviewPage:
     """
     Gather the scans of a run, and write them as one page.
@@ -50,16 +59,24 @@ class ReviewPage:
         summary: what stands above: values by their names, in this order.
         threshold: of the score, at which the page opens, in [0, 1].
         weights_note: what the weights that ran have seen; empty where it is not known.
+        many_fractures: so many candidates at the threshold, or more, raise a scan's flag.
     """
 
     def __init__(
-        self, path: str | Path, summary: Mapping[str, Any], threshold: float = 0.0, weights_note: str = ""
+        self,
+        path: str | Path,
+        summary: Mapping[str, Any],
+        threshold: float = 0.0,
+        weights_note: str = "",
+        many_fractures: int = 3,
     ) -> None:
         self.path = Path(path)
         self.summary = dict(summary)
         self.threshold = threshold
         self.weights_note = weights_note
+        self.many_fractures = many_fractures
         self.scans: list[str] = []
+        self.notes: list[str] = []
         self.findings: list[list[Finding]] = []
         self.results: list[ScanResult] = []
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,17 +127,19 @@ class ReviewPage:
             )
         )
         self.scans.append(name)
+        self.notes.append(notes)
         self.findings.append([replace(finding, views=[]) for finding in findings])
         if result is not None:
             self.results.append(result)
 
-    def write(self, details: Mapping[str, Any] | None = None) -> None:
+    def write(self, details: Mapping[str, Any] | None = None, others: Sequence[OtherScan] = ()) -> None:
         """
         Write the page, whole or not at all, and drop what was gathered.
 
         Args:
             details: scores of the annotated scans, as `scripts.metrics.challenge_scores` gives them; without them they
                 are computed here, and have no interval.
+            others: scans of the run that were not added, since they failed or were done earlier.
         """
         if details is None and self.results:
             details = challenge_scores(self.results, bootstrap=0)
@@ -134,6 +153,9 @@ class ReviewPage:
             threshold=self.threshold,
             weights_note=self.weights_note,
             scan_rows=self._scan_rows(),
+            others=others,
+            failed=[other for other in others if other.status == "failed"],
+            many_fractures=self.many_fractures,
             findings=numbered,
             finding_key=_key,
             more=told_columns(findings),
@@ -142,6 +164,7 @@ class ReviewPage:
             annotated=bool(self.results),
             types=self._types(findings),
             scores=details,
+            no_interval=NO_INTERVAL,
             froc=None if details is None else froc_drawing(details),
         )
         before, _, after = page.partition(_PARTING)
@@ -156,12 +179,12 @@ class ReviewPage:
         """Drop what was gathered."""
         self._parts.close()
 
-    def _scan_rows(self) -> list[tuple[str, Counts, float | None]]:
-        """Name, counts and highest score of each scan."""
+    def _scan_rows(self) -> list[tuple[str, str, Counts, float | None]]:
+        """Name, notes, counts and highest score of each scan."""
         rows = []
-        for name, findings in zip(self.scans, self.findings):
+        for name, notes, findings in zip(self.scans, self.notes, self.findings):
             scores = [finding.score for finding in findings if finding.score is not None]
-            rows.append((name, counts_at(findings, self.threshold), max(scores, default=None)))
+            rows.append((name, notes, counts_at(findings, self.threshold), max(scores, default=None)))
         return rows
 
     def _types(self, findings: Sequence[Finding]) -> dict[str, tuple[int, int]]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.files.atomic_write import whole_file
+from scripts.images.hounsfield import BONE_WINDOW_HU
 from scripts.reporting.pages.findings import Outcome
 from scripts.reporting.pages.html import render, script
 from scripts.reporting.pages.niivue import installed_niivue
@@ -32,7 +33,7 @@ LOWEST_HU = (
 _COMPRESSION = 6  # of gzip
 _PARTING = "<!-- viewer -->"
 # Name, key, and HU shown as black and white.
-_WINDOWS = (("Bone", "b", -200, 1000), ("Lung", "l", -1350, 150), ("Soft tissue", "s", -160, 240))
+_WINDOWS = (("Bone", "b", *map(int, BONE_WINDOW_HU)), ("Lung", "l", -1350, 150), ("Soft tissue", "s", -160, 240))
 
 
 @dataclass(frozen=True)

@@ -135,8 +135,8 @@ class Scan:
 # Of each view the axes that run to its right and down, the axis across it, and the letters at its edges.
 PLANES = {
     "axial": ((0, 1), 2, ("R", "L", "A", "P")),
-    "coronal": ((0, 2), 1, ("R", "L", "H", "F")),
-    "sagittal": ((1, 2), 0, ("A", "P", "H", "F")),
+    "coronal": ((0, 2), 1, ("R", "L", "S", "I")),
+    "sagittal": ((1, 2), 0, ("A", "P", "S", "I")),
 }
 
 
@@ -226,10 +226,10 @@ def projections(scan: Scan, midsagittal_plane: torch.Tensor | NDArray | None) ->
     Returns:
         The views named ``from the front``, and ``from the right`` and ``from the left``, or ``from the side``.
     """
-    views = [_projection(scan, "from the front", scan.turned.max(axis=1), (0, 2), ("R", "L", "H", "F"))]
+    views = [_projection(scan, "from the front", scan.turned.max(axis=1), (0, 2), ("R", "L", "S", "I"))]
     plane = known_plane(midsagittal_plane)
     if plane is None:
-        return [*views, _projection(scan, "from the side", scan.turned.max(axis=0), (1, 2), ("A", "P", "H", "F"))]
+        return [*views, _projection(scan, "from the side", scan.turned.max(axis=0), (1, 2), ("A", "P", "S", "I"))]
     *normal, offset = plane
     slope = np.asarray(normal) @ scan.turned_affine[:3, :3]  # of the distance from the plane, per voxel of each axis
     start = np.asarray(normal) @ scan.turned_affine[:3, 3] - offset
@@ -246,7 +246,7 @@ def projections(scan: Scan, midsagittal_plane: torch.Tensor | NDArray | None) ->
         return bool(start + slope @ middle > 0)
 
     for right, half in zip((True, False), halves):
-        name, edges = ("right", ("P", "A", "H", "F")) if right else ("left", ("A", "P", "H", "F"))
+        name, edges = ("right", ("P", "A", "S", "I")) if right else ("left", ("A", "P", "S", "I"))
         kept = {kind: {i for i, box in boxes.items() if side_of(box) == right} for kind, boxes in scan.boxes.items()}
         views.append(_projection(scan, f"from the {name}", half, (1, 2), edges, kept, mirrored=right))
     return views

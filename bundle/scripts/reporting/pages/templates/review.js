@@ -5,7 +5,9 @@
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const annotated = byId("recall") !== null;
   const rows = all("#finding-table tbody tr");
-  const scanRows = all("#scan-table tbody tr");
+  const scanRows = all("#scan-table tbody tr[data-scan]");
+  const otherRows = all("#scan-table tbody tr.other"); // scans that failed, or were done earlier
+  const many = Number(byId("scan-table").dataset.many);
   const partners = new Map(rows.map((row) => [row.dataset.key, []])); // card and marks of each row
   for (const item of all(".card, .mark")) partners.get(item.dataset.key).push(item);
 
@@ -35,7 +37,7 @@
     }
   }
 
-  function setNumber(cell, value) {
+  function setCell(cell, value) {
     cell.textContent = value;
     cell.dataset.value = value;
   }
@@ -76,7 +78,10 @@
 
   function showCounts(total, perScan, foundOfType) {
     byId("n-candidates").textContent = total.candidates;
+    byId("n-noun").textContent = total.candidates === 1 ? "candidate" : "candidates";
+    byId("at-score").textContent = Number(byId("threshold").value);
     byId("n-scans").textContent = perScan.filter((scan) => scan.candidates > 0).length;
+    byId("n-many").textContent = perScan.filter((scan) => scan.candidates >= many).length;
     if (!annotated) return;
     const fractures = total.hit + total.missed;
     const recall = fractures ? total.hit / fractures : NaN;
@@ -99,15 +104,17 @@
   }
 
   function showScans(perScan, name) {
+    for (const row of otherRows) row.hidden = !row.dataset.name.toLowerCase().includes(name);
     for (const row of scanRows) {
       const counts = perScan[Number(row.dataset.scan)];
       const named = row.dataset.name.toLowerCase().includes(name);
       row.hidden = !named;
-      setNumber(row.querySelector(".candidates"), counts.candidates);
+      setCell(row.querySelector(".candidates"), counts.candidates);
+      setCell(row.querySelector(".many"), counts.candidates >= many ? "yes" : "");
       if (annotated) {
-        setNumber(row.querySelector(".hits"), counts.hit);
-        setNumber(row.querySelector(".missed"), counts.missed);
-        setNumber(row.querySelector(".false"), counts.false);
+        setCell(row.querySelector(".hits"), counts.hit);
+        setCell(row.querySelector(".missed"), counts.missed);
+        setCell(row.querySelector(".false"), counts.false);
       }
       const section = byId(`s${row.dataset.scan}`);
       section.hidden = !named;
