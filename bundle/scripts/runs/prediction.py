@@ -16,7 +16,7 @@ from scripts.data.datalist import ScanList
 from scripts.runs.config import definition_hash, running_parser, save_run_config
 from scripts.runs.lock import FolderLock
 from scripts.runs.records import ScanRecords
-from scripts.runs.settings import refuse_stray_words
+from scripts.runs.settings import check_files, refuse_stray_words
 from scripts.runs.summary import RunSummary
 
 __all__ = ["PredictionRun", "run_prediction"]
@@ -159,6 +159,7 @@ def run_prediction(
     prediction: str,
     evaluator: str,
     folders: Sequence[PathLike],
+    files: Mapping[str, PathLike | None],
     shard: int | None = None,
     shards: int | None = None,
 ) -> None:
@@ -172,15 +173,18 @@ def run_prediction(
         prediction: id of the :class:`PredictionRun`.
         evaluator: id of the evaluator.
         folders: folders of the run; the first one gets ``config.yaml``.
+        files: the files that settings name, see :func:`check_files`.
         shard: see :class:`PredictionRun`.
         shards: likewise.
 
     Raises:
+        FileNotFoundError: when a file that it needs does not exist.
         BlockingIOError: when another run writes to one of the folders.
         RuntimeError: when it is called from anywhere but a config; and at the end, when scans were skipped.
         SystemExit: when the command line has words that belong to no setting.
     """
     refuse_stray_words()
+    check_files(files)
     parser = running_parser()
     with FolderLock(folders, *_share(shard, shards)):
         save_run_config(Path(folders[0]) / "config.yaml")
