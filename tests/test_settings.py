@@ -40,8 +40,9 @@ section: test
 network_def: {norm: BATCH, layers: [1, 2], load_path: "@checkpoint"}
 initialize:
 - _target_: scripts.runs.settings.read_command_line
-run:
+inference:
 - _target_: scripts.runs.settings.refuse_stray_words
+run: "%inference"
 """
 
 
@@ -119,7 +120,7 @@ def test_settings_of_the_config_and_of_monai_pass(words: list[str], config: str)
 def test_a_setting_of_any_of_several_configs_passes(config: str, tmp_path: Path) -> None:
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("bootstrap: 10\nrun: ['@bootstrap']\n")
-    words = [PROGRAM, "run", "evaluating", "--config_file", f"['{config}','{overlay}']"]
+    words = [PROGRAM, "run", "inference", "--config_file", f"['{config}','{overlay}']"]
     settings_given([*words, "--bootstrap", "5", "--output_dir", "x"])
     with pytest.raises(
         SystemExit, match=f"{config} and {overlay} has no setting 'botstrap'; did you mean --bootstrap?"
@@ -147,6 +148,20 @@ def test_other_programs_are_let_alone(config: str) -> None:
         words = [*program, "--config_file", config, "--zzz", "1", "--output_dir", "None"]
         assert settings_given(words) == {}
         refuse_stray_words([*words, "stray", "words"])
+
+
+# ---- runs ----
+
+
+@pytest.mark.parametrize("run_id", ["infer", "windows", "network_def", "noise", "data_dir"])
+def test_what_is_no_run_is_refused(run_id: str, config: str) -> None:
+    with pytest.raises(SystemExit, match=f"error: {config} has no run '{run_id}'"):
+        settings_given([PROGRAM, "run", run_id, "--config_file", config])
+
+
+def test_a_run_of_ones_own_passes(config: str) -> None:
+    Path(config).write_text(CONFIG + 'mine: ["$print(@data_dir)", {_target_: os.getcwd}]\n')
+    settings_given([PROGRAM, "run", "mine", "--config_file", config])
 
 
 # ---- paths ----
@@ -374,6 +389,7 @@ def test_a_setting_of_a_group_is_given_by_its_name(seen):
         (["--overlap", "0.25"], "--overlap: this setting is now windows#overlap."),
         (["--probability_threshold", "0.3"], "this setting is now candidates#threshold."),
         (["--resume", "maybe"], "--resume: is true or false, not 'maybe'."),
+        (["--noise", "little"], "--noise: is a number, not 'little'."),
     ],
 )
 def test_a_group_is_checked_and_an_old_name_leads_to_the_new_one(config, words, message):

@@ -109,5 +109,5 @@ def test_every_command_is_listed(capsys):
 def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
     with pytest.raises(SystemExit) as end:
         main(["scroe"])
-    assert end.value.code == 2
+    assert end.value.code == 1
     assert "'scroe'" in (message := capsys.readouterr().err) and "score" in message

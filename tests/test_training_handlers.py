@@ -17,7 +17,7 @@ from conftest import lps_affine
 from ignite.engine import Engine, Events
 
 from scripts.data.dataloader import PipeFallbackDataLoader
-from scripts.handlers import LostProcessHandler, NoFractureHandler
+from scripts.handlers import ErrorLineHandler, NoFractureHandler
 
 SOME: dict[str, Any] = {"scan": "a", "label_codes": {1: 2}}
 UNKNOWN: dict[str, Any] = {"scan": "b", "label_codes": {3: -1}}  # a fracture of unknown type is one
@@ -104,7 +104,7 @@ SENTENCE = (
 
 def test_a_training_whose_loading_process_is_killed_says_what_to_do() -> None:
     engine = Engine(lambda engine, batch: None)
-    LostProcessHandler().attach(engine)
+    ErrorLineHandler().attach(engine)
     with pytest.raises(RuntimeError, match=SENTENCE):
         engine.run(PipeFallbackDataLoader(Killed(), num_workers=1, batch_size=1), max_epochs=1)
 
@@ -125,7 +125,7 @@ def test_other_errors_stay_as_they_are(message: str, expected: str, has_next: bo
         raise RuntimeError(message)
 
     engine = Engine(fail)
-    LostProcessHandler().attach(engine)
+    ErrorLineHandler().attach(engine)
     if has_next:
         engine.add_event_handler(Events.EXCEPTION_RAISED, lambda error: pytest.fail("is reached"))
     with pytest.raises(RuntimeError, match=expected):

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from scripts.errors import CommandParser, end_at_error
+
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: the command's name and its own arguments; those of the process where None.
     """
     width = max(map(len, COMMANDS)) + 2
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m scripts",
         usage="python -m scripts COMMAND [arguments]",
         description="Commands around the bundle. COMMAND --help explains one of them.",
@@ -51,4 +53,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    sys.excepthook = end_at_error
     main()

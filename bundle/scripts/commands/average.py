@@ -24,6 +24,7 @@ from monai.utils import set_determinism
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
+from scripts.errors import CommandParser
 from scripts.files.atomic_write import write_tensors
 from scripts.handlers.checkpoints import read_weights
 
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m scripts average",
         description="Average the weights of several trainings of one network, and take its statistics anew.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -29,6 +29,7 @@ from urllib.request import Request, urlopen
 from monai.apps.utils import safe_extract_member
 from tqdm import tqdm
 
+from scripts.errors import CommandParser
 from scripts.files.atomic_write import unfinished_files, whole_file, write_json
 from scripts.runs.lock import FolderLock
 
@@ -328,7 +329,7 @@ def _md5(path: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, fetch the data set and print where it lies; ends with a message where that fails."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m scripts download",
         description="Fetch the RibFrac data set from Zenodo and unpack it.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -342,4 +343,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         print(download_ribfrac(**options))
     except (OSError, ValueError) as error:
-        parser.exit(1, f"{error}\n")
+        parser.exit(1, f"error: {error}\n")

@@ -31,6 +31,7 @@ from scripts.data.datalist import load_datalist
 from scripts.data.ribfrac import CLASS_NAMES
 from scripts.description.fracture_type import fit_type_model
 from scripts.description.measure import Measured, measure_fracture
+from scripts.errors import CommandParser
 from scripts.images.headers import checked_axcodes
 from scripts.images.image_reader import CTReader
 from scripts.transforms import CheckImaged, CheckLabeld, LabelRibsd, SpacingOnlyd
@@ -149,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m scripts fit_types",
         description="Fit the model of the types of fractures to annotated scans.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from scripts.errors import CommandParser
 from scripts.synthetic.implant.dataset import generate_implanted
 from scripts.synthetic.phantom.dataset import SECTIONS
 
@@ -13,7 +14,7 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and write the data set; ends with a message where a file, folder or number is wrong."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m scripts implant",
         description="Implant rib fractures into chest CT, and write them in RibFrac's layout.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -58,4 +59,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
             subtle=options.subtle,
         )
     except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
+        parser.exit(1, f"error: {error}\n")

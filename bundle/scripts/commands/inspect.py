@@ -8,7 +8,6 @@ Nothing that is wrong with a scan ends the command; all of it is listed, as text
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from scripts.data.datalist import list_scans
 from scripts.data.scan_facts import ScanFacts, doubled_images, scan_facts
+from scripts.errors import CommandParser
 from scripts.files.atomic_write import whole_file
 from scripts.files.scan_names import printable
 from scripts.images.dicom_series import is_dicom
@@ -151,9 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts inspect", description="Look at a data set before a training."
-    )
+    parser = CommandParser(prog="python -m scripts inspect", description="Look at a data set before a training.")
     parser.add_argument("--dataset_dir", required=True, help="the data set, as for a training")
     parser.add_argument("--section", default="all", help="training, validation, test or all")
     parser.add_argument("--images_only", action="store_true", help="pass annotations over")

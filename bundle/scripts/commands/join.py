@@ -6,10 +6,10 @@ Join the tables of a prediction from its records, where a run was stopped or sev
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts.errors import CommandParser
 from scripts.runs.records import FRACTURES_CSV, join_tables
 
 __all__ = ["main"]
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m scripts join", description="Join the tables of a prediction from its records."
     )
     parser.add_argument("--output_dir", required=True, help="folder of the prediction")

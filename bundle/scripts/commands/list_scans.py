@@ -4,12 +4,12 @@ Write the scans of a folder as a data list: which scan is which files, found onc
     python -m scripts list_scans --dataset_dir /data/studies --output /data/scans.json
 """
 
-import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.data.datalist import load_datalist
+from scripts.errors import CommandParser
 from scripts.files.atomic_write import write_json
 
 __all__ = ["main"]
@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m scripts list_scans",
         description="Write the scans of a folder, without annotations, as a data list.",
     )

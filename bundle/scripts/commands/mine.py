@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from scripts.data.datalist import load_datalist
 from scripts.data.ribfrac import MIN_OVERLAP
+from scripts.errors import CommandParser
 from scripts.files.atomic_write import write_json
 from scripts.metrics.folders import load_pair
 from scripts.metrics.froc import instance_overlaps
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m scripts mine",
         description="List the false candidates and the missed fractures of predicted training scans.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

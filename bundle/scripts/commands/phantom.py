@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from scripts.errors import CommandParser
 from scripts.synthetic.phantom.dataset import generate_phantoms
 from scripts.synthetic.phantom.scan import SIZES
 from scripts.synthetic.phantom.traits import TRAITS
@@ -14,7 +15,7 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line and write the data set; ends with a message where the folder or a number is wrong."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m scripts phantom",
         description="Write synthetic chest CT with rib fractures in RibFrac's layout.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -39,4 +40,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         generate_phantoms(**settings)
     except ValueError as error:
-        parser.error(str(error))
+        parser.exit(1, f"error: {error}\n")

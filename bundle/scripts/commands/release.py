@@ -19,6 +19,7 @@ from pathlib import Path
 
 import yaml
 
+from scripts.errors import CommandParser
 from scripts.files.atomic_write import whole_file, write_text
 
 __all__ = ["archive_files", "build_archive", "main"]
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m scripts release",
         description="Pack the bundle as a zip archive that monai.bundle download takes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -25,6 +25,7 @@ from scripts.anatomy.rib_cage import Rib, RibCage
 from scripts.anatomy.rib_finding import find_rib_cage
 from scripts.data.datalist import ScanList, load_datalist
 from scripts.data.loading_faults import loading_fault
+from scripts.errors import CommandParser
 from scripts.files.atomic_write import whole_file, write_json, write_volume
 from scripts.files.scan_names import printable
 from scripts.images.headers import checked_axcodes
@@ -150,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m scripts ribs",
         description="Find and number the ribs of scans, and write their masks, centerlines, pictures and a table.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

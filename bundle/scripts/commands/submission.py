@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from scripts.data.ribfrac import read_ribfrac_table
+from scripts.errors import CommandParser
 from scripts.files.atomic_write import whole_file
 from scripts.metrics.folders import load_instances
 from scripts.reporting.tables import CHALLENGE_COLUMNS
@@ -196,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m scripts submission",
         description="Check a folder of predictions by the RibFrac challenge's rules, and pack it.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -35,6 +35,7 @@ from tqdm import tqdm
 from scripts.anatomy.components import connected_components, packed_components
 from scripts.data.datalist import load_datalist
 from scripts.data.ribfrac import CHALLENGE_THRESHOLDS
+from scripts.errors import CommandParser
 from scripts.files.atomic_write import write_json, write_text
 from scripts.images.grids import grid_difference
 from scripts.images.image_reader import CTReader
@@ -458,7 +459,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m scripts tune",
         description="Choose the post-processing on annotated scans, and calibrate the scores.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -28,6 +28,7 @@ from scripts.candidates import Candidate
 from scripts.data.datalist import load_datalist
 from scripts.data.loading_faults import loading_fault
 from scripts.data.ribfrac import integer_ids
+from scripts.errors import CommandParser
 from scripts.images.grids import grid_difference, on_grid_of
 from scripts.images.headers import checked_axcodes
 from scripts.images.image_reader import CTReader
@@ -237,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m scripts view",
         description="Write pages to scroll through scans of a prediction in a browser.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

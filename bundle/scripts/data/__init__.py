@@ -1,8 +1,15 @@
 """From a folder to batches: the data list, RibFrac's tables, data sets and loaders."""
 
-from .datalist import load_datalist
+from .datalist import check_section, load_datalist
 from .dataloader import PipeFallbackDataLoader, SkippingDataLoader
 from .dataset import MappedDataset
 from .hard_examples import add_hard_examples
 
-__all__ = ["MappedDataset", "PipeFallbackDataLoader", "SkippingDataLoader", "add_hard_examples", "load_datalist"]
+__all__ = [
+    "MappedDataset",
+    "PipeFallbackDataLoader",
+    "SkippingDataLoader",
+    "add_hard_examples",
+    "check_section",
+    "load_datalist",
+]

@@ -75,6 +75,20 @@ class ScanList(list[dict[str, Any]]):
         self.ignored = list(ignored)
 
 
+def check_section(section: str) -> None:
+    """
+    Refuse a section that no data set has, before anything is read or generated.
+
+    Args:
+        section: the setting.
+
+    Raises:
+        ValueError: when it is neither ``training``, ``validation``, ``test`` nor ``all``.
+    """
+    if section not in (*_SECTIONS, "all"):
+        raise ValueError(f"section is '{section}': use one of {', '.join(_SECTIONS)} or all.")
+
+
 def load_datalist(
     dataset_dir: str | os.PathLike[str],
     section: str,
@@ -177,8 +191,7 @@ def list_scans(
         ValueError: when no scan is found, or the section of some cannot be told.
     """
     root = Path(dataset_dir).expanduser()
-    if section not in (*_SECTIONS, "all"):
-        raise ValueError(f"section is '{section}': use one of {', '.join(_SECTIONS)} or all.")
+    check_section(section)
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist: set dataset_dir to the folder that holds the scans.")
 

@@ -33,7 +33,7 @@ __all__ = [
     "CurveHistory",
     "CurvesHandler",
     "EarlyStopOnBestEpochHandler",
-    "LostProcessHandler",
+    "ErrorLineHandler",
     "NoFractureHandler",
     "ResumableCheckpointHandler",
     "SyncBuffersHandler",
@@ -94,14 +94,16 @@ def _holds_fracture(item: Mapping[str, Any]) -> bool:
     return bool(LoadImage(CTReader(assumed_orientation="RAS"), image_only=True)(item["label"]).any())
 
 
-class LostProcessHandler:
+class ErrorLineHandler:
     """
-    End a training in which a loading process was killed with a sentence that says what to do.
+    End a run at an error with one line in the log, and say what to do where a loading process was killed.
 
-    PyTorch raises its own error wherever the main process is at that moment, with a process's number in it.
+    MONAI's ``StatsHandler`` logs the traceback, which the program prints at its end where it is of use
+    (:mod:`scripts.errors`). PyTorch raises its own error of a killed process wherever the main process is at that
+    moment, with a process's number in it.
 
     Attach to:
-        the trainer, before all others that handle exceptions, such as ``StatsHandler``.
+        trainer or evaluator, before all others that handle exceptions, such as ``StatsHandler``.
 
     Runs at:
         ``Events.EXCEPTION_RAISED``.

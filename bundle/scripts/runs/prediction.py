@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +16,7 @@ from scripts.data.datalist import ScanList
 from scripts.runs.config import definition_hash, running_parser, save_run_config
 from scripts.runs.lock import FolderLock
 from scripts.runs.records import ScanRecords
-from scripts.runs.settings import is_command_line, refuse_stray_words
+from scripts.runs.settings import check_files, refuse_stray_words
 from scripts.runs.summary import RunSummary
 
 __all__ = ["PredictionRun", "run_prediction"]
@@ -164,6 +163,7 @@ def run_prediction(
     prediction: str,
     evaluator: str,
     folders: Sequence[PathLike],
+    files: Mapping[str, PathLike | None],
     shard: int | None = None,
     shards: int | None = None,
 ) -> None:
@@ -177,25 +177,23 @@ def run_prediction(
         prediction: id of the :class:`PredictionRun`.
         evaluator: id of the evaluator.
         folders: folders of the run; the first one gets ``config.yaml``.
+        files: the files that settings name, see :func:`check_files`.
         shard: see :class:`PredictionRun`.
         shards: likewise.
 
     Raises:
+        FileNotFoundError: when a file that it needs does not exist.
         BlockingIOError: when another run writes to one of the folders.
+        ValueError: when a folder holds masks of other scans.
         RuntimeError: when it is called from anywhere but a config; and at the end, when scans were skipped.
-        SystemExit: of a command line, when it has words that belong to no setting, or a folder holds masks of other
-            scans. In a program the latter is a ``ValueError``.
+        SystemExit: when the command line has words that belong to no setting.
     """
     refuse_stray_words()
+    check_files(files)
     parser = running_parser()
     with FolderLock(folders, *_share(shard, shards)):
         run: PredictionRun = parser.get_parsed_content(prediction)
-        try:
-            run.records.check_masks()  # before the network is made
-        except ValueError as error:
-            if is_command_line():
-                sys.exit(f"error: {error}")
-            raise
+        run.records.check_masks()  # before the network is made
         save_run_config(Path(folders[0]) / "config.yaml")
         run.predict(parser.get_parsed_content(evaluator))
 

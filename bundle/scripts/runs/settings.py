@@ -11,18 +11,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from pydoc import locate
 from typing import Any, NamedTuple
 
 from monai.bundle import ConfigParser, ReferenceResolver, run
 from monai.bundle.utils import EXPR_KEY, ID_REF_KEY, ID_SEP_KEY, MACRO_KEY
+from monai.config import PathLike
 from monai.utils import ensure_tuple, str2bool
 
 from scripts.runs.config import flat_settings, is_group, running_parser
 from scripts.runs.overlays import overlay_fault
 
-__all__ = ["is_command_line", "is_path", "is_text", "read_command_line", "refuse_stray_words", "settings_given"]
+__all__ = ["check_files", "is_path", "is_text", "read_command_line", "refuse_stray_words", "settings_given"]
 
 _MARKS = "+~"  # MONAI merges a value into an id, or deletes an id, whose name begins with these
+_RUNS = "scripts.runs.run_"  # what a run of the bundle's configs calls
 _FLAG = re.compile(r"--|-[a-zA-Z]")  # what fire takes for a name; -1 is a value
 _PATH_ENDS = ("_dir", "_path", "_file")
 _PATHS = ("bundle_root", "checkpoint", "file", "pretrained")
@@ -34,6 +37,7 @@ _TAKE_NULL = (
     "rois::positive_share",
     "spacing::pixdim",
     "large_windows::roi_size",
+    "bone::max_rib_mm",
     "candidates::max_rib_mm",
 )
 # Names of settings until version 0.12, which are refused, and the new ones told
@@ -144,6 +148,21 @@ def refuse_stray_words(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: '{stray[0]}' belongs to no setting: put a value with spaces in quotes.")
 
 
+def check_files(files: Mapping[str, PathLike | None]) -> None:
+    """
+    Refuse settings that name files which do not exist, before anything is done.
+
+    Args:
+        files: values of the settings, by their names; None names no file.
+
+    Raises:
+        FileNotFoundError: when a file does not exist.
+    """
+    for name, file in files.items():
+        if file is not None and not os.path.isfile(file):
+            raise FileNotFoundError(f"{file} is no file that exists: give --{name} one that does.")
+
+
 def settings_given(arguments: Sequence[str]) -> dict[str, Any]:
     """
     Read the settings of a command line that MONAI reads otherwise than they are meant.
@@ -160,14 +179,15 @@ def settings_given(arguments: Sequence[str]) -> dict[str, Any]:
         Values by id, for a config; nothing for the command line of another program.
 
     Raises:
-        SystemExit: when a setting is unknown, or null, and takes no null, or is a path that is empty or no text. The
-            message names it.
+        SystemExit: when what is to run is none of the config's runs, or a setting is unknown, or null, and takes no
+            null, or is a path that is empty or no text. The message names it. And when it asks for help.
     """
     words = _words(arguments)
     if words is None:
         return {}
     refuse_stray_words(arguments)
-    given: dict[str, Any] = _read(words).given
+    line = _read(words)
+    given: dict[str, Any] = line.given
     known = [name for name, parameter in inspect.signature(run).parameters.items() if name != "override"]
     from_file: dict[str, Any] = {}
     if given.get("args_file"):
@@ -175,9 +195,11 @@ def settings_given(arguments: Sequence[str]) -> dict[str, Any]:
     files = ensure_tuple(_value(given["config_file"]) if given.get("config_file") else from_file.get("config_file"))
     config = ConfigParser()
     config.read_config([str(file) for file in files if file is not None])
+    run_id = given.get("run_id") or from_file.get("run_id") or "run"
+    _check_run(line.others[0] if line.others else run_id, config, files, asks_help="help" in given)
     _refuse_old_names(config, files)
     run_ids = {str(given.get(name, from_file.get(name))) for name in ("run_id", "init_id", "final_id")}
-    if fault := overlay_fault([str(file) for file in files if file is not None], run_ids | set(_read(words).others)):
+    if fault := overlay_fault([str(file) for file in files if file is not None], run_ids | set(line.others)):
         sys.exit(f"error: {fault}")
     changes: dict[str, Any] = {}
     for name, value in {**from_file, **given}.items():
@@ -201,6 +223,8 @@ def settings_given(arguments: Sequence[str]) -> dict[str, Any]:
             changes[setting] = _text(name, setting, value, config)
         elif isinstance(config[setting], bool) and isinstance(value, str):
             changes[setting] = _switch(name, value)
+        elif isinstance(config[setting], int | float) and _is_word(value):
+            sys.exit(f"error: --{name}: is a number, not '{value}'.")
     return {**_paths_of(config), **changes}
 
 
@@ -213,11 +237,6 @@ def is_path(name: str) -> bool:
 def is_text(name: str) -> bool:
     """Tell whether a setting is a name or an address: its name, the last part of an id, ends so."""
     return name.rsplit(ID_SEP_KEY, 1)[-1].endswith(_TEXT_ENDS)
-
-
-def is_command_line() -> bool:
-    """Tell whether this process is ``python -m monai.bundle run``, and no other program."""
-    return _words(sys.argv) is not None
 
 
 def _words(arguments: Sequence[str]) -> list[str] | None:
@@ -296,11 +315,52 @@ def _switch(name: str, value: str) -> Any:
         sys.exit(f"error: --{name}: is true or false, not '{value}'.")
 
 
+def _is_word(value: Any) -> bool:
+    """Tell whether a word is text to MONAI, and no expression."""
+    return (
+        isinstance(value, str) and isinstance(_value(value), str) and value[:1] not in (EXPR_KEY, ID_REF_KEY, MACRO_KEY)
+    )
+
+
 def _refuse_old_names(config: ConfigParser, files: Sequence[Any]) -> None:
     """End the program where a config, such as an overlay of one's own, has a setting under its old name."""
     for name in config.get():
         if name in _RENAMED and not is_group(config[name]):
             sys.exit(f"error: {' and '.join(map(str, files))}: '{name}' is now {_RENAMED[name]}.")
+
+
+def _check_run(run_id: str, config: ConfigParser, files: Sequence[Any], asks_help: bool) -> None:
+    """End the program where it is asked for help, or for something that is no run: a group, a value, a component."""
+    runs = [name for name in config.get() if name != "run" and any(map(_is_own_run, _steps(name, config)))]
+    where = " and ".join(map(str, files))
+    if asks_help:
+        sys.stdout.write(
+            f"{where}: run {' or '.join(runs)}. A setting is given as --name value, one of a group as "
+            "--group#name value; docs/reference.md lists them all.\n"
+        )
+        sys.exit(0)
+    steps = _steps(run_id, config)
+    if not steps or not all(
+        str(step).startswith(EXPR_KEY) or inspect.isroutine(locate(_target(step))) for step in steps
+    ):
+        near = get_close_matches(str(run_id), runs, n=1) or runs
+        sys.exit(f"error: {where} has no run '{run_id}': give {' or '.join(near)} in its place.")
+
+
+def _steps(name: str, config: ConfigParser) -> Sequence[Any]:
+    """Return what an id evaluates, as a list, or that which it is a copy of."""
+    part = config.get(name)
+    while isinstance(part, str) and part.startswith(MACRO_KEY):
+        part = config.get(part[len(MACRO_KEY) :])
+    return part if isinstance(part, list) else [] if part is None else [part]
+
+
+def _target(step: Any) -> str:
+    return str(step.get("_target_")) if isinstance(step, dict) else ""
+
+
+def _is_own_run(step: Any) -> bool:
+    return _target(step).startswith(_RUNS)
 
 
 def _needs_value(setting: str, default: Any) -> bool:

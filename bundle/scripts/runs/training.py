@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from monai.config import PathLike
@@ -10,13 +10,18 @@ from monai.utils import str2bool
 
 from scripts.runs.config import running_parser, save_run_config
 from scripts.runs.lock import FolderLock
-from scripts.runs.settings import refuse_stray_words
+from scripts.runs.settings import check_files, refuse_stray_words
 
 __all__ = ["run_training"]
 
 
 def run_training(
-    trainer: str, datasets: Sequence[str], network: str, folders: Sequence[PathLike], compile: bool | str = False
+    trainer: str,
+    datasets: Sequence[str],
+    network: str,
+    folders: Sequence[PathLike],
+    files: Mapping[str, PathLike | None],
+    compile: bool | str = False,
 ) -> None:
     """
     Run a training while no other run writes to its folders.
@@ -28,19 +33,26 @@ def run_training(
         datasets: ids of the data sets, which are prepared first.
         network: id of the network.
         folders: folders of the run; the first one gets ``config.yaml``.
+        files: the files that settings name, see :func:`check_files`.
         compile: compile the network by ``torch.compile``.
 
     Raises:
+        FileNotFoundError: when a file that it needs does not exist.
         BlockingIOError: when another run writes to one of the folders.
         RuntimeError: when it is called from anywhere but a config.
         SystemExit: when the command line has words that belong to no setting.
     """
     refuse_stray_words()
+    check_files(files)
     parser = running_parser()
     with FolderLock(folders):
         save_run_config(Path(folders[0]) / "config.yaml")
+        module = parser.get_parsed_content(
+            network
+        )  # all parts are made before the scans are prepared, which takes long
+        engine = parser.get_parsed_content(trainer)
         for dataset in datasets:
             parser.get_parsed_content(dataset).prepare()
         if str2bool(compile):
-            parser.get_parsed_content(network).compile()
-        parser.get_parsed_content(trainer).run()
+            module.compile()
+        engine.run()
