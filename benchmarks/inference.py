@@ -68,12 +68,14 @@ class Row:
         settings: laid over ``inference.yaml``.
         overlays: laid over it before them.
         weights: whether it predicts with the weights that ship; otherwise with untrained ones.
+        environment: variables of the environment.
     """
 
     says: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     overlays: Sequence[Path] = ()
     weights: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def stock_settings() -> dict[str, Any]:
@@ -104,6 +106,11 @@ ROWS = {
     "everywhere": Row("the default with a second pass everywhere", {"large_windows::refine_above": 0.0}),
     "one_pass": Row(
         "the default without its larger windows: a single pass everywhere", {"large_windows::roi_size": None}
+    ),
+    "all_bone": Row("the default with windows on all bone, not near ribs alone", {"bone::max_rib_mm": None}),
+    "returned": Row(
+        "the default, with memory that is freed given back to the system",
+        environment={"MALLOC_ARENA_MAX": str(8 * (os.cpu_count() or 1))},  # glibc's own number: all is as it would be
     ),
     "fast": Row("the default with `--windows#overlap 0.25`", {"windows::overlap": 0.25}),
 }
@@ -167,7 +174,7 @@ def _run(row: Row, scan: Path, folder: Path, threads: int) -> tuple[float, float
     overlay.write_text(yaml.safe_dump({**row.settings, **settings}, sort_keys=False))
     files = str([str(path.resolve()) for path in (INFERENCE, *row.overlays, overlay)])
     command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--config_file", files]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **row.environment}
     peak, start = 0.0, time.perf_counter()
     with (folder / "prediction.log").open("w") as log:
         process = subprocess.Popen(command, cwd=BUNDLE_DIR, env=environment, stdout=log, stderr=subprocess.STDOUT)

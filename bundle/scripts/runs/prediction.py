@@ -15,6 +15,7 @@ from monai.utils import str2bool
 from scripts.data.datalist import ScanList
 from scripts.runs.config import definition_hash, running_parser, save_run_config
 from scripts.runs.lock import FolderLock
+from scripts.runs.memory import keep_freed_memory
 from scripts.runs.records import ScanRecords
 from scripts.runs.settings import check_files, refuse_stray_words
 from scripts.runs.summary import RunSummary
@@ -189,6 +190,7 @@ def run_prediction(
         SystemExit: when the command line has words that belong to no setting.
     """
     refuse_stray_words()
+    keep_freed_memory()
     check_files(files)
     parser = running_parser()
     with FolderLock(folders, *_share(shard, shards)):

@@ -10,6 +10,7 @@ from monai.utils import str2bool
 
 from scripts.runs.config import running_parser, save_run_config
 from scripts.runs.lock import FolderLock
+from scripts.runs.memory import keep_freed_memory
 from scripts.runs.settings import check_files, refuse_stray_words
 
 __all__ = ["run_training"]
@@ -43,6 +44,7 @@ def run_training(
         SystemExit: when the command line has words that belong to no setting.
     """
     refuse_stray_words()
+    keep_freed_memory()
     check_files(files)
     parser = running_parser()
     with FolderLock(folders):
