@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -104,6 +105,13 @@ def test_every_command_is_listed(capsys):
     assert {line.split()[0] for line in capsys.readouterr().out.split("commands:\n")[1].splitlines()} == set(COMMANDS)
     assert set(COMMANDS) == {path.stem for path in (SCRIPTS / "commands").glob("[!_]*.py")}
     assert all(callable(import_module(f"scripts.commands.{command}").main) for command in COMMANDS)
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    metadata = json.loads((BUNDLE_ROOT / "configs" / "metadata.json").read_text())
+    assert end.value.code == 0 and capsys.readouterr().out == f"{metadata['version']}\n"
 
 
 def test_an_unknown_command_is_refused_with_the_known_ones(capsys):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from scripts.errors import CommandParser, end_at_error
 
@@ -47,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS), help=argparse.SUPPRESS)
+    metadata = Path(__file__).resolve().parents[1] / "configs" / "metadata.json"
+    version = json.loads(metadata.read_text(encoding="utf-8"))["version"]
+    parser.add_argument("--version", action="version", version=version, help="print the bundle's version, and end")
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = parser.parse_args(words[:1]).command
     import_module(f"scripts.commands.{command}").main(words[1:])
