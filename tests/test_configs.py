@@ -503,10 +503,46 @@ def test_the_sampled_roi_leaves_room_for_the_least_zoom(settings, expected):
     assert config.get_parsed_content("train::sampled_roi_size").tolist() == expected
 
 
-@pytest.mark.parametrize("channels", [[2, 3, 4], CHANNELS, [*CHANNELS, 7]], ids=["3 levels", "4 levels", "5 levels"])
-def test_deep_supervision_has_a_weight_for_each_output(channels):
-    config = workflow("train.yaml", kind="train", **{"network_def::channels": channels}).parser
-    assert config.get_parsed_content("loss").weights == [1.0] + [0.4] * (len(channels) - 2)
+OTHER_NETWORKS = {
+    "UNet": {"channels": [4, 8, 8], "strides": [2, 2], "num_res_units": 1},
+    "DynUNet": {
+        "kernel_size": [3, 3, 3, 3],
+        "strides": [1, 2, 2, 2],
+        "upsample_kernel_size": [2, 2, 2],
+        "filters": [4, 8, 8, 8],
+        "deep_supervision": True,
+        "deep_supr_num": 2,
+    },
+    "SegResNet": {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]},
+    "SwinUNETR": {"feature_size": 12, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1]},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_NETWORKS)
+def test_any_network_of_monai_trains_and_predicts_by_naming_it(name, ribfrac_dir, tmp_path):
+    network = {"_target_": name, "spatial_dims": 3, "in_channels": 1, "out_channels": 1, **OTHER_NETWORKS[name]}
+    small_training = {key: value for key, value in SMALL_TRAINING.items() if key != "network_def::channels"}
+    settings = {"dataset_dir": str(ribfrac_dir), "network_def": network}
+    size = [32, 32, 32]  # what SwinUNETR divides by
+    training = workflow(
+        "train.yaml",
+        kind="train",
+        run_id="training",
+        **small_training | settings | {"output_dir": str(tmp_path / "t"), "rois::roi_size": size},
+    )
+    training.initialize()
+    training.run()
+    weights = tmp_path / "t" / "models" / "model.pt"
+    small_prediction = {key: value for key, value in SMALL_PREDICTION.items() if key != "network_def::channels"}
+    sizes = {"windows::roi_size": size, "large_windows::roi_size": size}
+    prediction = workflow(
+        "inference.yaml",
+        **small_prediction | settings | sizes | {"checkpoint": str(weights), "output_dir": str(tmp_path / "p")},
+    )
+    prediction.initialize()
+    prediction.run()
+    assert {row["scan"] for row in rows(tmp_path / "p" / "scans.csv")} == {"RibFrac501", "RibFrac502"}
 
 
 @pytest.mark.parametrize("overlays, run_id", [([], "inference"), (["evaluate.yaml"], "evaluating")])

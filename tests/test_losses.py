@@ -10,9 +10,9 @@ from conftest import BUNDLE_ROOT
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.handlers import ParamSchedulerHandler
-from monai.losses import DeepSupervisionLoss, TverskyLoss
+from monai.losses import TverskyLoss
 
-from scripts.losses import DeepSupervisionWeight, TverskyCELoss
+from scripts.losses import FadingDeepSupervisionLoss, TverskyCELoss
 
 pytestmark = pytest.mark.processor
 
@@ -66,22 +66,18 @@ def test_the_loss_of_the_configs_teaches_on_a_patch_without_a_fracture_beside_on
     assert without > 0 and without.item() == pytest.approx(beside.item())  # a false positive counts alike in both
 
 
-def test_a_loss_without_weights_is_refused():
-    with pytest.raises(ValueError, match="weights"):
-        DeepSupervisionWeight(DeepSupervisionLoss(TverskyCELoss()))
-
-
 def test_unequal_shapes_are_refused():
     with pytest.raises(ValueError, match="shape"):
         TverskyCELoss()(HALF, torch.zeros(1, 1, 2, 2, 1))
 
 
 def test_deep_supervision_sums_the_weighted_outputs():
-    loss = DeepSupervisionLoss(TverskyCELoss(), weights=[1.0, 0.4, 0.4, 0.4])
+    loss = FadingDeepSupervisionLoss(TverskyCELoss(), weight=0.4)
     label = torch.zeros(1, 1, 2, 2, 2)
     label[..., 0] = 1
     one = 1 / 2 + math.log(2)
     assert loss([HALF] * 4, label).item() == pytest.approx((1 + 3 * 0.4) * one, abs=1e-3)
+    assert loss(torch.stack([HALF] * 2, dim=1), label).item() == pytest.approx((1 + 0.4) * one, abs=1e-3)
     assert loss(HALF, label).item() == pytest.approx(one, abs=1e-4)
 
 
@@ -94,16 +90,16 @@ def test_deep_supervision_sums_the_weighted_outputs():
     ],
 )
 def test_the_schedule_of_the_config(start, epochs, expected):
-    loss = DeepSupervisionLoss(TverskyCELoss(), weights=[1.0, 9.0, 9.0, 9.0])
+    loss = FadingDeepSupervisionLoss(TverskyCELoss(), weight=9.0)
     used = []
-    trainer = Engine(lambda engine, batch: used.append(list(loss.weights)))
+    trainer = Engine(lambda engine, batch: used.append(loss.get_weights(4)))
 
     @trainer.on(Events.STARTED)
     def restore(engine):
         engine.state.epoch = engine.state.iteration = start
 
     ParamSchedulerHandler(
-        DeepSupervisionWeight(loss),
+        loss.set_weight,
         "step",
         {"initial_value": 0.4, "gamma": 0.8, "step_size": 30},
         epoch_level=True,

@@ -1,4 +1,4 @@
-"""Losses that MONAI lacks, and the hook that lets its scheduler fade out deep supervision."""
+"""Losses that MONAI lacks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from monai.losses import DeepSupervisionLoss, TverskyLoss
 from torch import nn
 from torch.nn.modules.loss import _Loss
 
-__all__ = ["MaskedBCELoss", "TverskyCELoss", "DeepSupervisionWeight"]
+__all__ = ["FadingDeepSupervisionLoss", "MaskedBCELoss", "TverskyCELoss"]
 
 
 class TverskyCELoss(_Loss):
@@ -66,26 +66,34 @@ class MaskedBCELoss(_Loss):
         return loss / is_known.sum().clamp(min=1)
 
 
-class DeepSupervisionWeight:
+class FadingDeepSupervisionLoss(DeepSupervisionLoss):
     """
-    Set the weight a of the report's L = L4 + a (L1 + L2 + L3) in MONAI's ``DeepSupervisionLoss``.
+    Add up the loss of each of a network's outputs, with a weight for the coarser ones that can fade out.
 
-    Give it to MONAI's ``ParamSchedulerHandler`` as ``parameter_setter``: that handler sets one number, the loss wants
-    a list of weights, one for each of the network's outputs.
+    This is the report's L = L4 + a (L1 + L2 + L3). MONAI's ``DeepSupervisionLoss`` wants a list of weights, so that the
+    number of outputs must be known beforehand, and takes no outputs stacked into one tensor, as its ``DynUNet`` returns
+    them. Here what the network returns tells how many there are: one or several.
 
     Args:
-        loss: the loss whose weights are set, one for each of the network's outputs in training; the first, at full
-            resolution, keeps weight 1.
+        loss: of one output.
+        weight: of each output but the first, which is the one at full resolution, and has weight 1.
 
-    Raises:
-        ValueError: when the loss has no weights: MONAI would make its own for as many outputs as there are.
+    Inputs are logits ``(B, 1, H, W, D)``, or several of them, as a list or stacked along a second axis, and a label of
+    ``(B, 1, H, W, D)``; a label is resized to an output that is smaller. The result is a scalar.
     """
 
-    def __init__(self, loss: DeepSupervisionLoss) -> None:
-        if not loss.weights:
-            raise ValueError("give DeepSupervisionLoss its weights, one for each of the network's outputs.")
-        self.loss = loss
-        self.outputs = len(loss.weights)
+    def __init__(self, loss: _Loss, weight: float) -> None:
+        super().__init__(loss)
+        self.weight = weight
 
-    def __call__(self, weight: float) -> None:
-        self.loss.weights = [1.0] + [weight] * (self.outputs - 1)
+    def set_weight(self, weight: float) -> None:
+        """Set the weight; give this to MONAI's ``ParamSchedulerHandler`` as ``parameter_setter``."""
+        self.weight = weight
+
+    def get_weights(self, levels: int = 1) -> list[float]:
+        return [1.0] + [self.weight] * (levels - 1)
+
+    def forward(self, input: None | torch.Tensor | list[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+        if isinstance(input, torch.Tensor) and input.ndim > target.ndim:
+            input = list(input.unbind(1))
+        return super().forward(input, target)
