@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from scripts.anatomy.rib_cage import RibCage
 from scripts.anatomy.straight_ribs import StraightRib, straight_ribs
-from scripts.candidates import TYPE_CODES
+from scripts.candidates import TYPE_CODES, instance_points_mm
 from scripts.data.datalist import load_datalist
 from scripts.data.ribfrac import CLASS_NAMES
 from scripts.description.fracture_type import fit_type_model
@@ -120,8 +120,7 @@ def annotated_fractures(
     for number, box in enumerate(ndimage.find_objects(ids), start=1):
         if box is None:
             continue
-        voxels = np.argwhere(ids[box] == number) + [part.start for part in box]
-        points = voxels @ affine[:3, :3].T + affine[:3, 3]
+        points = instance_points_mm(ids[box] == number, box, affine)
         place, code = cage.place_of(points) if cage.ribs else None, int(codes.get(number, -1))
         if place is None:
             found.append(AnnotatedFracture(number, code, Measured(reason="off" if cage.ribs else "ribs")))
@@ -136,10 +135,9 @@ def annotated_fractures(
 
 def _halves(rib: StraightRib, points: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     """Part the points of a segmental fracture in its middle."""
-    some = points[:: max(1, len(points) // 1000)]
-    ways = np.array([rib.rib.way_at(point) for point in some])
+    ways = np.array([rib.rib.way_at(point) for point in points])
     middle = np.percentile(ways, [2, 98]).mean()
-    return [half for half in (some[ways < middle - 3.0], some[ways > middle + 3.0]) if len(half) >= _LEAST_POINTS]
+    return [half for half in (points[ways < middle - 3.0], points[ways > middle + 3.0]) if len(half) >= _LEAST_POINTS]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
