@@ -21,14 +21,13 @@ from typing import Any
 
 import numpy as np
 from monai.data import MetaTensor
-from monai.transforms import Orientation
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 from benchmarks.markdown import table  # noqa: E402
-from scripts.commands.fit_types import annotated_fractures, loading  # noqa: E402
+from scripts.commands.fit_types import annotated_fractures, loading, preparation  # noqa: E402
 from scripts.data.datalist import load_datalist  # noqa: E402
 from scripts.data.ribfrac import CLASS_NAMES, MIN_OVERLAP  # noqa: E402
 from scripts.description.displacement import CLASSES, displacement_class  # noqa: E402
@@ -37,7 +36,6 @@ from scripts.description.measure import NOT_MEASURABLE, Measured  # noqa: E402
 from scripts.metrics.folders import load_pair  # noqa: E402
 from scripts.metrics.froc import instance_overlaps  # noqa: E402
 from scripts.synthetic.phantom import make_phantom  # noqa: E402
-from scripts.transforms import LabelRibsd  # noqa: E402
 
 __all__ = ["Row", "figures", "main"]
 
@@ -110,15 +108,13 @@ def _measured_rows(
 
 def phantom_rows(count: int, seed: int, model: TypeModel, subtle: float) -> Iterator[Row]:
     """Measure the fractures of synthetic scans."""
+    prepare = preparation()
     for number in tqdm(range(count), desc="phantoms", unit="scan"):
         made = make_phantom((seed, number), "slab", subtle=subtle)
-        turn = Orientation("RAS", labels=None)
-        image = turn(MetaTensor(made.image[None].astype(np.float32), affine=made.affine))
         label = MetaTensor(made.label[None].astype(np.int32), affine=made.affine)
-        data = LabelRibsd("image")({"image": image})
-        clipped = data["image"].clip(-200.0, 1000.0)
+        data: Any = prepare({"image": MetaTensor(made.image[None].astype(np.float32), affine=made.affine)})
         truths = {one.label_id: asdict(one) for one in made.fractures}
-        yield from _measured_rows(f"phantom {number}", clipped, label, data["rib_cage"], truths, model)
+        yield from _measured_rows(f"phantom {number}", data["image"], label, data["rib_cage"], truths, model)
 
 
 def implanted_rows(folder: Path, section: str, model: TypeModel, predictions_dir: Path | None) -> Iterator[Row]:
@@ -128,7 +124,7 @@ def implanted_rows(folder: Path, section: str, model: TypeModel, predictions_dir
     load = loading()
     for item in tqdm([one for one in load_datalist(folder, section) if one["scan"] in made], unit="scan"):
         truths = {one["label_id"]: one for one in made[item["scan"]]}
-        data = load(item)
+        data: Any = load(item)
         ids = data["label"]
         if predictions_dir is not None:
             pred, label, _ = load_pair(predictions_dir / f"{item['scan']}.nii.gz", Path(item["label"]))

@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 
 import scripts.transforms.description as description
 from scripts.anatomy.rib_cage import RibCage
+from scripts.anatomy.straight_ribs import rib_blocks
 from scripts.candidates import describe_candidates
 from scripts.commands import fit_types
 from scripts.description.measure import NOT_MEASURABLE
@@ -45,6 +46,15 @@ def test_a_candidate_is_described(monkeypatch):
     assert one.type == "displaced" and sum(one.type_probabilities) == pytest.approx(1.0, abs=0.01)
     assert output["pred_codes"] == [one.type_code] == [1]
     assert data["candidates"][0].type == "", "what is given stays as it is"
+
+
+def test_ribs_that_the_second_look_straightened_are_taken(monkeypatch):
+    data = scan(monkeypatch, offset_mm=(0.0, 4.0), gap_mm=1.5)
+    image, ribs = data["image"], tuple(description.straight_ribs(data["rib_cage"]))
+    wanted = DescribeFracturesd("pred")(data)["candidates"]
+    monkeypatch.setattr(description, "straight_ribs", lambda cage: pytest.fail("straightened once more"))
+    blocks = rib_blocks(image[0].numpy(), image.affine.numpy(), data["rib_cage"], 8, -1.0)
+    assert DescribeFracturesd("pred")(data | {"rib_blocks": replace(blocks, ribs=ribs)})["candidates"] == wanted
 
 
 def test_switched_off_nothing_is_added(monkeypatch):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from broken_ribs import HALF_MM, LENGTH_MM, broken_rib, candidate_points, straight_rib
 
+from scripts.anatomy.rib_cage import Rib
+from scripts.anatomy.straight_ribs import BEYOND_MM, StraightRib
 from scripts.description.displacement import displacement_class
 from scripts.description.measure import NOT_MEASURABLE, measure_fracture
+from scripts.description.rib_profile import rib_frame
 
 
 def measured(points=None, metal_mm=None, slice_mm=1.1, **broken):
@@ -109,6 +114,32 @@ def test_the_centerline_may_follow_the_displaced_stub():
     assert found.offset_mm == pytest.approx(wanted.offset_mm, abs=0.4)
 
 
+def shortened(straight, last_mm):
+    """The same rib, whose centerline was lost behind a place."""
+    rib = replace(straight.rib, centerline_mm=straight.rib.centerline_mm[straight.rib.centerline_mm[:, 0] <= last_mm])
+    kept = straight.points_mm[:, 0] <= last_mm + BEYOND_MM
+    return StraightRib(rib, straight.points_mm[kept], straight.up[kept], straight.outward[kept])
+
+
+@pytest.mark.parametrize("last_mm", [-6.0, -1.0, 6.0])
+def test_the_centerline_may_end_at_the_break(last_mm):
+    scan, affine, straight = broken_rib(offset_mm=(0.0, 5.0), gap_mm=1.5)
+    found = measure_fracture(scan, affine, shortened(straight, last_mm), candidate_points(), 1.1)
+    assert found.way_mm == pytest.approx(LENGTH_MM / 2, abs=1.0)
+    assert found.displacement.offset_mm == pytest.approx(5.0, abs=0.4)
+
+
+def test_a_frame_goes_on_as_curved_as_the_rib():
+    x = np.arange(-60.0 - BEYOND_MM, 60.0 + BEYOND_MM + 0.5)  # a parabola of 120 mm
+    line = np.column_stack([x, -(x**2) / 200.0, 0 * x])
+    up, outward = np.tile([0.0, 0.0, 1.0], (len(x), 1)), np.tile([0.0, 1.0, 0.0], (len(x), 1))
+    rib = Rib("left", 6, 6, 0.9, line[BEYOND_MM:-BEYOND_MM], True, True)
+    frame = rib_frame(StraightRib(rib, line, up, outward), 90.0)
+    assert frame.points_mm[-1, 0] == pytest.approx(60.0 + 26.0, abs=1.0)
+    assert frame.points_mm[:, 1] == pytest.approx(-frame.points_mm[:, 0] ** 2 / 200.0, abs=0.1)
+    assert frame.ways_at(frame.points_mm[[3, -3]]).tolist() == frame.way_mm[[3, -3]].tolist()
+
+
 @pytest.mark.parametrize(
     "made, reason",
     [
@@ -119,10 +150,11 @@ def test_the_centerline_may_follow_the_displaced_stub():
         pytest.param({"metal_mm": np.array([[0.0, 40.0, 0.0]])}, "", id="metal far away"),
         pytest.param({"metal_mm": np.zeros((0, 3))}, "", id="no metal"),
         pytest.param({"points": candidate_points(LENGTH_MM / 2 - 2.0, 2.0)}, "stub", id="at the end of the rib"),
+        pytest.param({"points": candidate_points(-20.0, 10.0), "gap_mm": 30.0}, "stub", id="no other stub near by"),
     ],
 )
 def test_what_cannot_be_measured(made, reason):
-    found = measured(gap_mm=1.5, **made)
+    found = measured(**{"gap_mm": 1.5} | made)
     assert found.reason == reason and (found.displacement is None) == bool(reason)
     assert reason in ("", *NOT_MEASURABLE)
 

@@ -239,7 +239,7 @@ def test_without_weight_ribs_or_training_the_prediction_stays(predicted, caplog)
     data, _ = predicted
     known = Known(WAY_MM, 6)
     assert RefineAlongRibsd("pred", known, weight=0.0)(data)["pred"] is data["pred"]
-    assert RefineAlongRibsd("pred", known)({"pred": data["pred"], "rib_cage": None})["pred"] is data["pred"]
+    assert RefineAlongRibsd("pred", known)({"pred": data["pred"]})["pred"] is data["pred"]
     whole = {key: data[key] for key in ("image", "rib_cage")}
     assert StraightenRibsd("image", enabled=False)(whole).keys() == whole.keys()
     assert StraightenRibsd("image")({"image": data["image"]}).keys() == {"image"}

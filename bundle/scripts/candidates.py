@@ -40,7 +40,7 @@ MM_DIGITS = 2
 VOXEL_DIGITS = 1
 LENGTH_DIGITS = 1
 PLACE_DIGITS = 0
-_MOST_POINTS = 2000  # of a candidate that tell its rib
+_MOST_POINTS = 2000  # of an instance that tell where it lies
 TYPE_CODES = {name.lower(): code for code, name in CLASS_NAMES.items()}
 
 
@@ -359,12 +359,27 @@ def _place(
 def _place_on_rib(
     voxels: NDArray[np.bool_], box: tuple[slice, ...], affine: NDArray[np.float64], rib_cage: RibCage
 ) -> RibPlace | None:
-    """Place the voxels in a box of the scan, or as many of them as tell it."""
-    if not rib_cage.ribs:
-        return None
+    """Place the voxels in a box of the scan."""
+    return rib_cage.place_of(instance_points_mm(voxels, box, affine)) if rib_cage.ribs else None
+
+
+def instance_points_mm(
+    voxels: NDArray[np.bool_], box: tuple[slice, ...], affine: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """
+    Return where the voxels of an instance lie, or as many of them, evenly, as tell its place.
+
+    Args:
+        voxels: which voxels of a box of the scan are the instance's; at least one.
+        box: where in the scan the box lies.
+        affine: from the scan's voxels to RAS mm, shape ``(4, 4)``.
+
+    Returns:
+        Points in RAS mm, shape ``(n, 3)``, n from 1 to 2000.
+    """
     points = np.argwhere(voxels) + [part.start for part in box]
     points = points[:: -(-len(points) // _MOST_POINTS)]
-    return rib_cage.place_of(points @ affine[:3, :3].T + affine[:3, 3])
+    return np.asarray(points @ affine[:3, :3].T + affine[:3, 3])
 
 
 def _rib_place(

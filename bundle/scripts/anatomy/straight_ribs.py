@@ -216,12 +216,14 @@ class RibBlocks:
             the last; 0 where one is not known.
         lengths: how many places each rib has, shape ``(ribs,)``.
         ways_mm: how far along the rib each place lies, shape ``(length,)``.
+        ribs: the straightened ribs that were sampled.
     """
 
     values: NDArray
     positions: NDArray[np.float32]
     lengths: NDArray[np.int64]
     ways_mm: NDArray[np.float64]
+    ribs: tuple[StraightRib, ...]
 
 
 BLOCK_STEP_MM = 0.8  # between the values of a block: the finest plane spacing of a common chest CT
@@ -258,7 +260,8 @@ def rib_blocks(
         is_whole = np.issubdtype(image.dtype, np.integer)
         values[place, : len(way)] = np.rint(block) if is_whole else block
         positions[place, :, : len(way)] = _positions(rib.rib, way)
-    return RibBlocks(values, positions, lengths, np.arange(longest, dtype=float) * BLOCK_STEP_MM - BEYOND_MM)
+    ways_mm = np.arange(longest, dtype=float) * BLOCK_STEP_MM - BEYOND_MM
+    return RibBlocks(values, positions, lengths, ways_mm, tuple(straight))
 
 
 def _positions(rib: Rib, way_mm: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ prediction is needed; those of unknown type (-1) are left out.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientationd, ScaleIntensityRanged
 from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
 from scripts.anatomy.rib_cage import RibCage
 from scripts.anatomy.straight_ribs import StraightRib, straight_ribs
-from scripts.candidates import TYPE_CODES
+from scripts.candidates import TYPE_CODES, instance_points_mm
 from scripts.data.datalist import load_datalist
 from scripts.data.ribfrac import CLASS_NAMES
 from scripts.description.fracture_type import fit_type_model
@@ -36,7 +36,7 @@ from scripts.images.headers import checked_axcodes
 from scripts.images.image_reader import CTReader
 from scripts.transforms import CheckImaged, CheckLabeld, LabelRibsd, SpacingOnlyd
 
-__all__ = ["AnnotatedFracture", "annotated_fractures", "loading", "main"]
+__all__ = ["AnnotatedFracture", "annotated_fractures", "loading", "main", "preparation"]
 
 _CONFIG = Path(__file__).parents[2] / "configs" / "inference.yaml"
 _LEAST_POINTS = 20
@@ -61,37 +61,40 @@ class AnnotatedFracture:
     halves: tuple[Measured, ...] = ()
 
 
-def loading(assumed_orientation: str | None = None) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+def preparation() -> Compose:
     """
-    Load a scan and its annotation as for a prediction, and find its ribs.
+    Prepare a loaded scan as for a prediction, and find its ribs.
+
+    Returns:
+        A transform of a dictionary: its ``image``, HU, shape ``(1, H, W, D)``, is clipped as for the network, and in
+        RAS; ``rib_cage`` is added.
+    """
+    config: Any = ConfigParser.load_config_file(_CONFIG)
+    low_hu, high_hu = config["hu_range"]
+    return Compose(
+        [
+            Orientationd("image", axcodes="RAS", labels=None),
+            CheckImaged("image"),
+            LabelRibsd("image"),
+            SpacingOnlyd("image", mode="bilinear", dtype=torch.float32, **config["spacing"]),
+            ScaleIntensityRanged("image", low_hu, high_hu, low_hu, high_hu, clip=True),
+        ]
+    )
+
+
+def loading(assumed_orientation: str | None = None) -> Compose:
+    """
+    Load a scan and its annotation, and prepare it.
 
     Args:
         assumed_orientation: of a file that tells none, such as LPS; refused without it.
 
     Returns:
-        A transform of an item of ``load_datalist``: ``image`` is in HU, clipped as for the network, and in RAS.
+        A transform of an item of ``load_datalist``, see :func:`preparation`; ``label`` stays on the scan's own grid.
     """
-    config: Any = ConfigParser.load_config_file(_CONFIG)
     both, reader = ("image", "label"), CTReader(checked_axcodes(assumed_orientation))
-    steps = Compose(
-        [
-            LoadImaged(both, reader, image_only=True),  # type: ignore[arg-type]
-            EnsureChannelFirstd(both),
-            CheckLabeld("label"),
-            Orientationd("image", axcodes="RAS", labels=None),
-            CheckImaged("image"),
-            LabelRibsd("image"),
-            SpacingOnlyd("image", mode="bilinear", dtype=torch.float32, **config["spacing"]),
-        ]
-    )
-    low_hu, high_hu = config["hu_range"]
-
-    def load(item: Mapping[str, Any]) -> dict[str, Any]:
-        data: dict[str, Any] = dict(steps(dict(item)))
-        data["image"] = data["image"].clip(low_hu, high_hu)
-        return data
-
-    return load
+    load = LoadImaged(both, reader, image_only=True)  # type: ignore[arg-type]
+    return Compose([load, EnsureChannelFirstd(both), CheckLabeld("label"), preparation()])
 
 
 def annotated_fractures(
@@ -121,8 +124,7 @@ def annotated_fractures(
     for number, box in enumerate(ndimage.find_objects(ids), start=1):
         if box is None:
             continue
-        voxels = np.argwhere(ids[box] == number) + [part.start for part in box]
-        points = voxels @ affine[:3, :3].T + affine[:3, 3]
+        points = instance_points_mm(ids[box] == number, box, affine)
         place, code = cage.place_of(points) if cage.ribs else None, int(codes.get(number, -1))
         if place is None:
             found.append(AnnotatedFracture(number, code, Measured(reason="off" if cage.ribs else "ribs")))
@@ -137,10 +139,9 @@ def annotated_fractures(
 
 def _halves(rib: StraightRib, points: NDArray[np.float64]) -> list[NDArray[np.float64]]:
     """Part the points of a segmental fracture in its middle."""
-    some = points[:: max(1, len(points) // 1000)]
-    ways = np.array([rib.rib.way_at(point) for point in some])
+    ways = np.array([rib.rib.way_at(point) for point in points])
     middle = np.percentile(ways, [2, 98]).mean()
-    return [half for half in (some[ways < middle - 3.0], some[ways > middle + 3.0]) if len(half) >= _LEAST_POINTS]
+    return [half for half in (points[ways < middle - 3.0], points[ways > middle + 3.0]) if len(half) >= _LEAST_POINTS]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -170,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for item in tqdm(items, desc=f"measure {folder}", unit="scan"):
                 if not any(code in CLASS_NAMES for code in item.get("label_codes", {}).values()):
                     continue
-                data = load(item)
+                data: Any = load(item)
                 scans += 1
                 for one in annotated_fractures(data["image"], data["label"], item["label_codes"], data["rib_cage"]):
                     known = [part.features for part in (one.measured, *one.halves) if part.features is not None]

@@ -41,11 +41,14 @@ NO_CONTACT = 0.1  # outlines are blurred: stubs side by side seem to share a rim
 WINDOWS_MM = ((1.0, 10.0), (0.5, 7.5), (2.0, 12.0), (3.0, 14.0))
 SEARCH_MM = (2.0, 9.0)
 MIN_STUB_MM = 5.0
-# A section near the break is damaged where its area is unlike that of those farther away: both stubs, or callus.
-_DAMAGED_SHARE = 0.12
+# A section near the break is damaged where it has less bone than those farther away, cut by an oblique break, or much
+# more: both stubs, or callus. Sound ribs widen and narrow, too.
+_CUT_SHARE = 0.16
+_SWOLLEN_SHARE = 0.3
 _USUAL_MM = (9.0, 22.0)
 ZONE_MM = (1.5, 9.0)
 _DIP_WEIGHT = 3.0
+_NO_BONE = 0.95  # of a section's bone is missing: the break is there
 _LEAST_SD_MM = 0.15
 _BASELINE_MM = (5.0, 14.0)
 _GAP_MM = 6.0
@@ -131,8 +134,8 @@ def damaged_zone_mm(profile: RibProfile, way_mm: float) -> tuple[float, float]:
         reach = ZONE_MM[0]
         if len(usual):
             near = (ahead > 0) & (ahead <= ZONE_MM[1])
-            unlike = near & (np.abs(profile.area_mm2 / np.median(usual) - 1) > _DAMAGED_SHARE)
-            ways = np.sort(ahead[unlike])
+            more = profile.area_mm2 / np.median(usual) - 1
+            ways = np.sort(ahead[near & ((more < -_CUT_SHARE) | (more > _SWOLLEN_SHARE))])
             for way in ways:  # as far as they follow each other
                 if way - reach > 2.0:
                     break
@@ -182,7 +185,7 @@ def break_way_mm(profile: RibProfile, low_mm: float, high_mm: float) -> float | 
         high_mm: where it ends.
 
     Returns:
-        The way along the rib; None where no place has stubs on both sides.
+        The way along the rib; None where no place has stubs on both sides, or those without any bone have none.
     """
     ways = np.arange(low_mm, high_mm + STEP_MM, STEP_MM)
     costs = np.full(len(ways), np.inf)
@@ -192,6 +195,9 @@ def break_way_mm(profile: RibProfile, low_mm: float, high_mm: float) -> float | 
         if stubs is not None:
             dip = max(0.0, float(np.interp(way, profile.frame.way_mm, missing)))
             costs[place] = np.log(stubs.rms_mm + 0.1) - _DIP_WEIGHT * dip
+    empty = np.interp(ways, profile.frame.way_mm, missing) > _NO_BONE
+    if empty.any() and np.isinf(costs[empty]).all():
+        return None
     return float(ways[costs.argmin()]) if np.isfinite(costs).any() else None
 
 

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from scripts.anatomy.straight_ribs import StraightRib
 from scripts.description.displacement import Displacement, break_way_mm, measure_displacement
 from scripts.description.fracture_type import fracture_features
-from scripts.description.rib_profile import ACROSS_MM, RibProfile, rib_profile
+from scripts.description.rib_profile import ACROSS_MM, RibProfile, rib_frame, rib_profile
 
 __all__ = ["NOT_MEASURABLE", "Measured", "measure_fracture", "measured_on"]
 
@@ -31,7 +31,6 @@ _RIB_MM = 6.0  # about the axis
 _STUB_MM = 12.0
 _MOST_UNSEEN = 0.05
 _MOST_SD_MM = 1.0
-_MOST_POINTS = 300
 _ENDS_PERCENT = (5.0, 95.0)  # of a candidate's points along the rib
 _CORE_SHARE = 0.1  # the break is not in its first and last tenth
 
@@ -79,13 +78,12 @@ def measure_fracture(
     if slice_mm >= THICK_MM:
         return Measured(reason="thick")
     points = np.atleast_2d(np.asarray(points_mm, dtype=float))
-    points = points[:: -(-len(points) // _MOST_POINTS)]
-    ways = np.array([straight.rib.way_at(point) for point in points])
-    low_mm, high_mm = np.percentile(ways, _ENDS_PERCENT)
     if metal_mm is not None and len(metal_mm):
         if cKDTree(points).query(metal_mm, distance_upper_bound=METAL_REACH_MM)[0].min() < METAL_REACH_MM:
             return Measured(reason="metal")
-    profile = rib_profile(image_hu, affine, straight, float((low_mm + high_mm) / 2))
+    frame = rib_frame(straight, straight.rib.way_at(points.mean(axis=0)))
+    low_mm, high_mm = np.percentile(frame.ways_at(points), _ENDS_PERCENT)
+    profile = rib_profile(image_hu, affine, frame, float((low_mm + high_mm) / 2))
     return measured_on(profile, float(low_mm), float(high_mm))
 
 

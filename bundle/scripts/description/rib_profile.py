@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.polynomial.polynomial import polyder, polyfit, polyval
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial import ConvexHull, QhullError, cKDTree
 
 from scripts.anatomy.straight_ribs import StraightRib, sampled
 
@@ -21,7 +22,7 @@ __all__ = ["ACROSS_MM", "ACROSS_STEP_MM", "STEP_MM", "RibFrame", "RibProfile", "
 
 STEP_MM = 0.5  # between sections
 REACH_MM = 56.0  # to both sides of the candidate: the second break of a segmental fracture is 40 mm away at most
-BEYOND_MM = 16.0  # of the centerline's end, where the rib may go on behind a displaced fracture
+BEYOND_MM = 26.0  # of the centerline's end, which may be a displaced fracture: the other stub lies behind it
 ACROSS_STEP_MM = 0.6
 ACROSS_MM = np.arange(-22, 23) * ACROSS_STEP_MM
 _KNOT_MM = 30.0
@@ -65,6 +66,10 @@ class RibFrame:
         )
         return self.points_mm[:, None, None] + up + outward
 
+    def ways_at(self, points_mm: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how far along the rib points lie, to half a mm; RAS mm, shape ``(n, 3)``."""
+        return np.asarray(self.way_mm[cKDTree(self.points_mm).query(points_mm)[1]])
+
 
 def rib_frame(straight: StraightRib, way_mm: float, reach_mm: float = REACH_MM) -> RibFrame:
     """
@@ -73,10 +78,10 @@ def rib_frame(straight: StraightRib, way_mm: float, reach_mm: float = REACH_MM) 
     Args:
         straight: the rib with its axes.
         way_mm: how far along the rib the place lies.
-        reach_mm: how far the frame goes to both sides, at most 16 mm beyond the ends of the centerline.
+        reach_mm: how far the frame goes to both sides, at most 26 mm beyond the ends of the centerline.
 
     Returns:
-        The frame, with sections every half mm.
+        The frame, with sections every half mm. Beyond the ends it goes on as curved as the rib is near by.
     """
     first, last = straight.way_mm[0] + 10.0, straight.way_mm[-1] - 10.0
     low, high = max(way_mm - reach_mm, first - BEYOND_MM), min(way_mm + reach_mm, last + BEYOND_MM)
@@ -87,13 +92,13 @@ def rib_frame(straight: StraightRib, way_mm: float, reach_mm: float = REACH_MM) 
     scale = max(reach_mm, 1.0)
 
     def smooth(values: NDArray[np.float64], order: int) -> NDArray[np.float64]:
-        coefficients = np.polynomial.polynomial.polyfit((known - way_mm) / scale, values[near], order)
-        at = np.clip(ways, known[0] - 1.0, known[-1] + 1.0) if order > 1 else ways
-        inside = np.polynomial.polynomial.polyval((at - way_mm) / scale, coefficients).T
-        slope = np.polynomial.polynomial.polyval(
-            (at - way_mm) / scale, np.polynomial.polynomial.polyder(coefficients)
-        ).T
-        return np.asarray(inside + slope * (ways - at)[:, None] / scale)
+        x, at = (known - way_mm) / scale, (ways - way_mm) / scale
+        inside = np.clip(at, x[0], x[-1])
+        derivative, beyond, result = polyfit(x, values[near], order), at - inside, np.zeros((len(at), values.shape[1]))
+        for factor in (1.0, beyond[:, None], beyond[:, None] ** 2 / 2):  # Taylor: a cubic would run away
+            result += factor * polyval(inside, derivative).T
+            derivative = polyder(derivative)
+        return result
 
     points = smooth(straight.points_mm, degree)
     along = _unit(np.gradient(points, axis=0))
@@ -133,20 +138,19 @@ class RibProfile:
     cortex_mm2: NDArray[np.float64]
 
 
-def rib_profile(image_hu: NDArray, affine: NDArray[np.float64], straight: StraightRib, way_mm: float) -> RibProfile:
+def rib_profile(image_hu: NDArray, affine: NDArray[np.float64], frame: RibFrame, way_mm: float) -> RibProfile:
     """
     Find the bone of a rib around a place, section by section.
 
     Args:
         image_hu: the scan in HU, shape ``(H, W, D)``.
         affine: from its voxels to RAS mm, shape ``(4, 4)``.
-        straight: the rib with its axes.
-        way_mm: how far along the rib the place lies.
+        frame: of the rib.
+        way_mm: how far along the rib the place lies; a stub is followed toward it from either side.
 
     Returns:
         The profile; sections outside the scan, and without bone, have no center.
     """
-    frame = rib_frame(straight, way_mm)
     hu = sampled(image_hu, affine, frame.places_mm(), np.nan)
     cortex_hu = _cortex_hu(hu)
     low, high = (MUSCLE_HU + share * (cortex_hu - MUSCLE_HU) for share in _BONE_SHARE)

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from scripts.anatomy.rib_cage import RibCage
-from scripts.anatomy.straight_ribs import StraightRib, straight_ribs
-from scripts.candidates import Candidate
+from scripts.anatomy.straight_ribs import RibBlocks, StraightRib, straight_ribs
+from scripts.candidates import Candidate, instance_points_mm
 from scripts.data.ribfrac import CLASS_NAMES
 from scripts.description.chest_part import axillary_lines
 from scripts.description.fracture_type import SHIPPED_MODEL, TypeModel, segmental_pairs
@@ -26,7 +26,6 @@ from scripts.description.measure import NOT_MEASURABLE, Measured, measure_fractu
 __all__ = ["DescribeFracturesd"]
 
 _AROUND_MM = 75.0  # of the scan that is read around a candidate: its half length, and 56 mm along the rib
-_MOST_POINTS = 2000
 _MOST_DIGITS = 3
 
 
@@ -47,6 +46,8 @@ class DescribeFracturesd(MapTransform):
         enabled: False describes none.
         plane_key: key of the mid-sagittal plane, as ``MidsagittalPlaned`` stores it, where the data have one.
         cage_key: key of the ribs, as ``LabelRibsd`` stores them, where the data have them.
+        blocks_key: key of the same, straightened, as ``StraightenRibsd`` stores them for a second look; where the data
+            lack them, they are straightened here.
         candidates_key: key of the candidates, as ``DescribeCandidatesd`` stores them; they are replaced.
         codes_key: key of the list of RibFrac's type codes that is added, in the order of the ids, -1 for unknown.
         allow_missing_keys: do nothing when the data lack the ids.
@@ -66,6 +67,7 @@ class DescribeFracturesd(MapTransform):
         enabled: bool | str = True,
         plane_key: str = "midsagittal_plane",
         cage_key: str = "rib_cage",
+        blocks_key: str = "rib_blocks",
         candidates_key: str = "candidates",
         codes_key: str = "pred_codes",
         allow_missing_keys: bool = False,
@@ -78,6 +80,7 @@ class DescribeFracturesd(MapTransform):
         self.model = TypeModel.read(SHIPPED_MODEL if model is None else Path(model)) if self.enabled else None
         self.plane_key = plane_key
         self.cage_key = cage_key
+        self.blocks_key = blocks_key
         self.candidates_key = candidates_key
         self.codes_key = codes_key
 
@@ -93,7 +96,9 @@ class DescribeFracturesd(MapTransform):
 
     def _described(self, pred: MetaTensor, data: Mapping[Any, Any], model: TypeModel) -> list[Candidate]:
         candidates, cage = data[self.candidates_key], data.get(self.cage_key)
-        straight = {} if cage is None else {rib.rib.id: rib for rib in straight_ribs(cage)}
+        blocks: RibBlocks | None = data.get(self.blocks_key)
+        ribs = blocks.ribs if blocks is not None else () if cage is None else straight_ribs(cage)
+        straight = {rib.rib.id: rib for rib in ribs}
         lines = axillary_lines(list(straight.values()), data.get(self.plane_key, np.full(4, np.nan)))
         ids, affine = pred[0].cpu().numpy(), np.asarray(pred.affine, dtype=float)
         described, breaks = [], []
@@ -123,8 +128,7 @@ class DescribeFracturesd(MapTransform):
         """Measure a candidate on its rib, in HU of the scan around it."""
         if rib is None or cage is None:
             return Measured(reason="off" if cage is not None and cage.ribs else "ribs")
-        voxels = np.argwhere(mask) + [part.start for part in box]
-        points = voxels[:: -(-len(voxels) // _MOST_POINTS)] @ affine[:3, :3].T + affine[:3, 3]
+        points = instance_points_mm(mask, box, affine)
         own = np.asarray(image.affine, dtype=float)
         spacing = np.linalg.norm(own[:3, :3], axis=0)
         center = np.linalg.solve(own, [*points.mean(axis=0), 1.0])[:3]

@@ -17,14 +17,12 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from scripts.anatomy.rib_cage import RibCage
 from scripts.anatomy.straight_ribs import (
     BEYOND_MM,
     BLOCK_STEP_MM,
     RibBlocks,
     rib_blocks,
     sampled_ids,
-    straight_ribs,
 )
 from scripts.networks import StraightRibNet
 from scripts.transforms.anatomy import collated_as_list
@@ -102,17 +100,17 @@ class StraightenRibsd(MapTransform):
             d["rib_positions"] = blocks.positions
             d["rib_lengths"] = blocks.lengths
             label = np.asarray(d[self.label_key][0]).astype(np.int16)
-            d["rib_fractures"] = self._fractures(label, affine, cage, blocks.ways_mm)
+            d["rib_fractures"] = self._fractures(label, affine, blocks)
         return d
 
     @staticmethod
-    def _fractures(ids: NDArray, affine: NDArray[np.float64], cage: RibCage, ways_mm: NDArray) -> NDArray[np.int16]:
+    def _fractures(ids: NDArray, affine: NDArray[np.float64], blocks: RibBlocks) -> NDArray[np.int16]:
         """Tell the fracture at each place of each rib."""
         across = np.arange(-_CORE_MM, _CORE_MM + BLOCK_STEP_MM / 2, BLOCK_STEP_MM)
         is_core = np.hypot(across[:, None], across) <= _CORE_MM
-        fractures = np.zeros((len(cage.ribs), len(ways_mm)), dtype=np.int16)
-        for place, rib in enumerate(straight_ribs(cage)):
-            sections = sampled_ids(ids, affine, rib.places_mm(ways_mm, across, across))[:, is_core]
+        fractures = np.zeros((len(blocks.ribs), len(blocks.ways_mm)), dtype=np.int16)
+        for place, rib in enumerate(blocks.ribs):
+            sections = sampled_ids(ids, affine, rib.places_mm(blocks.ways_mm, across, across))[:, is_core]
             for fracture in np.unique(sections[sections > 0]):
                 fractures[place, (sections == fracture).sum(axis=1) >= _LEAST_OF_SECTION] = fracture
         return fractures
@@ -218,8 +216,7 @@ class RefineAlongRibsd(MapTransform):
         network: a :class:`scripts.networks.StraightRibNet`, or a network that has one as ``straight_ribs``.
         weight: of the look along the ribs, in [0, 1]; 0 leaves it out.
         hu_range: HU that are scaled to -1 and 1, as in training.
-        cage_key: key of the ribs, as ``LabelRibsd`` stores them, where the data have them.
-        blocks_key: key of their blocks, as ``StraightenRibsd`` stores them.
+        blocks_key: key of the blocks of the ribs, as ``StraightenRibsd`` stores them, where the data have them.
         allow_missing_keys: do nothing when the data lacks the probabilities.
 
     Raises:
@@ -232,7 +229,6 @@ class RefineAlongRibsd(MapTransform):
         network: torch.nn.Module | None,
         weight: float = 0.5,
         hu_range: Sequence[float] = (-200.0, 1000.0),
-        cage_key: str = "rib_cage",
         blocks_key: str = "rib_blocks",
         allow_missing_keys: bool = False,
     ) -> None:
@@ -242,14 +238,13 @@ class RefineAlongRibsd(MapTransform):
         self.network = getattr(network, "straight_ribs", network)
         self.weight = weight
         self.low_hu, self.high_hu = hu_range
-        self.cage_key = cage_key
         self.blocks_key = blocks_key
         self._is_told = False
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
-        cage, blocks = d.get(self.cage_key), d.get(self.blocks_key)
-        if self.weight == 0 or cage is None or blocks is None or not cage.ribs:
+        blocks: RibBlocks | None = d.get(self.blocks_key)
+        if self.weight == 0 or blocks is None or not blocks.ribs:
             return d
         if not isinstance(self.network, StraightRibNet) or not self.network.is_trained:
             if not self._is_told:
@@ -257,19 +252,17 @@ class RefineAlongRibsd(MapTransform):
                 self._is_told = True
             return d
         for key in self.key_iterator(d):
-            d[key] = self._refined(d[key], cage, blocks, self.network)
+            d[key] = self._refined(d[key], blocks, self.network)
         return d
 
-    def _refined(
-        self, prediction: MetaTensor, cage: RibCage, blocks: RibBlocks, network: StraightRibNet
-    ) -> torch.Tensor:
+    def _refined(self, prediction: MetaTensor, blocks: RibBlocks, network: StraightRibNet) -> torch.Tensor:
         affine = prediction.affine.cpu().numpy()
         scaled = (blocks.values.astype(np.float32) - self.low_hu) * (2 / (self.high_hu - self.low_hu)) - 1
         logits = self._logits(network, scaled.clip(-1, 1), blocks.positions)
         probability = prediction[0].cpu().numpy()
         voxels = np.argwhere(probability > LEAST_PROBABILITY)
         points, own = [], []
-        for place, rib in enumerate(straight_ribs(cage)):
+        for place, rib in enumerate(blocks.ribs):
             points.append(np.column_stack([rib.points_mm, rib.way_mm]))
             own.append(np.full(len(rib.points_mm), place))
         on_ribs, rib_of = np.concatenate(points), np.concatenate(own)

@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 
 from scripts.anatomy.rib_cage import RibCage
 from scripts.anatomy.straight_ribs import StraightRib, sampled, sampled_ids
+from scripts.candidates import instance_points_mm
 from scripts.reporting.pages.pictures import encode, gray_values, outline
 from scripts.reporting.pages.views import ALONG_RIB, Outline, Scan, View
 from scripts.reporting.unfolding import NAMES_MM, UnfoldedCage
@@ -18,7 +19,6 @@ __all__ = ["along_rib_view", "unfolded_views"]
 _LENGTH_MM, _DEPTH_MM = 150, 50  # of the view along a rib
 _FINE_MM = 0.5  # its pixels
 _NEAR_MM = 10.0  # to the centerline: voxels on the rib itself
-_MOST_POINTS = 2000  # of an instance that tell where it lies
 _PIXEL_MM = np.ones(2)
 _NAME_MM = 35.0  # width of a name
 _NAME_EDGE_MM = 4  # from the upper or lower edge of a row to the middle of a name
@@ -84,9 +84,7 @@ def along_rib_view(scan: Scan, straight: StraightRib, kind: str, instance: int) 
     box = scan.boxes[kind].get(instance)
     if box is None:
         return None
-    voxels = np.argwhere(scan.turned_instances[kind][box] == instance) + [part.start for part in box]
-    voxels = voxels[:: -(-len(voxels) // _MOST_POINTS)]
-    points = voxels @ scan.turned_affine[:3, :3].T + scan.turned_affine[:3, 3]
+    points = instance_points_mm(scan.turned_instances[kind][box] == instance, box, scan.turned_affine)
     distance_mm, nearest = cKDTree(straight.points_mm).query(points)
     if distance_mm.min() > _DEPTH_MM / 2:
         return None

@@ -12,7 +12,7 @@ from scripts.anatomy.spine import spine_mask
 from scripts.synthetic.implant.centerline import RibPiece, rib_pieces
 from scripts.synthetic.implant.fractures import draw_fracture, draw_subtle_fracture, widened
 from scripts.synthetic.implant.warp import Site, break_rib, sign_hu
-from scripts.synthetic.phantom.fractures import Fracture, stub_shift
+from scripts.synthetic.phantom.fractures import Fracture, SyntheticFracture
 
 __all__ = ["Implanted", "ImplantedFracture", "implant_fractures"]
 
@@ -33,37 +33,21 @@ _RUN_MM = 45.0
 
 
 @dataclass(frozen=True)
-class ImplantedFracture:
+class ImplantedFracture(SyntheticFracture):
     """
-    What was implanted.
+    What was implanted, beside what is known of any synthetic fracture.
 
     Args:
-        label_id: its id in the label.
-        code: type: 1 displaced, 2 nondisplaced, 3 buckle, 4 segmental.
-        rib_id: id of the rib in the mask of the ribs.
         center_voxel: the middle of the fracture on the rib's axis, in voxels.
         tangent: unit vector along the rib there, RAS.
         outward: unit vector across it, out of the chest.
         moved_mm: the largest movement of a stub, or the height of a buckle.
-        gap_mm: width of the widest gap, 0 for a buckle.
-        offset_mm: the largest distance of two stubs' axes across the rib, 0 without a complete break.
-        contact: share of the rib's section that still faces the other stub there, 0 to 1.
-        subtle: whether it is of the kind that is easily missed.
-        age: ``fresh``, ``soft callus``, ``hard callus``, ``remodeled`` or ``ununited``.
     """
 
-    label_id: int
-    code: int
-    rib_id: int
     center_voxel: tuple[int, int, int]
     tangent: tuple[float, float, float]
     outward: tuple[float, float, float]
     moved_mm: float
-    gap_mm: float
-    offset_mm: float
-    contact: float
-    subtle: bool
-    age: str
 
 
 @dataclass
@@ -288,24 +272,20 @@ def _implant(
     sample = int(np.abs(piece.curve.s_mm - fracture.s_mm).argmin())
     center = np.rint(piece.curve.points[sample] / spacing).astype(int)
     half_mm = float(piece.half_thickness_mm[sample])
-    sides = (half_mm, max(float(piece.area_mm2[sample]) / (np.pi * half_mm), 1.0))
-    shift = stub_shift(fracture.breaks, piece.curve.tangents[sample], piece.curve.normals[sample], sides)
     moves = [float(np.linalg.norm(vector)) for one in fracture.breaks for vector in (one.before_mm, one.after_mm)]
     result.label_codes[label_id] = fracture.code
+    tangent, outward = piece.curve.tangents[sample], piece.curve.normals[sample]
     result.fractures.append(
-        ImplantedFracture(
+        ImplantedFracture.drawn(
             label_id,
-            fracture.code,
+            fracture,
             piece.rib_id,
-            (int(center[0]), int(center[1]), int(center[2])),
-            tuple(float(x) for x in piece.curve.tangents[sample]),  # type: ignore[arg-type]
-            tuple(float(x) for x in piece.curve.normals[sample]),  # type: ignore[arg-type]
-            max([abs(fracture.bump_mm), *moves]),
-            shift.gap_mm,
-            shift.offset_mm,
-            shift.contact,
-            fracture.subtle,
-            fracture.age,
+            (tangent, outward),
+            (half_mm, max(float(piece.area_mm2[sample]) / (np.pi * half_mm), 1.0)),
+            center_voxel=tuple(int(x) for x in center),
+            tangent=tuple(float(x) for x in tangent),
+            outward=tuple(float(x) for x in outward),
+            moved_mm=max([abs(fracture.bump_mm), *moves]),
         )
     )
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,14 +20,13 @@ __all__ = [
     "Break",
     "Fracture",
     "Mimic",
-    "StubShift",
+    "SyntheticFracture",
     "draw_flail",
     "draw_fractures",
     "draw_mimics",
     "draw_subtle_parts",
     "paint_rib",
     "paint_swelling",
-    "stub_shift",
     "with_age",
 ]
 
@@ -140,45 +140,69 @@ class Fracture:
 
 
 @dataclass(frozen=True)
-class StubShift:
+class SyntheticFracture:
     """
-    How far the stubs of a fracture are apart, at the break where they are farthest.
+    What was drawn of a fracture. Offset and contact are those of the break whose stubs are farthest apart.
 
     Args:
-        offset_mm: distance of the stubs' axes across the rib; 0 without a complete break.
-        contact: share of the section that still faces the other stub, 1 without a complete break.
+        label_id: its id in the label.
+        code: type, a key of ``CODES``.
+        rib_id: id of its rib.
         gap_mm: width of the widest gap or cleft, negative where the stubs overlap, 0 without a break.
+        offset_mm: distance of the stubs' axes across the rib; 0 without a complete break.
+        contact: share of the section that still faces the other stub, 0 to 1; 1 without a complete break.
+        subtle: whether it is of the kind that is easily missed.
+        age: ``fresh``, ``soft callus``, ``hard callus``, ``remodeled`` or ``ununited``.
     """
 
+    label_id: int
+    code: int
+    rib_id: int
+    gap_mm: float
     offset_mm: float
     contact: float
-    gap_mm: float
+    subtle: bool
+    age: str
 
+    @classmethod
+    def drawn(
+        cls,
+        label_id: int,
+        fracture: Fracture,
+        rib_id: int,
+        frame: tuple[np.ndarray, np.ndarray],
+        half_mm: tuple[float, float],
+        scale: float = 1.0,
+        **more: Any,
+    ) -> Self:
+        """
+        Tell what is drawn of a fracture.
 
-def stub_shift(
-    breaks: Sequence[Break], tangent: np.ndarray, normal: np.ndarray, half_mm: tuple[float, float]
-) -> StubShift:
-    """
-    Tell how far the stubs of a fracture are apart, as it is drawn.
-
-    Args:
-        breaks: its breaks.
-        tangent: unit vector along the rib, shape ``(3,)``.
-        normal: unit vector out of the chest, shape ``(3,)``.
-        half_mm: half thickness and half height of the section, taken for an ellipse.
-    """
-    binormal = np.cross(tangent, normal)
-    offset_mm, apart = 0.0, 0.0  # apart: in half axes
-    for one in breaks:
-        if one.depth == 2.0:
-            moved = one.after_mm - one.before_mm
-            out, up = float(moved @ normal), float(moved @ binormal)
-            offset_mm, apart = max(offset_mm, np.hypot(out, up)), max(
-                apart, np.hypot(out / half_mm[0], up / half_mm[1])
-            )
-    half = min(apart / 2, 1.0)  # two circles of radius 1
-    contact = 2 / np.pi * (np.arccos(half) - half * np.sqrt(1 - half**2))
-    return StubShift(float(offset_mm), float(contact), max([one.width_mm for one in breaks], key=abs, default=0.0))
+        Args:
+            label_id: its id in the label.
+            fracture: the fracture.
+            rib_id: id of its rib.
+            frame: unit vectors along the rib and out of the chest, each of shape ``(3,)``.
+            half_mm: half thickness and half height of the rib's section, taken for an ellipse.
+            scale: size of the scan against what ``fracture`` was drawn for.
+            more: the fields that a derived class adds.
+        """
+        tangent, normal = frame
+        across = np.array([normal, np.cross(tangent, normal)])
+        cuts = [across @ (one.after_mm - one.before_mm) for one in fracture.breaks if one.depth == 2.0]
+        half_axes = max((float(np.linalg.norm(moved / half_mm)) for moved in cuts), default=0.0)
+        half = min(half_axes / 2, 1.0)  # two circles of radius 1
+        return cls(
+            label_id,
+            fracture.code,
+            rib_id,
+            scale * max((one.width_mm for one in fracture.breaks), key=abs, default=0.0),
+            scale * max((float(np.linalg.norm(moved)) for moved in cuts), default=0.0),
+            float(2 / np.pi * (np.arccos(half) - half * np.sqrt(1 - half**2))),
+            fracture.subtle,
+            fracture.age,
+            **more,
+        )
 
 
 @dataclass

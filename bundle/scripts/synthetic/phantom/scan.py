@@ -12,12 +12,12 @@ from scripts.synthetic.phantom.anatomy import Patient, paint_lung_vessels, paint
 from scripts.synthetic.phantom.devices import paint_arms, paint_implants, paint_lead, paint_streaks, paint_wire
 from scripts.synthetic.phantom.fractures import (
     Fracture,
+    SyntheticFracture,
     draw_flail,
     draw_fractures,
     draw_mimics,
     paint_rib,
     paint_swelling,
-    stub_shift,
 )
 from scripts.synthetic.phantom.geometry import STEP_MM, Grid
 from scripts.synthetic.phantom.lookalikes import add_shoulder_streaks, draw_breath, paint_cups, paint_joints
@@ -42,39 +42,13 @@ from scripts.synthetic.phantom.traits import (
     trait_rng,
 )
 
-__all__ = ["SIZES", "Phantom", "PhantomFracture", "draw_axes", "draw_count", "draw_grid", "make_phantom"]
+__all__ = ["SIZES", "Phantom", "draw_axes", "draw_count", "draw_grid", "make_phantom"]
 
 SIZES = ("full", "slab")
 _LPS = (-1, -1, 1)
 _OTHER_AXES = ((1, 1, 1), (-1, 1, 1), (1, -1, 1))
 _MAX_FRACTURES = 20
 _CENTERLINE_STEP_MM = 2.0
-
-
-@dataclass(frozen=True)
-class PhantomFracture:
-    """
-    What was drawn of a fracture.
-
-    Args:
-        label_id: its id in the label.
-        code: type: 1 displaced, 2 nondisplaced, 3 buckle, 4 segmental.
-        rib_id: id of its rib.
-        gap_mm: width of the widest gap or cleft, negative where stubs overlap, 0 for a buckle.
-        offset_mm: the largest distance of two stubs' axes across the rib, 0 without a complete break.
-        contact: share of the rib's section that still faces the other stub there, 0 to 1.
-        subtle: whether it is of the kind that is easily missed.
-        age: ``fresh``, ``soft callus``, ``hard callus``, ``remodeled`` or ``ununited``.
-    """
-
-    label_id: int
-    code: int
-    rib_id: int
-    gap_mm: float
-    offset_mm: float
-    contact: float
-    subtle: bool
-    age: str
 
 
 @dataclass
@@ -107,7 +81,7 @@ class Phantom:
     vertebrae: np.ndarray
     midplane_point_mm: np.ndarray
     midplane_normal: np.ndarray
-    fractures: list[PhantomFracture]
+    fractures: list[SyntheticFracture]
 
 
 def make_phantom(
@@ -240,21 +214,12 @@ def make_phantom(
     )
 
 
-def _drawn(label_id: int, fracture: Fracture, rib: Rib, scale: float) -> PhantomFracture:
+def _drawn(label_id: int, fracture: Fracture, rib: Rib, scale: float) -> SyntheticFracture:
     """Tell what was drawn of a fracture; a child is drawn as an adult, in millimeters of another size."""
     sample = int(np.abs(rib.curve.s_mm - fracture.s_mm).argmin())
+    frame = (rib.curve.tangents[sample], rib.curve.normals[sample])
     half_mm = (float(rib.half_thickness_mm[sample]), float(rib.half_height_mm[sample]))
-    shift = stub_shift(fracture.breaks, rib.curve.tangents[sample], rib.curve.normals[sample], half_mm)
-    return PhantomFracture(
-        label_id,
-        fracture.code,
-        rib.rib_id,
-        scale * shift.gap_mm,
-        scale * shift.offset_mm,
-        shift.contact,
-        fracture.subtle,
-        fracture.age,
-    )
+    return SyntheticFracture.drawn(label_id, fracture, rib.rib_id, frame, half_mm, scale)
 
 
 def draw_grid(
