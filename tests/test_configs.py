@@ -98,7 +98,8 @@ def test_training_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
     assert done.returncode == 0, done.stdout
     assert {"curves.csv", "curves.png", "models/last.pt", "models/model.pt", "training.html"} <= set(files(tmp_path))
     assert any(name.startswith("tensorboard/") for name in files(tmp_path))
-    assert "Epoch: 1/1, Iter: 2/2" in done.stdout  # progress: 2 scans, one a step
+    assert "Epoch 1 of 1: training_loss" in done.stdout
+    assert f"Weights: {tmp_path / 'models' / 'model.pt'}, of epoch 1" in done.stdout
     network_of(config).load_state_dict(torch.load(tmp_path / "models" / "model.pt", weights_only=True))
 
 

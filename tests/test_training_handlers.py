@@ -17,7 +17,7 @@ from conftest import lps_affine
 from ignite.engine import Engine, Events
 
 from scripts.data.dataloader import PipeFallbackDataLoader
-from scripts.handlers import ErrorLineHandler, NoFractureHandler
+from scripts.handlers import CurveHistory, ErrorLineHandler, NoFractureHandler, TrainingLogHandler
 
 SOME: dict[str, Any] = {"scan": "a", "label_codes": {1: 2}}
 UNKNOWN: dict[str, Any] = {"scan": "b", "label_codes": {3: -1}}  # a fracture of unknown type is one
@@ -130,3 +130,33 @@ def test_other_errors_stay_as_they_are(message: str, expected: str, has_next: bo
         engine.add_event_handler(Events.EXCEPTION_RAISED, lambda error: pytest.fail("is reached"))
     with pytest.raises(RuntimeError, match=expected):
         engine.run([0], max_epochs=1)
+
+
+def test_the_log_tells_each_epoch_the_time_left_and_where_the_results_are(caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    seconds = iter([0.0, 90.0, 180.0])  # at the start, and after each epoch
+    monkeypatch.setattr("scripts.handlers.training.time.monotonic", lambda: next(seconds))
+    history = CurveHistory()
+    engine = Engine(lambda engine, batch: None)
+    engine.logger = logging.getLogger("training")
+
+    @engine.on(Events.EPOCH_COMPLETED)
+    def note():
+        epoch = engine.state.epoch
+        history.points.setdefault("training_loss", []).append((epoch, 1 / epoch))
+        if epoch == 3:  # validated every third one
+            history.points["validation_loss"] = [(3, 0.25)]
+
+    TrainingLogHandler("out/model.pt", history, "out/training.html").attach(engine)
+    engine.state.epoch = 1  # a training that goes on
+    engine.state.max_epochs, engine.state.epoch_length, engine.state.iteration = 3, 1, 1
+    engine.run([0], max_epochs=3, epoch_length=1)
+    messages = [record.getMessage() for record in caplog.records if record.name == "training"]
+    assert [message for message in messages if not message.startswith(("Engine run", "Epoch["))] == [
+        "Epoch 2 of 3: training_loss 0.5; 0:01:30 left",
+        "Epoch 3 of 3: training_loss 0.3333, validation_loss 0.25",
+        "Weights: out/model.pt, of epoch 3",
+        "Curves and examples: out/training.html",
+        "Predict with them: python -m monai.bundle run inference --config_file configs/inference.yaml "
+        "--checkpoint out/model.pt --dataset_dir FOLDER",
+    ]

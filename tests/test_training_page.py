@@ -38,6 +38,17 @@ def test_curves_have_charts_and_the_learning_rate_its_own():
     assert (charts[1].y.low, charts[1].y.high, charts[1].x.high) == (0.001, 0.1, 2)
 
 
+def test_axes_name_whole_epochs_and_the_best_one_is_marked(tmp_path):
+    points = {"training_loss": [(1, 0.5), (2, 0.4), (3, 0.3)], "validation_loss": [(1, 0.5), (2, 0.3), (3, 0.4)]}
+    (chart,) = curve_charts(points)
+    assert [name for _, name in chart.x.named()] == ["1", "2", "3"] and chart.mark == (2, "best: epoch 2")
+    settings = {"dataset_dir": "/data/<ribfrac>", "seed": 0}
+    write_training_page(tmp_path / "training.html", points, 5, [roi()], [], settings)
+    page = Page((tmp_path / "training.html").read_text(encoding="utf-8"))
+    assert [dd.text for dd in page.all("dd")] == ["/data/<ribfrac>", "0"]
+    assert "best: epoch 2" in page.all("main")[0].text
+
+
 def test_the_page_before_the_first_validation(tmp_path):
     write_training_page(tmp_path / "training.html", {}, 5, [roi()], [])
     page = Page((tmp_path / "training.html").read_text(encoding="utf-8"))

@@ -15,6 +15,7 @@ from .training import (
     NoFractureHandler,
     ResumableCheckpointHandler,
     SyncBuffersHandler,
+    TrainingLogHandler,
 )
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "ScanPictureHandler",
     "ScanRecordsHandler",
     "SyncBuffersHandler",
+    "TrainingLogHandler",
     "TrainingPageHandler",
     "TrainingReportHandler",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Events
+from ignite.handlers import ProgressBar
 from monai.config import PathLike
 from monai.handlers import StatsHandler, TensorBoardStatsHandler, from_engine
 from monai.utils import str2bool
@@ -17,7 +18,7 @@ from monai.utils import str2bool
 from scripts.candidates import ribs_of
 from scripts.data.dataloader import SkippingDataLoader
 from scripts.files.file_digest import file_sha256
-from scripts.handlers.training import CurveHistory, CurvesHandler
+from scripts.handlers.training import CurveHistory, CurvesHandler, TrainingLogHandler
 from scripts.images.grids import on_grid_of
 from scripts.metrics.froc import ScanResult, challenge_scores
 from scripts.metrics.ribfrac_froc import RibFracFROCMetric
@@ -172,15 +173,23 @@ class TrainingPageHandler:
         output_dir: folder of the page.
         evaluator: the engine that validates.
         history: the points of the curves.
+        settings: what the page tells of the run, by name.
     """
 
     name = "training.html"
     examples = 16  # ROIs of each kind: a batch of the default recipe
 
-    def __init__(self, output_dir: PathLike, evaluator: Evaluator, history: CurveHistory) -> None:
+    def __init__(
+        self,
+        output_dir: PathLike,
+        evaluator: Evaluator,
+        history: CurveHistory,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.output_dir = Path(output_dir)
         self.evaluator = evaluator
         self.history = history
+        self.settings = dict(settings or {})
         self._sampled: list[Example] = []
         self._validated: list[Example] = []
 
@@ -208,6 +217,7 @@ class TrainingPageHandler:
             int(engine.state.max_epochs or 0),
             self._sampled,
             self._validated,
+            self.settings,
         )
 
 
@@ -215,8 +225,9 @@ class TrainingReportHandler:
     """
     Attach all that reports a training: the log, TensorBoard's files, the curves, and a page to look at.
 
-    The log and TensorBoard's files are of MONAI's ``StatsHandler`` and ``TensorBoardStatsHandler``, of both engines,
-    and of the first of several processes.
+    Within an epoch Ignite's ``ProgressBar`` shows the time that is left. The log has a line for each epoch, and
+    TensorBoard's files are those of MONAI's ``TensorBoardStatsHandler``, of both engines; all of it by the first of
+    several processes.
 
     Attach to:
         the trainer, behind the ``ValidationHandler`` and before the ``ResumableCheckpointHandler``.
@@ -227,6 +238,8 @@ class TrainingReportHandler:
         optimizer: the optimizer whose learning rate is shown.
         history: the points of the curves.
         page: False writes no page.
+        weights: file of the best weights, which the log names at the end.
+        settings: what the page tells of the run, by name.
     """
 
     def __init__(
@@ -236,26 +249,33 @@ class TrainingReportHandler:
         optimizer: torch.optim.Optimizer,
         history: CurveHistory,
         page: bool | str = True,
+        weights: PathLike = "models/model.pt",
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.evaluator = evaluator
-        loss = from_engine("loss", first=True)
-        self.handlers: list[Any] = [CurvesHandler(output_dir, evaluator, optimizer, history, loss)]
-        if str2bool(page):
-            self.handlers.append(TrainingPageHandler(output_dir, evaluator, history))
+        self.loss = from_engine("loss", first=True)
+        self.handlers: list[Any] = [CurvesHandler(output_dir, evaluator, optimizer, history, self.loss)]
+        page_path = Path(output_dir) / TrainingPageHandler.name if str2bool(page) else None
+        if page_path is not None:
+            self.handlers.append(TrainingPageHandler(output_dir, evaluator, history, settings))
         self.of_evaluator: list[Any] = []
         if idist.get_rank() == 0:
             log_dir = str(Path(output_dir) / "tensorboard")
             self.handlers += [
-                StatsHandler(tag_name="train_loss", output_transform=loss),
-                TensorBoardStatsHandler(log_dir=log_dir, tag_name="train_loss", output_transform=loss),
+                StatsHandler(iteration_log=False, epoch_log=False),  # of exceptions
+                TensorBoardStatsHandler(log_dir=log_dir, tag_name="train_loss", output_transform=self.loss),
+                TrainingLogHandler(weights, history, page_path),
             ]
             self.of_evaluator = [
-                StatsHandler(iteration_log=False),
+                StatsHandler(iteration_log=False, epoch_log=False),
                 TensorBoardStatsHandler(log_dir=log_dir, iteration_log=False),
             ]
 
     def attach(self, engine: Engine) -> None:
         for handler in self.handlers:
             handler.attach(engine)
+        if idist.get_rank() == 0:
+            bar = ProgressBar()
+            bar.attach(engine, output_transform=lambda output: {"loss": float(self.loss(output))})
         for handler in self.of_evaluator:
             handler.attach(self.evaluator)

@@ -1,11 +1,13 @@
-"""Handlers of a training: resuming, early stop and curves."""
+"""Handlers of a training: its log, curves, resuming and early stop."""
 
 from __future__ import annotations
 
 import csv
 import random
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from scripts.files.atomic_write import whole_file, write_tensors
 from scripts.images.image_reader import CTReader
-from scripts.reporting.figures import curves_picture
+from scripts.reporting.figures import best_epoch, curves_picture
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -37,6 +39,7 @@ __all__ = [
     "NoFractureHandler",
     "ResumableCheckpointHandler",
     "SyncBuffersHandler",
+    "TrainingLogHandler",
 ]
 
 
@@ -439,6 +442,61 @@ class CurvesHandler:
     def _draw(self, engine: Engine) -> None:
         if self.history.points and idist.get_rank() == 0:
             curves_picture(self.history.points, self.output_dir / "curves.png")
+
+
+class TrainingLogHandler:
+    """
+    Log a line for each epoch with the time that is left, and at the end where the results are and what to type next.
+
+    MONAI's ``StatsHandler`` logs each iteration, and no time.
+
+    Attach to:
+        the trainer, behind the ``CurvesHandler``.
+
+    Runs at:
+        ``Events.STARTED``, ``Events.EPOCH_COMPLETED`` and ``Events.COMPLETED``.
+
+    Reads:
+        the points of the history; of the trainer's state the epoch and the number of all.
+
+    Args:
+        weights: file of the best weights.
+        history: the points of the curves.
+        page: the page of the training; None where none is written.
+    """
+
+    def __init__(self, weights: PathLike, history: CurveHistory, page: PathLike | None = None) -> None:
+        self.weights = weights
+        self.history = history
+        self.page = page
+        self._start, self._done = 0.0, 0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._tell_epoch)
+        engine.add_event_handler(Events.COMPLETED, self._tell_end)
+
+    def _begin(self, engine: Engine) -> None:
+        self._start, self._done = time.monotonic(), engine.state.epoch
+
+    def _tell_epoch(self, engine: Engine) -> None:
+        epoch, epochs = engine.state.epoch, int(engine.state.max_epochs or 0)
+        last = {name: pairs[-1] for name, pairs in self.history.points.items() if pairs}
+        values = [f"{name} {value:.4g}" for name, (of_epoch, value) in last.items() if of_epoch == epoch]
+        seconds = (time.monotonic() - self._start) / max(epoch - self._done, 1) * (epochs - epoch)
+        left = f"; {timedelta(seconds=round(seconds))} left" if epoch < epochs else ""
+        engine.logger.info("Epoch %d of %d: %s%s", epoch, epochs, ", ".join(values), left)
+
+    def _tell_end(self, engine: Engine) -> None:
+        best = best_epoch(self.history.points)
+        engine.logger.info("Weights: %s%s", self.weights, f", of epoch {best[0]}" if best else "")
+        if self.page is not None:
+            engine.logger.info("Curves and examples: %s", self.page)
+        engine.logger.info(
+            "Predict with them: python -m monai.bundle run inference --config_file configs/inference.yaml "
+            "--checkpoint %s --dataset_dir FOLDER",
+            self.weights,
+        )
 
 
 def _random_states() -> list[dict[str, Any]]:

@@ -25,7 +25,17 @@ from scripts.data.ribfrac import KEY_FALSE_POSITIVES
 from scripts.files.atomic_write import whole_file
 from scripts.images.hounsfield import BONE_WINDOW_HU
 
-__all__ = ["BLUE", "RIM", "VERMILION", "curves_picture", "froc_figure", "froc_picture", "save_figure", "scan_picture"]
+__all__ = [
+    "BLUE",
+    "RIM",
+    "VERMILION",
+    "best_epoch",
+    "curves_picture",
+    "froc_figure",
+    "froc_picture",
+    "save_figure",
+    "scan_picture",
+]
 
 BLACK, ORANGE, SKY_BLUE, GREEN, BLUE, VERMILION = "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00"
 FRACTURE_COLOR, CANDIDATE_COLOR = ORANGE, SKY_BLUE
@@ -125,6 +135,12 @@ def froc_picture(details: Mapping[str, Any], path: str | Path) -> None:
     save_figure(froc_figure(details), path)
 
 
+def best_epoch(points: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[int, float] | None:
+    """Return the epoch of the lowest ``validation_loss`` and that loss; None before the first validation."""
+    scored = [pair for pair in points.get("validation_loss", ()) if np.isfinite(pair[1])]
+    return min(scored, key=lambda pair: pair[1]) if scored else None
+
+
 def curves_picture(history: Mapping[str, Sequence[tuple[int, float]]], path: str | Path) -> None:
     """
     Draw what a training recorded per epoch: losses above, the learning rate below, the best epoch marked.
@@ -150,9 +166,8 @@ def curves_picture(history: Mapping[str, Sequence[tuple[int, float]]], path: str
         # A line of one point is invisible.
         marker = "o" if len(pairs) == 1 else None
         (rate if is_rate else losses).plot(epochs, values, label=name.replace("_", " "), marker=marker, **style)
-    validation = [pair for pair in history.get("validation_loss", ()) if np.isfinite(pair[1])]
-    if validation:
-        epoch, value = min(validation, key=lambda pair: pair[1])
+    if best := best_epoch(history):
+        epoch, value = best
         losses.plot(epoch, value, "*", color=VERMILION, markersize=14, label=f"best: {value:.4g} in epoch {epoch}")
         for axes in (losses, rate):
             axes.axvline(epoch, color=VERMILION, linewidth=0.8, alpha=0.6)

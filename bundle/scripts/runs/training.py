@@ -49,9 +49,8 @@ def run_training(
     parser = running_parser()
     with FolderLock(folders):
         save_run_config(Path(folders[0]) / "config.yaml")
-        module = parser.get_parsed_content(
-            network
-        )  # all parts are made before the scans are prepared, which takes long
+        # all parts are made before the scans are prepared, which takes long
+        module = parser.get_parsed_content(network)
         engine = parser.get_parsed_content(trainer)
         for dataset in datasets:
             parser.get_parsed_content(dataset).prepare()

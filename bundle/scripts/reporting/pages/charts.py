@@ -25,12 +25,14 @@ class Axis:
         low: value at its start.
         high: value at its end.
         logarithmic: whether equal ratios are equal lengths; both ends are above 0 then.
+        whole: whether whole numbers alone are named.
     """
 
     label: str
     low: float
     high: float
     logarithmic: bool = False
+    whole: bool = False
 
     def share(self, value: float) -> float:
         """Return where a value lies between the ends, 0 to 1; values beyond an end lie on it."""
@@ -41,7 +43,7 @@ class Axis:
 
     def named(self) -> list[tuple[float, str]]:
         """Return the values that are named, and their names."""
-        locator = LogLocator() if self.logarithmic else MaxNLocator(6)
+        locator = LogLocator() if self.logarithmic else MaxNLocator(6, integer=self.whole)
         ticks = [float(tick) for tick in locator.tick_values(self.low, self.high)]
         inside = [tick for tick in ticks if self.low - 1e-12 <= tick <= self.high * (1 + 1e-9)]
         return [(tick, f"{tick:g}") for tick in inside]
@@ -71,12 +73,14 @@ class Chart:
         x: the axis to the right.
         y: the axis up.
         series: what is drawn, the first one below.
+        mark: a value of x that is marked, and its name.
     """
 
     title: str
     x: Axis
     y: Axis
     series: list[Series] = field(default_factory=list)
+    mark: tuple[float, str] | None = None
 
     width = WIDTH
     height = HEIGHT

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scripts.files.atomic_write import write_text
+from scripts.reporting.figures import best_epoch
 from scripts.reporting.pages.charts import Axis, Chart, Series
 from scripts.reporting.pages.html import render
 from scripts.reporting.pages.pictures import encode, gray_values, outline
@@ -59,16 +60,21 @@ def curve_charts(points: Mapping[str, Points]) -> list[Chart]:
     Draw the curves of a training: losses and metrics, and the learning rate.
 
     Args:
-        points: pairs of epoch and value by their names; ``learning_rate`` gets a chart of its own.
+        points: pairs of epoch and value by their names; ``learning_rate`` gets a chart of its own. The best epoch is
+            marked.
     """
+    best = best_epoch(points)
+    marked = None if best is None else best[0]
     others = {name: list(pairs) for name, pairs in points.items() if name != "learning_rate"}
-    charts = [_chart("Losses", "loss", others)]
+    charts = [_chart("Losses", "loss", others, marked)]
     if points.get("learning_rate"):
-        charts.append(_chart("Learning rate", "learning rate", {"learning_rate": list(points["learning_rate"])}))
+        charts.append(
+            _chart("Learning rate", "learning rate", {"learning_rate": list(points["learning_rate"])}, marked)
+        )
     return charts
 
 
-def _chart(title: str, label: str, points: Mapping[str, Points]) -> Chart:
+def _chart(title: str, label: str, points: Mapping[str, Points], best: int | None) -> Chart:
     """Draw some curves over the epochs, on a logarithmic scale where they span more than a factor of 20."""
     epochs = [epoch for pairs in points.values() for epoch, _ in pairs]
     values = [value for pairs in points.values() for _, value in pairs if np.isfinite(value)] or [0.0]
@@ -77,13 +83,19 @@ def _chart(title: str, label: str, points: Mapping[str, Points]) -> Chart:
     if not logarithmic:
         low, high = (min(low, 0.0), high * 1.05) if low >= 0 else (low, high)
     high = high if high > low else low + 1
-    x = Axis("epoch", 1, max(2, *epochs) if epochs else 2)
+    x = Axis("epoch", 1, max(2, *epochs) if epochs else 2, whole=True)
     series = [Series(name.replace("_", " "), pairs) for name, pairs in points.items()]
-    return Chart(title, x, Axis(label, low, high, logarithmic), series)
+    mark = None if best is None else (best, f"best: epoch {best}")
+    return Chart(title, x, Axis(label, low, high, logarithmic), series, mark)
 
 
 def write_training_page(
-    path: Path, points: Mapping[str, Points], epochs: int, sampled: Sequence[Example], validated: Sequence[Example]
+    path: Path,
+    points: Mapping[str, Points],
+    epochs: int,
+    sampled: Sequence[Example],
+    validated: Sequence[Example],
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """
     Write the page of a training, whole or not at all.
@@ -94,15 +106,16 @@ def write_training_page(
         epochs: after which the training ends.
         sampled: ROIs that the network is trained on.
         validated: ROIs that it is validated on.
+        settings: what is told of the run, by name.
     """
-    scored = [pair for pair in points.get("validation_loss", ()) if np.isfinite(pair[1])]
     last = max((pairs[-1][0] for pairs in points.values() if pairs), default=0)
     page = render(
         "training.html",
         epoch=last,
         epochs=epochs,
-        best=min(scored, key=lambda pair: pair[1]) if scored else None,
+        best=best_epoch(points),
         charts=curve_charts(points),
+        settings=settings or {},
         groups=[("Training", [roi_view(e) for e in sampled]), ("Validation", [roi_view(e) for e in validated])],
     )
     write_text(path, page)
