@@ -7,6 +7,7 @@ import builtins
 import inspect
 import os
 import re
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -156,11 +157,17 @@ def check_files(files: Mapping[str, PathLike | None]) -> None:
         files: values of the settings, by their names; None names no file.
 
     Raises:
-        FileNotFoundError: when a file does not exist.
+        FileNotFoundError: when a file does not exist. One that may not be looked for is told of where it is opened.
     """
     for name, file in files.items():
-        if file is not None and not os.path.isfile(file):
-            raise FileNotFoundError(f"{file} is no file that exists: give --{name} one that does.")
+        try:
+            if file is None or stat.S_ISREG(os.stat(file).st_mode):
+                continue
+        except PermissionError:
+            continue
+        except OSError:
+            pass
+        raise FileNotFoundError(f"{file} is no file that exists: give --{name} one that does.")
 
 
 def settings_given(arguments: Sequence[str]) -> dict[str, Any]:
