@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import importlib
 import inspect
@@ -197,6 +198,38 @@ def test_code_named_in_prose_exists(page):
     files = re.findall(r"`((?:bundle|configs|tests|benchmarks|docs)/[\w./-]+)`", prose)
     missing += [name for name in files if not ((ROOT / name).exists() or (BUNDLE_ROOT / name).exists())]
     assert missing == []
+
+
+def test_messages_on_the_troubleshooting_page_are_printed_by_the_code():
+    """In a quoted message, ``...`` stands for what is filled in."""
+    cells = re.findall(r"^\| (?!message |--- )(.+?) \|", text(ROOT / "docs" / "troubleshooting.md"), re.MULTILINE)
+    quotes = [cell[1:-1] for cell in cells if re.fullmatch(r"`[^`]+`", cell)]
+    assert quotes and len(quotes) == len(cells), "each row begins with one message"
+    printed = messages()
+    assert [quote for quote in quotes if not any(is_of(quote, message) for message in printed)] == []
+    assert [quote for quote in quotes if len(re.findall(r"[A-Za-z]+", quote)) < 2] == []
+
+
+def is_of(quote: str, message: str) -> bool:
+    """Tell whether the constant parts of a quote stand in a message, in their order."""
+    for part in filter(None, quote.split("...")):
+        _, found, message = message.partition(part)
+        if not found:
+            return False
+    return True
+
+
+def messages() -> list[str]:
+    """The texts of the bundle's code, with ... for what is filled in, and what configs and the shell print."""
+    found = [text(path) for path in (ROOT / "environment.sh", *sorted(CONFIGS.glob("*.yaml")))]
+    for path in sorted((BUNDLE_ROOT / "scripts").rglob("*.py")):
+        for node in ast.walk(ast.parse(text(path))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "..." for part in node.values)
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
 
 
 @every_page
