@@ -345,7 +345,7 @@ def test_scans_without_a_fracture_are_refused(tmp_path: Path, capsys: pytest.Cap
     nib.save(zeros, tmp_path / "maps" / "RibFrac421.nii.gz")
     with pytest.raises(SystemExit):
         main(["--probabilities_dir", str(tmp_path / "maps"), "--dataset_dir", str(tmp_path / "data"), *GRID])
-    assert "data, section validation, has no fracture to choose by" in capsys.readouterr().err
+    assert "data, section validation, have no fracture to choose by" in capsys.readouterr().err
 
 
 def test_scans_with_their_maps(predicted: tuple[Path, Path]) -> None:

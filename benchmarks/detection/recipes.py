@@ -156,7 +156,12 @@ BASES = {
     ),
     "ours": Base("the default of this bundle"),
     "shipped": Base("the default of this bundle, with the weights that ship", shipped=True),
-    "v0.11": Base("the default of this bundle, with the weights of version 0.11.0", weights="model.pt", given=True),
+    "v0.11": Base(
+        "the weights of version 0.11.0, with its thresholds",
+        inference=(_OVERLAYS / "v0.11_inference.yaml",),
+        weights="model.pt",
+        given=True,
+    ),
 }
 
 CHANGES = {

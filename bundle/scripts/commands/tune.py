@@ -350,7 +350,8 @@ def _fractures(results: Sequence[ScanResult]) -> int:
 def _notes(sets: ScanSets, best: Outcome, min_score: float | None, max_candidates_per_scan: float) -> list[str]:
     """Say what the reader of the result must know."""
     notes = []
-    if (count := min(_fractures(results) for results in sets)) < FEW_FRACTURES:
+    counts = [count for count in map(_fractures, sets) if count > 0]  # a set of scans without fractures may be one
+    if (count := min(counts)) < FEW_FRACTURES:
         of_one = "is all of the recall" if count == 1 else f"is {1 / count:.2f} of the recall"
         notes.append(
             f"Too few fractures to choose by: {count} in a set, of which one {of_one}. Chance may have chosen these"
@@ -384,7 +385,7 @@ def tune(options: argparse.Namespace, command: str) -> str:
 
     Raises:
         FileNotFoundError: when a folder, a map of probabilities or a config is missing.
-        ValueError: when files or settings do not fit each other, or a data set has no fracture.
+        ValueError: when files or settings do not fit each other, or no data set has a fracture.
     """
     maps, datasets = len(options.probabilities_dir), len(options.dataset_dir)
     if maps != datasets:
@@ -406,12 +407,11 @@ def tune(options: argparse.Namespace, command: str) -> str:
 
     with TemporaryDirectory() as folder, _processes(options.workers) as pool:
         prepared = _PreparedScans(scans, Path(folder), present, lowest, pool)
-        for dataset_dir, of_set in zip(options.dataset_dir, prepared.results(start)):
-            if _fractures(of_set) == 0:
-                raise ValueError(
-                    f"{dataset_dir}, section {options.section}, has no fracture to choose by: name annotated scans"
-                    " with fractures."
-                )
+        if not any(map(_fractures, prepared.results(start))):
+            raise ValueError(
+                f"{' and '.join(options.dataset_dir)}, section {options.section}, have no fracture to choose by: name "
+                "annotated scans with fractures."
+            )
         with tqdm(total=MOST_SETTINGS, desc="try settings, at most", unit="setting") as progress:
 
             def score(setting: Setting) -> Outcome:
