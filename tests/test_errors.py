@@ -43,7 +43,6 @@ class Mistake(NamedTuple):
 
     words: tuple[str, ...]
     last: str
-    folder: Path = BUNDLE_ROOT
     variables: dict[str, str] = {}
     status: int = 1
     has_traceback: bool = False
@@ -147,11 +146,6 @@ MISTAKES = {
         variables={"RIB_DEBUG": "1"},
         has_traceback=True,
     ),
-    "another working folder": Mistake(
-        (*TRAINING[:4], "bundle/configs/train.yaml"),
-        "error: bundle_root is not the bundle's folder: cd to that folder first, or add --bundle_root with its path.",
-        folder=BUNDLE_ROOT.parent,
-    ),
     "help": Mistake((*TRAINING, "--help"), "configs/train.yaml: run training. .*docs/reference.md lists .*", status=0),
     # MONAI ends these before it evaluates a config, so no line of ours is reached
     "a misspelled config": Mistake(
@@ -204,7 +198,7 @@ def test_each_mistake_ends_in_one_line_with_nothing_half_written(folder: Path) -
             words += [] if "--output_dir" in words else ["--output_dir", f"{folder}/out"]
             words += ["--phantom_dir", f"{folder}/phantoms"]
             words += ["--cache_dir", f"{folder}/cache"] if "training" in words else []
-        commands.append({"words": words, "folder": str(mistake.folder), "variables": mistake.variables})
+        commands.append({"words": words, "folder": str(BUNDLE_ROOT), "variables": mistake.variables})
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("forked_commands.py")],
         input=json.dumps(commands),
@@ -225,6 +219,20 @@ def test_each_mistake_ends_in_one_line_with_nothing_half_written(folder: Path) -
     assert {path.name for path in written if "cache" not in path.parts} == {"config.yaml"}
     assert {path.suffix for path in written if "cache" in path.parts} <= {".pt"}  # whole ones: unfinished have others
     assert not (folder / "phantoms").exists()
+
+
+def test_another_working_folder_is_told() -> None:
+    """In a fresh interpreter, which does not find the bundle's modules there."""
+    done = subprocess.run(
+        [sys.executable, "-m", *TRAINING[:4], "bundle/configs/train.yaml"],
+        cwd=BUNDLE_ROOT.parent,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    line = "error: bundle_root is not the bundle's folder: cd to that folder first, or add --bundle_root with its path."
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == line
 
 
 def raised(error: Exception) -> Exception:
