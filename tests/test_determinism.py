@@ -88,12 +88,12 @@ def same_scan(folder: Path, scan: str, reference: Path, reference_scan: str) -> 
 
 
 def train(dataset_dir: Path, output_dir: Path, **settings: Any) -> dict[str, torch.Tensor]:
-    """Train for two steps in float32, and return the weights of the last: in bfloat16 trainings differ."""
+    """Train for two steps and return the weights of the last."""
     training = workflow(
         "train.yaml",
         kind="train",
         run_id="training",
-        **SMALL_TRAINING | {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir), "amp": False} | settings,
+        **SMALL_TRAINING | {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir)} | settings,
     )
     training.initialize()
     training.run()
