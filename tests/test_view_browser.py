@@ -79,8 +79,8 @@ def test_it_opens_at_the_best_candidate_without_complaints(page):
 
 def test_what_is_drawn_lies_where_the_letters_say(page):
     without_lines(page)
-    x_mm, y_mm, z_mm = middle_mm(CANDIDATES[1])  # the only bone: on the right, in front, at the head
-    for plane, toward in (("axial", "RA"), ("coronal", "RH"), ("sagittal", "AH")):
+    x_mm, y_mm, z_mm = middle_mm(CANDIDATES[1])  # the only bone: on the right, in front, superior
+    for plane, toward in (("axial", "RA"), ("coronal", "RS"), ("sagittal", "AS")):
         picture = drawn(page, plane).mean(axis=2)
         rows, columns = np.nonzero(picture > 0.6 * 255)  # 800 HU are 83 % of white, 40 HU 20 %
         assert len(rows) > 100
@@ -92,7 +92,7 @@ def test_what_is_drawn_lies_where_the_letters_say(page):
             box = letter.bounding_box()
             middle = [box["x"] + box["width"] / 2 - frame["x"], box["y"] + box["height"] / 2 - frame["y"]]
             distance[letter.text_content()] = float(np.hypot(*(bone - middle)))
-        opposite = dict(zip("RLAPHF", "LRPAFH"))
+        opposite = dict(zip("RLAPSI", "LRPAIS"))
         assert set(toward) <= set(distance)
         assert all(distance[letter] < distance[opposite[letter]] for letter in toward), (plane, distance)
 
