@@ -21,6 +21,7 @@ from monai.config import PathLike
 from scripts.files.atomic_write import whole_file
 
 __all__ = [
+    "MARKS",
     "definition_hash",
     "flat_settings",
     "is_group",
@@ -28,8 +29,10 @@ __all__ = [
     "run_settings",
     "running_parser",
     "save_run_config",
+    "texts_of",
 ]
 
+MARKS = "+~"  # MONAI merges a value into an id, or deletes an id, whose name begins with these
 _PACKAGE = __name__.split(".")[0]
 # what ConfigWorkflow adds to a config when it is given ``tracking``
 _OF_TRACKING = "save_execute_config"
@@ -114,7 +117,7 @@ def run_settings() -> dict[str, Any]:
         name: value
         for name, value in flat_settings(running_parser().get(), ".").items()
         if not (isinstance(value, dict) or isinstance(value, list) and any(isinstance(item, dict) for item in value))
-        and not any(text[:1] in (EXPR_KEY, ID_REF_KEY) for text in _texts(value))
+        and not any(text[:1] in (EXPR_KEY, ID_REF_KEY) for text in texts_of(value))
         and name != _OF_TRACKING
     }
 
@@ -143,13 +146,15 @@ def definition_hash(ids: Sequence[str], files: Sequence[PathLike] = (), leave_ou
         name = missing.pop()
         if name not in definitions and name not in leave_out:
             definitions[name] = deepcopy(running_parser()[name])
-            missing += [ref for text in _texts(definitions[name]) for ref in ReferenceResolver.match_refs_pattern(text)]
+            missing += [
+                ref for text in texts_of(definitions[name]) for ref in ReferenceResolver.match_refs_pattern(text)
+            ]
     for name in leave_out:
         group, _, key = name.rpartition(ID_SEP_KEY)
         if isinstance(definitions.get(group), dict):
             definitions[group].pop(key, None)
     digest = hashlib.sha256(json.dumps(definitions, sort_keys=True, default=str).encode())
-    components = {text for text in _texts(definitions) if text.startswith(f"{_PACKAGE}.")}
+    components = {text for text in texts_of(definitions) if text.startswith(f"{_PACKAGE}.")}
     for path in _modules_of(sorted(components)):
         digest.update(f"{path.name}\n".encode() + path.read_bytes())
     for filename in files:
@@ -174,10 +179,18 @@ def _modules_of(components: Sequence[str]) -> list[Path]:
     return sorted(found.values())
 
 
-def _texts(config: Any) -> Iterator[str]:
-    """Yield every text of a part of a config."""
+def texts_of(config: Any) -> Iterator[str]:
+    """
+    Find every text of a part of a config.
+
+    Args:
+        config: the part.
+
+    Yields:
+        The texts, those of lists and groups in it too.
+    """
     if isinstance(config, str):
         yield config
     elif isinstance(config, dict | list):
         for value in config.values() if isinstance(config, dict) else config:
-            yield from _texts(value)
+            yield from texts_of(value)

@@ -10,11 +10,10 @@ from typing import Any
 from monai.bundle import ConfigParser, ReferenceResolver
 from monai.bundle.utils import ID_SEP_KEY
 
-from scripts.runs.config import is_group
+from scripts.runs.config import MARKS, is_group, texts_of
 
 __all__ = ["overlay_fault"]
 
-_MARKS = "+~"  # MONAI merges a value into an id, or deletes an id, whose name begins with these
 _OF_MONAI = frozenset({"run", "initialize", "finalize", "imports", ConfigParser.meta_key})  # used by their names
 _SIGNS = ("$", "@", "%")  # of a text that may refer to an id
 
@@ -46,7 +45,7 @@ def overlay_fault(files: Sequence[str], run_ids: Collection[str] = ()) -> str:
 
 
 def _plain(name: str) -> str:
-    return ReferenceResolver.normalize_id(name.lstrip(_MARKS))
+    return ReferenceResolver.normalize_id(name.lstrip(MARKS))
 
 
 def _ids(content: Mapping[str, Any], before: ConfigParser) -> Iterator[str]:
@@ -70,18 +69,10 @@ def _is_referred_to(name: str, whole: Mapping[str, Any]) -> bool:
     written = [re.escape(name), *([rf"{re.escape(group)}\[['\"]{re.escape(inner)}['\"]\]"] if group else [])]
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(written)})(?!\w)")
     for key, value in whole.items():
-        for text in _texts(value) if key != name else ():
+        for text in texts_of(value) if key != name else ():
             if text == name or text.startswith(_SIGNS) and pattern.search(ReferenceResolver.normalize_id(text)):
                 return True
     return False
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _texts(part)
 
 
 def _advice(name: str, before: ConfigParser) -> str:

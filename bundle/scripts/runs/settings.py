@@ -20,12 +20,11 @@ from monai.bundle.utils import EXPR_KEY, ID_REF_KEY, ID_SEP_KEY, MACRO_KEY
 from monai.config import PathLike
 from monai.utils import ensure_tuple, str2bool
 
-from scripts.runs.config import flat_settings, is_group, running_parser
+from scripts.runs.config import MARKS, flat_settings, is_group, running_parser
 from scripts.runs.overlays import overlay_fault
 
 __all__ = ["check_files", "is_path", "is_text", "read_command_line", "refuse_stray_words", "settings_given"]
 
-_MARKS = "+~"  # MONAI merges a value into an id, or deletes an id, whose name begins with these
 _RUNS = "scripts.runs.run_"  # what a run of the bundle's configs calls
 _FLAG = re.compile(r"--|-[a-zA-Z]")  # what fire takes for a name; -1 is a value
 _PATH_ENDS = ("_dir", "_path", "_file")
@@ -212,12 +211,12 @@ def settings_given(arguments: Sequence[str]) -> dict[str, Any]:
     for name, value in {**from_file, **given}.items():
         if name in known:
             continue
-        setting = ReferenceResolver.normalize_id(name.lstrip(_MARKS))
+        setting = ReferenceResolver.normalize_id(name.lstrip(MARKS))
         if value is True and setting not in config and setting[:2] == "no" and setting[2:] in config:
             continue  # to fire, --noresume is --resume false
         if setting not in config:
             sys.exit(f"error: --{name}: {_advice(name, config.get(), known, files)}")
-        if name[:1] in _MARKS:
+        if name[:1] in MARKS:
             continue
         if value is True and name in given and _needs_value(setting, config[setting]):
             sys.exit(f"error: --{name}: no value follows; give one that begins with a dash by =, as in --{name}=-x.")
@@ -453,7 +452,7 @@ def _not_text(value: Any) -> str:
 
 
 def _advice(name: str, config: Mapping[str, Any], known: Sequence[str], files: Sequence[Any]) -> str:
-    top, _, inner = ReferenceResolver.normalize_id(name.lstrip(_MARKS)).partition(ID_SEP_KEY)
+    top, _, inner = ReferenceResolver.normalize_id(name.lstrip(MARKS)).partition(ID_SEP_KEY)
     where = " and ".join(map(str, files))
     if inner and top in config:
         members = [f"{top}#{key}" for key in config[top]] if isinstance(config[top], dict) else []
