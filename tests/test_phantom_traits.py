@@ -17,7 +17,7 @@ from scripts.synthetic.phantom.dataset import generate_phantoms
 from scripts.synthetic.phantom.fractures import draw_flail
 from scripts.synthetic.phantom.geometry import Curve, Grid
 from scripts.synthetic.phantom.lookalikes import paint_cups, paint_joints
-from scripts.synthetic.phantom.scan import draw_grid
+from scripts.synthetic.phantom.scan import draw_crowd, draw_grid
 from scripts.synthetic.phantom.skeleton import VERTEBRAE_MM, draw_extra_rib, draw_ribs, fork
 from scripts.synthetic.phantom.traits import TRAITS, change_patient, change_view, check_traits, trait_rng
 
@@ -202,6 +202,20 @@ def test_flails_are_displaced_fractures_of_neighboring_ribs() -> None:
         for fracture in found:
             moved = np.linalg.norm(fracture.breaks[0].after_mm - fracture.breaks[0].before_mm)
             assert 2 <= moved <= 14 and -8 <= fracture.breaks[0].width_mm <= 12
+
+
+def test_crowded_scans_hold_many_fractures_of_neighboring_ribs(make: Make) -> None:
+    plain, crowded = make(), make("crowded")
+    assert len(crowded.fractures) >= 9 > len(plain.fractures)
+    broken = {fracture.rib_id for fracture in crowded.fractures}
+    neighbored = [fracture for fracture in crowded.fractures if {fracture.rib_id - 1, fracture.rib_id + 1} & broken]
+    assert len(neighbored) > len(crowded.fractures) / 2
+
+
+def test_the_number_of_fractures_in_crowded_scans() -> None:
+    counts = [draw_crowd(np.random.default_rng(seed)) for seed in range(200)]
+    assert (min(counts), max(counts)) == (9, 36)
+    assert 13 <= np.median(counts) <= 15
 
 
 def test_displaced_adds_to_the_fractures(make: Make) -> None:

@@ -162,6 +162,7 @@ BASES = {
         weights="model.pt",
         given=True,
     ),
+    "v0.17": Base("the weights of version 0.17.0", weights="model.pt", given=True),
 }
 
 CHANGES = {

@@ -137,6 +137,8 @@ def make_phantom(
     spine_z = VERTEBRAE_MM * patient.scale[2]
     spine = np.stack([patient.midline(spine_z), patient.spine_y(spine_z), spine_z], axis=1) @ patient.turn.T
     wanted = draw_count(grid, rng) if fractures is None else fractures
+    if fractures is None and "crowded" in names:
+        wanted = draw_crowd(trait_rng(seed, "crowded"))
     found = draw_fractures(grid, ribs, spine, wanted, rng, subtle)
     if fractures is not None and len(found) < fractures:
         raise ValueError(
@@ -257,6 +259,11 @@ def draw_count(grid: Grid, rng: np.random.Generator) -> int:
     """Draw the number of fractures: log-normal with median 6.5 as in RibFrac, fewer where the scan is short."""
     seen = min(1.0, grid.shape[2] * grid.spacing_mm[2] / 200)
     return int(np.clip(round(rng.lognormal(np.log(6.5), 0.65) * seen), 1, _MAX_FRACTURES))
+
+
+def draw_crowd(rng: np.random.Generator) -> int:
+    """Draw the number of fractures of a crowded scan: 9 to 36, where half of RibFrac's scans are."""
+    return int(np.clip(round(rng.lognormal(np.log(14), 0.4)), 9, 36))
 
 
 def _paint_metal(grid: Grid, patient: Patient, rng: np.random.Generator) -> None:

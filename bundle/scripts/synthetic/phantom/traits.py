@@ -36,6 +36,7 @@ TRAITS = {
     "arms_down": "both arms beside the chest, in the field of view",
     "metal": "rods and screws in the spine, a pacemaker or leads on the skin, with streaks",
     "displaced": "further fractures: displaced, overlapping or gaping ones of 3-6 neighboring ribs",
+    "crowded": "9 to 36 fractures, median 14, in runs over neighboring ribs",
     "bridged": "one or two bridges of bone between neighboring ribs",
     "bifid": "one rib of 3-5 forks in front",
     "cervical": "a rib of 20-50 mm at C7 on one side or both",
