@@ -1,8 +1,8 @@
-"""Small rib cages: bent tubes of bone in water, whose centerlines are known."""
+"""Small rib cages whose centerlines are known: bent tubes of bone in water, and a chest of straight bars."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -61,3 +61,21 @@ def ball(cage: RibCage, center_mm: Sequence[float], radius_mm: float = 6.0) -> n
     """A ball on the grid of the mask, bool."""
     places = np.moveaxis(np.indices(SHAPE), 0, -1) @ cage.affine[:3, :3].T + cage.affine[:3, 3]
     return np.linalg.norm(places - center_mm, axis=-1) <= radius_mm
+
+
+def thorax(left: Iterable[int] = range(1, 13), right: Iterable[int] = range(1, 13)) -> RibCage:
+    """
+    A chest of 120 x 60 x 300 mm in voxels of 3 mm.
+
+    Rib n of a side is a bar of 9 x 30 x 6 mm. Its middle lies 20 mm off x = 60 mm, 300 - 22 n mm high.
+    """
+    mask, ribs = np.zeros((40, 20, 100), dtype=np.uint8), []
+    for side, numbers in (("left", left), ("right", right)):
+        x = 60.0 + (20.0 if side == "right" else -20.0)
+        for order, number in enumerate(numbers, 1):
+            height = 300.0 - 22.0 * number
+            line = np.array([[x, y, height] for y in np.arange(15.0, 45.0, 2.0)])
+            ribs.append(Rib(side, number, order, 1.0, line, True, True))
+            i, k = round(x / 3), round(height / 3)
+            mask[i - 1 : i + 2, 5:15, k - 1 : k + 1] = ribs[-1].id
+    return RibCage(mask, np.diag([3.0, 3.0, 3.0, 1.0]), tuple(ribs))

@@ -17,7 +17,7 @@ from scripts.anatomy.midline import known_plane, midsagittal_plane
 from scripts.anatomy.spine import spine_mask
 from scripts.commands.sample_ct import SampleCT
 from scripts.data import SkippingDataLoader
-from scripts.transforms.anatomy import LabelRibsd, MidsagittalPlaned, RemoveSpined, RibSurroundingsd
+from scripts.transforms.anatomy import LabelRibsd, MidsagittalPlaned, RemoveSpined
 
 SPACING_MM = (2.0, 2.5, 3.0)
 SHAPE = (180, 120, 40)
@@ -531,24 +531,3 @@ def test_the_ribs_of_several_scans_in_a_batch_are_parted() -> None:
 def test_ribs_of_what_is_no_scan_are_refused(keys, image) -> None:
     with pytest.raises(ValueError, match="one key|MetaTensor"):
         LabelRibsd(keys)({"image": image})
-
-
-def test_where_ribs_can_be_is_stored_for_the_windows() -> None:
-    cage = made_cage([("left", 5), ("right", 6)])  # too few to be sure of any place
-    image = as_scan(np.zeros((6, 5, 4)))
-    near = RibSurroundingsd("image", distance_mm=1.0)({"image": image, "rib_cage": cage})["near_ribs"]
-    assert isinstance(near, np.ndarray) and near.dtype == bool and near.shape == (1, 6, 5, 4)
-    wanted = cage.surroundings(image.affine.numpy(), (6, 5, 4), 1.0)
-    assert np.array_equal(near[0], wanted)
-
-
-@pytest.mark.parametrize("distance_mm, ribs", [(None, True), (15.0, False)], ids=["no distance", "no ribs"])
-def test_without_a_distance_or_ribs_they_can_be_anywhere(distance_mm, ribs) -> None:
-    data = {"image": as_scan(np.zeros((6, 5, 4)))} | ({"rib_cage": made_cage([("left", 5)])} if ribs else {})
-    assert RibSurroundingsd("image", distance_mm)(data)["near_ribs"].all()
-
-
-@pytest.mark.parametrize("keys, distance_mm", [(("a", "b"), 1.0), ("image", -1.0)])
-def test_where_ribs_can_be_takes_one_scan_and_a_distance(keys, distance_mm) -> None:
-    with pytest.raises(ValueError, match="one key|0 or above"):
-        RibSurroundingsd(keys, distance_mm)

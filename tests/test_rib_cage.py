@@ -5,8 +5,9 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+from rib_cages import thorax
 
-from scripts.anatomy.rib_cage import Rib, RibCage
+from scripts.anatomy.rib_cage import RibCage
 
 
 def cage():
@@ -43,27 +44,9 @@ def test_a_tilted_grid():
     assert (found[2, 0, 0], found[1, 1, 0], found[0, 2, 0], found[0, 0, 1]) == (15, 3, 0, 2)
 
 
-def thorax(left=range(1, 13), right=range(1, 13)):
-    """
-    A chest of 120 x 60 x 300 mm in voxels of 3 mm.
-
-    Rib n of a side is a bar of 9 x 30 x 6 mm. Its middle lies 20 mm off x = 60 mm, 300 - 22 n mm high.
-    """
-    mask, ribs = np.zeros((40, 20, 100), dtype=np.uint8), []
-    for side, numbers in (("left", left), ("right", right)):
-        x = 60.0 + (20.0 if side == "right" else -20.0)
-        for order, number in enumerate(numbers, 1):
-            height = 300.0 - 22.0 * number
-            line = np.array([[x, y, height] for y in np.arange(15.0, 45.0, 2.0)])
-            ribs.append(Rib(side, number, order, 1.0, line, True, True))
-            i, k = round(x / 3), round(height / 3)
-            mask[i - 1 : i + 2, 5:15, k - 1 : k + 1] = ribs[-1].id
-    return RibCage(mask, np.diag([3.0, 3.0, 3.0, 1.0]), tuple(ribs))
-
-
-def where(cage, distance_mm=9.0, affine=None, shape=(40, 20, 100)):
+def where(cage, distance_mm=9.0, affine=None, shape=(40, 20, 100), places_mm=None):
     affine = cage.affine if affine is None else affine
-    near = cage.surroundings(affine, shape, distance_mm)
+    near = cage.surroundings(affine, shape, distance_mm, places_mm)
     assert near.dtype == bool and near.shape == shape
     return lambda x, y, z: bool(near[tuple(np.rint(np.linalg.solve(affine, [x, y, z, 1.0])[:3]).astype(int))])
 
@@ -75,6 +58,18 @@ def test_near_the_ribs_of_a_whole_cage():
     assert not near(60, 30, 190)  # 20 mm off the ribs of both sides
     assert not near(40, 30, 297) and not near(40, 30, 6)  # above the first and below the twelfth
     assert not near(80, 57, 190) and near(80, 51, 190)
+
+
+def test_near_places_on_the_ribs():
+    near = where(thorax(), places_mm=np.array([[40.0, 30.0, 190.0], [40.0, 30.0, 999.0]]))  # one is not in the scan
+    assert near(40, 30, 190) and near(40, 39, 190) and not near(40, 48, 190)
+    assert not near(80, 30, 190) and not near(40, 30, 190 - 22)
+    assert not where(thorax(), places_mm=np.empty((0, 3)))(40, 30, 190)
+
+
+def test_where_a_rib_may_have_been_missed_places_do_not_count():
+    near = where(thorax(range(3, 13)), places_mm=np.empty((0, 3)))
+    assert near(10, 30, 297) and not near(10, 30, 170)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from monai.utils import StrEnum, optional_import, str2bool
 from torch import nn
@@ -15,6 +17,7 @@ from torch import nn
 __all__ = [
     "Engine",
     "OpenVINONetwork",
+    "UnconvertedNetworkError",
     "check_device",
     "choose_bfloat16",
     "choose_engine",
@@ -28,11 +31,11 @@ openvino, has_openvino = optional_import("openvino")
 
 # What oneDNN's dispatcher control may be set to without it using these instructions; any other value allows them.
 # The names and their order are of https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html
-_BELOW_AVX512_BF16 = frozenset({"sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_core", "avx512_core_vnni"})
-_BELOW = {
-    "avx512_bf16": _BELOW_AVX512_BF16,
-    "amx_bf16": _BELOW_AVX512_BF16 | {"avx512_core_bf16", "avx512_core_fp16", "avx10_1_512", "avx10_2", "avx10_2_512"},
-}
+_BELOW_BFLOAT16 = frozenset({"sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_core", "avx512_core_vnni"})
+
+
+# How far OpenVINO's result may be from torch's, as a share of the largest value, in float32 and in bfloat16
+_TOLERANCE = {False: 0.001, True: 0.1}
 
 
 def default_device() -> torch.device:
@@ -97,9 +100,9 @@ class Engine(StrEnum):
     """
     What computes the network.
 
-    ``TORCH`` runs on every device, ``OPENVINO`` on a CPU alone. ``AUTO`` is OpenVINO on a CPU with AMX, if it is
-    installed, and torch elsewhere: with AMX the report's network was computed several times as fast as by torch,
-    without AMX ours is not (``benchmarks/inference.py`` measures both).
+    ``TORCH`` runs on every device, ``OPENVINO`` on a CPU alone. ``AUTO`` is OpenVINO, if it is installed, on a CPU
+    that computes in float32, and torch elsewhere. With AVX2 alone, OpenVINO took 0.6 of torch's time for a window;
+    in bfloat16 on AVX-512 as long (``benchmarks/inference.py`` measures both).
     """
 
     AUTO = "auto"
@@ -124,8 +127,8 @@ def choose_engine(engine: Engine | str, device: torch.device) -> Engine:
     """
     engine = Engine(engine)
     if engine == Engine.AUTO:
-        fast = device.type == "cpu" and _has("amx_bf16") and has_openvino
-        return Engine.OPENVINO if fast else Engine.TORCH
+        wins = device.type == "cpu" and has_openvino and not has_fast_bfloat16(device)
+        return Engine.OPENVINO if wins else Engine.TORCH
     if engine == Engine.OPENVINO and device.type != "cpu":
         raise ValueError(f"the engine 'openvino' computes on a CPU, but the device is {device}: take auto or torch.")
     if engine == Engine.OPENVINO and not has_openvino:
@@ -141,25 +144,21 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     OpenVINO compute by oneDNN, which would emulate bfloat16 without them.
 
     Args:
-        device: a GPU; or a CPU, which does with AVX-512 BF16, AMX, or ARM's bf16 instructions.
+        device: a GPU; or a CPU, which does with AVX-512 BF16, as all do that have AMX, or ARM's bf16 instructions.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    return _has("avx512_bf16", "amx_bf16", "bf16")
-
-
-def _has(*instructions: str) -> bool:
-    """
-    Tell whether oneDNN may use any of these instructions, by torch's names; an older torch knows of none.
-
-    oneDNN reads ``ONEDNN_MAX_CPU_ISA``, and its older name ``DNNL_MAX_CPU_ISA``, once, in either case, and skips
-    a value that it does not know.
-    """
-    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # an older torch knows of none
+    # oneDNN reads it, and its older name, once, in either case, and skips a value that it does not know
     most = (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").lower()
-    return any(known.get(name, False) and most not in _BELOW.get(name, ()) for name in instructions)
+    on_x86 = known.get("avx512_bf16", False) and most not in _BELOW_BFLOAT16
+    return on_x86 or known.get("bf16", False)
+
+
+class UnconvertedNetworkError(ValueError):
+    """OpenVINO cannot convert a network, or what it made of it is another one."""
 
 
 class OpenVINONetwork:
@@ -176,6 +175,9 @@ class OpenVINONetwork:
 
     Inputs are ``(B, C, H, W, D)``, float32, of any number of windows; the result is what the network returns in
     evaluation, float32.
+
+    Raises:
+        UnconvertedNetworkError: at a call, when OpenVINO cannot convert the network.
     """
 
     def __init__(self, network: nn.Module, bfloat16: bool) -> None:
@@ -191,25 +193,45 @@ class OpenVINONetwork:
         shape = windows.shape[1:]
         if shape not in self._requests:
             self._requests[shape] = self._compile(shape)
-        result = self._requests[shape].infer({0: windows.contiguous().numpy()}, share_inputs=True)
-        return torch.from_numpy(result[0])
+        # the request copies what it is given and what it returns, so that it holds no memory of torch's
+        results = [self._requests[shape].infer({0: window[None].numpy()})[0] for window in windows.contiguous()]
+        return torch.from_numpy(np.concatenate(results))
 
     def _compile(self, shape: torch.Size) -> Any:
-        """Compile for windows of a shape, and for any number of them."""
-        was_training = self.network.training
+        """Compile for one window of a shape: a shape that is known is safer than one that varies, and as fast."""
+        was_training, level = self.network.training, logging.root.level
         self.network.eval()
-        with torch.no_grad(), warnings.catch_warnings():
-            # of choices that the network makes by the window's shape, which is fixed here
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            model = openvino.convert_model(self.network, example_input=torch.zeros(1, *shape))
-        self.network.train(was_training)
-        model.reshape([-1, *shape])
+        trial = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
         settings = {
             "INFERENCE_PRECISION_HINT": "bf16" if self.bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
-        return openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                # of choices that the network makes by the window's shape, which is fixed here
+                warnings.simplefilter("ignore", torch.jit.TracerWarning)
+                model = openvino.convert_model(self.network, example_input=torch.zeros(1, *shape))
+                model.reshape([1, *shape])
+                request = _core().compile_model(model, "CPU", settings).create_infer_request()
+                expected, found = self.network(trial), torch.from_numpy(request.infer({0: trial.numpy()})[0])
+        except Exception as error:  # its converters raise errors of many kinds
+            raise UnconvertedNetworkError(self._unable("it cannot convert it")) from error
+        finally:
+            self.network.train(was_training)
+            logging.root.setLevel(level)  # a conversion that fails leaves another one
+        if not torch.allclose(found, expected, rtol=0.0, atol=_TOLERANCE[self.bfloat16] * float(expected.abs().max())):
+            raise UnconvertedNetworkError(self._unable("it finds something else than torch"))
+        return request
+
+    def _unable(self, reason: str) -> str:
+        return f"OpenVINO does not compute {type(self.network).__name__}, since {reason}: give --engine torch."
+
+
+@cache
+def _core() -> Any:
+    """Return OpenVINO's core, one for the process: it must outlive what it compiled."""
+    return openvino.Core()
 
 
 def _state(network: nn.Module) -> tuple[Any, ...]:

@@ -15,7 +15,14 @@ from monai.utils import BlendMode, convert_to_dst_type, convert_to_tensor, ensur
 from torch import nn
 from tqdm import tqdm
 
-from scripts.engines import Engine, OpenVINONetwork, choose_bfloat16, choose_engine, has_fast_bfloat16
+from scripts.engines import (
+    Engine,
+    OpenVINONetwork,
+    UnconvertedNetworkError,
+    choose_bfloat16,
+    choose_engine,
+    has_fast_bfloat16,
+)
 
 __all__ = [
     "AutocastInferer",
@@ -344,6 +351,8 @@ class EngineInferer(Inferer):
     Raises:
         ValueError: when there is no such engine, or it cannot compute on the device of the input.
         ImportError: when it is not installed.
+        UnconvertedNetworkError: when OpenVINO is asked for and cannot compute the network; with ``auto``, torch
+            computes it, with a warning.
         torch.OutOfMemoryError: when the GPU has no memory and the network cannot leave it, as one of TensorRT.
     """
 
@@ -387,7 +396,14 @@ class EngineInferer(Inferer):
         if engine == Engine.OPENVINO:
             if self._network is None or self._network.network is not network:
                 self._network = OpenVINONetwork(network, bfloat16)
-            return self.inferer(inputs, self._network, *args, **kwargs)
+            try:
+                return self.inferer(inputs, self._network, *args, **kwargs)
+            except UnconvertedNetworkError as error:
+                if self.engine != Engine.AUTO:
+                    raise
+                _logger.warning(f"{error} Torch computes it instead.")
+                self.engine = Engine.TORCH
+                return self._predict(inputs, network, *args, **kwargs)
         return AutocastInferer(self.inferer, bfloat16)(inputs, network, *args, **kwargs)
 
     def _log(self, message: str) -> None:
@@ -417,8 +433,8 @@ class RibFractureInferer(EngineInferer):
         progress: show a bar of the windows' batches.
 
     Inputs are ``(B, 1, H, W, D)``, scaled; the result is float32 of the same shape, with probabilities in [0, 1]. With
-    ``near``, bool of the inputs' shape, as :class:`scripts.transforms.RibSurroundingsd` stores it, windows that hold no
-    bone within it are skipped.
+    ``near``, bool of the inputs' shape, as :class:`scripts.near_ribs.PrepareBatchNearRibs` gives it, windows that hold
+    no bone within it are skipped.
     """
 
     def __init__(

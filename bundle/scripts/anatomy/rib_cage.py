@@ -220,7 +220,13 @@ class RibCage:
         heights = np.concatenate([rib.centerline_mm[:, 2] for rib in side])
         return _is_gapless(side) and bool(heights.min() <= center[2] <= heights.max())
 
-    def surroundings(self, affine: ArrayLike, shape: Sequence[int], distance_mm: float) -> NDArray[np.bool_]:
+    def surroundings(
+        self,
+        affine: ArrayLike,
+        shape: Sequence[int],
+        distance_mm: float,
+        places_mm: NDArray[np.float64] | None = None,
+    ) -> NDArray[np.bool_]:
         """
         Tell where a thing on a rib can be: near the ribs, and wherever one of them may have been missed.
 
@@ -228,6 +234,7 @@ class RibCage:
             affine: from the voxels of a grid to RAS mm, shape ``(4, 4)``.
             shape: of the grid, ``(H, W, D)``.
             distance_mm: how far from the voxels of a rib is near; measured in steps of about 3 mm.
+            places_mm: points on the ribs, RAS mm, shape ``(n, 3)``: near is what is near these instead.
 
         Returns:
             bool, of that shape. A rib may have been missed on a side with fewer than 8 ribs or whose numbers leave one
@@ -243,8 +250,15 @@ class RibCage:
         coarse[:3, 3] = affine[:3, :3] @ ((steps - 1) / 2) + affine[:3, 3]
         cells = [-(-size // step) for size, step in zip(shape, steps)]
         spacing = np.linalg.norm(coarse[:3, :3], axis=0)
-        ribs = self.on_grid(coarse, cells) > 0
-        near = ndimage.distance_transform_edt(~ribs, sampling=spacing) <= distance_mm + np.linalg.norm(spacing) / 2
+        if places_mm is None:
+            ribs = self.on_grid(coarse, cells) > 0
+        else:
+            ribs = np.zeros(cells, dtype=bool)
+            at = np.rint((places_mm - coarse[:3, 3]) @ np.linalg.inv(coarse[:3, :3]).T).astype(int)
+            ribs[tuple(at[((at >= 0) & (at < cells)).all(axis=1)].T)] = True
+        near = np.zeros(cells, dtype=bool)
+        if ribs.any():
+            near = ndimage.distance_transform_edt(~ribs, sampling=spacing) <= distance_mm + np.linalg.norm(spacing) / 2
         to_right, _, up = (
             sum(coarse[axis, i] * np.arange(n).reshape(np.roll((n, 1, 1), i)) for i, n in enumerate(cells))
             + coarse[axis, 3]

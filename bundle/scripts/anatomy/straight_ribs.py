@@ -217,6 +217,8 @@ class RibBlocks:
         lengths: how many places each rib has, shape ``(ribs,)``.
         ways_mm: how far along the rib each place lies, shape ``(length,)``.
         ribs: the straightened ribs that were sampled.
+        logits: that a fracture lies there, for each so many places as the network takes at a time, shape
+            ``(ribs, steps)``; None before the network looked.
     """
 
     values: NDArray
@@ -224,6 +226,19 @@ class RibBlocks:
     lengths: NDArray[np.int64]
     ways_mm: NDArray[np.float64]
     ribs: tuple[StraightRib, ...]
+    logits: NDArray[np.float64] | None = None
+
+    def places_mm(self, least_logit: float) -> NDArray[np.float64]:
+        """Return the points on the centerlines, RAS mm, shape ``(n, 3)``, near which the network's logit is so high."""
+        if self.logits is None:
+            raise ValueError("the network has not looked along these ribs yet.")
+        at_least = ndimage.maximum_filter1d(self.logits, 3, axis=1) >= least_logit
+        step_mm = BLOCK_STEP_MM * len(self.ways_mm) / at_least.shape[1]
+        points = [
+            rib.points_mm[of_rib[np.clip((rib.way_mm + BEYOND_MM) // step_mm, 0, len(of_rib) - 1).astype(int)]]
+            for rib, of_rib in zip(self.ribs, at_least)
+        ]
+        return np.concatenate(points)
 
 
 BLOCK_STEP_MM = 0.8  # between the values of a block: the finest plane spacing of a common chest CT

@@ -1,6 +1,5 @@
 """Transforms that MONAI lacks, on arrays in RAS orientation."""
 
-from .anatomy import LabelRibsd, MidsagittalPlaned, RemoveSpined, RibSurroundingsd, ThoraxAxisd
 from .candidates import (
     CalibrateScoresd,
     CandidateScore,
@@ -46,7 +45,6 @@ __all__ = [
     "RandImplantFracturesd",
     "RefineAlongRibsd",
     "RemoveSpined",
-    "RibSurroundingsd",
     "ResampleAlongAxes",
     "SaveProbabilityd",
     "SaveScand",

@@ -21,7 +21,7 @@ from scripts.anatomy.rib_finding import find_rib_cage
 from scripts.anatomy.spine import spine_mask
 from scripts.anatomy.thorax import thorax_axis
 
-__all__ = ["LabelRibsd", "MidsagittalPlaned", "RemoveSpined", "RibSurroundingsd", "ThoraxAxisd"]
+__all__ = ["LabelRibsd", "MidsagittalPlaned", "RemoveSpined", "ThoraxAxisd"]
 
 
 class MidsagittalPlaned(MapTransform):
@@ -144,56 +144,6 @@ class LabelRibsd(MapTransform):
             image = _checked_volume(d[key], key)
             turned, to_world, spacing_mm = _in_ras(image.array[0], image.affine.cpu().numpy())
             d[self.cage_key] = find_rib_cage(turned, spacing_mm, to_world)
-        return d
-
-
-class RibSurroundingsd(MapTransform):
-    """
-    Store where in the scan a thing on a rib can be, for the windows of a prediction.
-
-    What is stored is bool, of the scan's shape, see :meth:`scripts.anatomy.rib_cage.RibCage.surroundings`; without
-    ribs, or without a distance, all of it is True. It is a NumPy array, which a batch makes a tensor, since MONAI
-    Deploy hands the network every tensor of the data.
-
-    Args:
-        keys: key of the scan, a ``MetaTensor`` with any affine, shape ``(1, H, W, D)``; one key.
-        distance_mm: from the voxels of a rib; None: the ribs are not looked at.
-        cage_key: key of the ribs, as :class:`LabelRibsd` stores them, where the data have them.
-        near_key: key to store it under.
-        allow_missing_keys: do nothing when the data lacks the scan.
-
-    Raises:
-        ValueError: when there is more than one key, the distance is below 0, or the scan is not a ``MetaTensor`` of
-            that shape.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        distance_mm: float | None = 15.0,
-        cage_key: str = "rib_cage",
-        near_key: str = "near_ribs",
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        if len(self.keys) != 1:
-            raise ValueError(f"RibSurroundingsd writes one mask and takes one key, got {self.keys}.")
-        if distance_mm is not None and not distance_mm >= 0:
-            raise ValueError(f"distance_mm is {distance_mm}: distances are 0 or above, and null looks at no ribs.")
-        self.distance_mm = distance_mm
-        self.cage_key = cage_key
-        self.near_key = near_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the data with the mask added."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            image, cage = _checked_volume(d[key], key), d.get(self.cage_key)
-            if cage is None or self.distance_mm is None:
-                d[self.near_key] = np.ones(tuple(image.shape), dtype=bool)
-            else:
-                affine = image.affine.cpu().numpy()
-                d[self.near_key] = cage.surroundings(affine, image.shape[1:], self.distance_mm)[None]
         return d
 
 

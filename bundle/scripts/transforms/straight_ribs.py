@@ -27,7 +27,7 @@ from scripts.anatomy.straight_ribs import (
 from scripts.networks import StraightRibNet
 from scripts.transforms.anatomy import collated_as_list
 
-__all__ = ["RandCropStraightRibsd", "RefineAlongRibsd", "StraightenRibsd"]
+__all__ = ["RandCropStraightRibsd", "RefineAlongRibsd", "StraightenRibsd", "look_along_ribs"]
 
 _logger = logging.getLogger(__name__)
 
@@ -216,7 +216,8 @@ class RefineAlongRibsd(MapTransform):
         network: a :class:`scripts.networks.StraightRibNet`, or a network that has one as ``straight_ribs``.
         weight: of the look along the ribs, in [0, 1]; 0 leaves it out.
         hu_range: HU that are scaled to -1 and 1, as in training.
-        blocks_key: key of the blocks of the ribs, as ``StraightenRibsd`` stores them, where the data have them.
+        blocks_key: key of the blocks of the ribs, as ``StraightenRibsd`` stores them, where the data have them; with
+            the logits, where :class:`scripts.near_ribs.PrepareBatchNearRibs` looked before.
         allow_missing_keys: do nothing when the data lacks the probabilities.
 
     Raises:
@@ -237,7 +238,7 @@ class RefineAlongRibsd(MapTransform):
             raise ValueError(f"the weight of the look along the ribs must be in [0, 1], but is {weight}.")
         self.network = getattr(network, "straight_ribs", network)
         self.weight = weight
-        self.low_hu, self.high_hu = hu_range
+        self.hu_range = hu_range
         self.blocks_key = blocks_key
         self._is_told = False
 
@@ -257,8 +258,7 @@ class RefineAlongRibsd(MapTransform):
 
     def _refined(self, prediction: MetaTensor, blocks: RibBlocks, network: StraightRibNet) -> torch.Tensor:
         affine = prediction.affine.cpu().numpy()
-        scaled = (blocks.values.astype(np.float32) - self.low_hu) * (2 / (self.high_hu - self.low_hu)) - 1
-        logits = self._logits(network, scaled.clip(-1, 1), blocks.positions)
+        logits = look_along_ribs(network, blocks, self.hu_range) if blocks.logits is None else blocks.logits
         probability = prediction[0].cpu().numpy()
         voxels = np.argwhere(probability > LEAST_PROBABILITY)
         points, own = [], []
@@ -286,20 +286,33 @@ class RefineAlongRibsd(MapTransform):
         result[0] = torch.from_numpy(refined).to(prediction.device)
         return result
 
-    @staticmethod
-    def _logits(network: StraightRibNet, values: NDArray, positions: NDArray) -> NDArray[np.float64]:
-        """Look along all ribs; logits of shape ``(ribs, steps)``."""
-        device = next(network.parameters()).device
-        was_training = network.training
-        network.eval()
-        parts = []
-        with torch.no_grad():
-            for first in range(0, len(values), _RIBS_AT_A_TIME):
-                some = slice(first, first + _RIBS_AT_A_TIME)
-                ribs = torch.from_numpy(values[some]).float()[:, None].to(device)
-                parts.append(network(ribs, torch.from_numpy(positions[some]).to(device))[:, 0].float().cpu().numpy())
-        network.train(was_training)
-        return np.concatenate(parts).astype(np.float64)
+
+def look_along_ribs(network: StraightRibNet, blocks: RibBlocks, hu_range: Sequence[float]) -> NDArray[np.float64]:
+    """
+    Look along all ribs of a scan.
+
+    Args:
+        network: the network, in any mode and on any device.
+        blocks: the ribs, in HU.
+        hu_range: HU that are scaled to -1 and 1, as in training.
+
+    Returns:
+        Logits that a fracture lies there, shape ``(ribs, length / 8)``.
+    """
+    low_hu, high_hu = hu_range
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    parts = []
+    with torch.no_grad():
+        for first in range(0, len(blocks.values), _RIBS_AT_A_TIME):
+            some = slice(first, first + _RIBS_AT_A_TIME)
+            values = torch.from_numpy(blocks.values[some]).float()[:, None].to(device)
+            scaled = ((values - low_hu) * (2 / (high_hu - low_hu)) - 1).clamp(-1, 1)
+            positions = torch.from_numpy(blocks.positions[some]).to(device)
+            parts.append(network(scaled, positions)[:, 0].float().cpu().numpy())
+    network.train(was_training)
+    return np.concatenate(parts).astype(np.float64)
 
 
 default_collate_fn_map[RibBlocks] = collated_as_list
