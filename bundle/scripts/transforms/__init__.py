@@ -1,5 +1,6 @@
 """Transforms that MONAI lacks, on arrays in RAS orientation."""
 
+from .anatomy import LabelRibsd, MidsagittalPlaned, RemoveSpined, ThoraxAxisd
 from .candidates import (
     CalibrateScoresd,
     CandidateScore,
