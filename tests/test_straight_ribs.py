@@ -1,4 +1,4 @@
-"""The second look, along straightened ribs: blocks, pieces, the network, and what it does to probabilities."""
+"""The look along straightened ribs: blocks, pieces, the network, and what it does to probabilities."""
 
 from __future__ import annotations
 

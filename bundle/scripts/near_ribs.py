@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scripts.anatomy.rib_cage import RibCage
 from scripts.anatomy.straight_ribs import RibBlocks
+from scripts.engines import choose_bfloat16
 from scripts.networks import StraightRibNet
 from scripts.transforms.straight_ribs import look_along_ribs
 
@@ -36,6 +37,8 @@ class PrepareBatchNearRibs(PrepareBatch):
         network: a :class:`scripts.networks.StraightRibNet`, or a network that has one as ``straight_ribs``; without
             one, or one that is untrained, all places on the ribs count.
         hu_range: HU that are scaled to -1 and 1, as in training.
+        amp: ``True`` looks along the ribs in bfloat16, ``False`` in float32, ``auto`` in bfloat16 where the device computes
+            it fast.
         image_key: key of the scans, ``MetaTensor`` of shape ``(B, 1, H, W, D)``.
         cage_key: key of the ribs, as ``LabelRibsd`` stores them, where the data have them.
         blocks_key: key of the same, straightened, as ``StraightenRibsd`` stores them, where the data have them.
@@ -53,6 +56,7 @@ class PrepareBatchNearRibs(PrepareBatch):
         min_probability: float = 0.0,
         network: Any = None,
         hu_range: Sequence[float] = (-200.0, 1000.0),
+        amp: bool | str = "auto",
         image_key: str = "image",
         cage_key: str = "rib_cage",
         blocks_key: str = "rib_blocks",
@@ -65,6 +69,7 @@ class PrepareBatchNearRibs(PrepareBatch):
         self.min_probability = min_probability
         self.network = getattr(network, "straight_ribs", network)
         self.hu_range = hu_range
+        self.amp = amp
         self.image_key = image_key
         self.cage_key = cage_key
         self.blocks_key = blocks_key
@@ -84,7 +89,7 @@ class PrepareBatchNearRibs(PrepareBatch):
                 batchdata[key][place][()] if key in batchdata else None for key in (self.cage_key, self.blocks_key)
             )
             if isinstance(self.network, StraightRibNet) and self.network.is_trained and blocks and blocks.ribs:
-                blocks = replace(blocks, logits=look_along_ribs(self.network, blocks, self.hu_range))
+                blocks = replace(blocks, logits=self._look(self.network, blocks))
                 batchdata[self.blocks_key][place][()] = blocks
             near.append(self._near(scan, cage, blocks))
         return (
@@ -93,6 +98,10 @@ class PrepareBatchNearRibs(PrepareBatch):
             (),
             {"near": torch.from_numpy(np.stack(near)[:, None]).to(device, non_blocking=non_blocking)},
         )
+
+    def _look(self, network: StraightRibNet, blocks: RibBlocks) -> NDArray[np.float64]:
+        bfloat16 = choose_bfloat16(self.amp, next(network.parameters()).device)
+        return look_along_ribs(network, blocks, self.hu_range, bfloat16)
 
     def _near(self, scan: Any, cage: RibCage | None, blocks: RibBlocks | None) -> NDArray[np.bool_]:
         if cage is None or self.distance_mm is None:

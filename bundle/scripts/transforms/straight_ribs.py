@@ -1,4 +1,4 @@
-"""The second look along straightened ribs: blocks to train on, crops of them, and the probabilities of both looks."""
+"""The look along straightened ribs: blocks to train on, crops of them, and the probabilities of it and the windows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _CORE_MM = 8.0
 _LEAST_OF_SECTION = 8
 # Voxels so far from a centerline are looked at along no rib: half the height of a rib, and a displaced stub
 REACH_MM = 14.0
-# Below it nothing becomes a candidate, whatever the second look says
+# Below it nothing becomes a candidate, whatever the look along the ribs says
 LEAST_PROBABILITY = 0.02
 _LOGIT_MARGIN = 1e-6
 _RIBS_AT_A_TIME = 8
@@ -287,7 +287,9 @@ class RefineAlongRibsd(MapTransform):
         return result
 
 
-def look_along_ribs(network: StraightRibNet, blocks: RibBlocks, hu_range: Sequence[float]) -> NDArray[np.float64]:
+def look_along_ribs(
+    network: StraightRibNet, blocks: RibBlocks, hu_range: Sequence[float], bfloat16: bool = False
+) -> NDArray[np.float64]:
     """
     Look along all ribs of a scan.
 
@@ -295,6 +297,7 @@ def look_along_ribs(network: StraightRibNet, blocks: RibBlocks, hu_range: Sequen
         network: the network, in any mode and on any device.
         blocks: the ribs, in HU.
         hu_range: HU that are scaled to -1 and 1, as in training.
+        bfloat16: compute in bfloat16.
 
     Returns:
         Logits that a fracture lies there, shape ``(ribs, length / 8)``.
@@ -304,7 +307,7 @@ def look_along_ribs(network: StraightRibNet, blocks: RibBlocks, hu_range: Sequen
     was_training = network.training
     network.eval()
     parts = []
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
         for first in range(0, len(blocks.values), _RIBS_AT_A_TIME):
             some = slice(first, first + _RIBS_AT_A_TIME)
             values = torch.from_numpy(blocks.values[some]).float()[:, None].to(device)
