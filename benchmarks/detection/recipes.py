@@ -162,7 +162,12 @@ BASES = {
         weights="model.pt",
         given=True,
     ),
-    "v0.17": Base("the weights of version 0.17.0", weights="model.pt", given=True),
+    "v0.17": Base(
+        "the weights of version 0.17.0, with its thresholds",
+        inference=(_OVERLAYS / "v0.17_inference.yaml",),
+        weights="model.pt",
+        given=True,
+    ),
 }
 
 CHANGES = {
@@ -225,12 +230,8 @@ CHANGES = {
     ),
     "ribs": Change(
         "goes on with the network along the ribs",
-        settings={
-            "ema_decay": 0.99,
-            "learning_rate": 0.002,
-            "rib_weight": 0.5,
-            "network_def::straight_ribs": True,
-        },
+        ours=("rib_weight", "bone::min_rib_probability", "large_windows::roi_size"),
+        settings={"ema_decay": 0.99, "learning_rate": 0.002},
         looks_along_ribs=True,
     ),
     # on the weights of the base
@@ -239,7 +240,9 @@ CHANGES = {
     "part": Change(
         "candidates of several pieces above a share of their peak are parted", ours=("candidates::peak_share",)
     ),
-    "wide": Change("larger windows before, averaged with the others", ours=("large_windows::roi_size",)),
+    "wide": Change(
+        "larger windows before, averaged with the others", settings={"large_windows::roi_size": [96, 96, 64]}
+    ),
     "everywhere": Change(
         "a second pass everywhere, also where the larger windows see nothing",
         settings={"large_windows::refine_above": 0.0},

@@ -47,6 +47,7 @@ MINING_SETTINGS = {
     "section": "training",
     "windows::overlap": 0.25,
     "large_windows::roi_size": None,
+    "rib_weight": 0.0,  # what the windows' network says alone is wrong is what it learns from
     "candidates::threshold": 0.2,
     "candidates::min_volume_mm3": 1200.0,
     "candidates::min_mean_probability": 0.0,

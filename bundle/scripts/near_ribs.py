@@ -37,8 +37,8 @@ class PrepareBatchNearRibs(PrepareBatch):
         network: a :class:`scripts.networks.StraightRibNet`, or a network that has one as ``straight_ribs``; without
             one, or one that is untrained, all places on the ribs count.
         hu_range: HU that are scaled to -1 and 1, as in training.
-        amp: ``True`` looks along the ribs in bfloat16, ``False`` in float32, ``auto`` in bfloat16 where the device computes
-            it fast.
+        amp: ``True`` looks along the ribs in bfloat16, ``False`` in float32, ``auto`` in bfloat16 where the device
+            computes it fast.
         image_key: key of the scans, ``MetaTensor`` of shape ``(B, 1, H, W, D)``.
         cage_key: key of the ribs, as ``LabelRibsd`` stores them, where the data have them.
         blocks_key: key of the same, straightened, as ``StraightenRibsd`` stores them, where the data have them.

@@ -46,8 +46,8 @@ class DescribeFracturesd(MapTransform):
         enabled: False describes none.
         plane_key: key of the mid-sagittal plane, as ``MidsagittalPlaned`` stores it, where the data have one.
         cage_key: key of the ribs, as ``LabelRibsd`` stores them, where the data have them.
-        blocks_key: key of the same, straightened, as ``StraightenRibsd`` stores them; where the data lack them, they are
-            straightened here.
+        blocks_key: key of the same, straightened, as ``StraightenRibsd`` stores them; where the data lack them, they
+            are straightened here.
         candidates_key: key of the candidates, as ``DescribeCandidatesd`` stores them; they are replaced.
         codes_key: key of the list of RibFrac's type codes that is added, in the order of the ids, -1 for unknown.
         allow_missing_keys: do nothing when the data lack the ids.

@@ -39,7 +39,7 @@ _LEAST_OF_SECTION = 8
 # Voxels so far from a centerline are looked at along no rib: half the height of a rib, and a displaced stub
 REACH_MM = 14.0
 # Below it nothing becomes a candidate, whatever the look along the ribs says
-LEAST_PROBABILITY = 0.02
+LEAST_PROBABILITY = 0.002
 _LOGIT_MARGIN = 1e-6
 _RIBS_AT_A_TIME = 8
 
@@ -207,7 +207,7 @@ class RefineAlongRibsd(MapTransform):
     """
     Weigh a prediction's probabilities with those of the network that looks along the straightened ribs.
 
-    In the logit, the result is the weighted mean of both. Voxels off the ribs and below a probability of 0.02 stay as
+    In the logit, the result is the weighted mean of both. Voxels off the ribs and below a probability of 0.002 stay as
     they are; so does the whole prediction where no ribs were found, and where the network along the ribs is untrained,
     which is logged.
 
