@@ -169,11 +169,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for folder in options.dataset_dir:
             items = load_datalist(folder, options.section, assumed_orientation=options.assumed_orientation)
             for item in tqdm(items, desc=f"measure {folder}", unit="scan"):
-                if not any(code in CLASS_NAMES for code in item.get("label_codes", {}).values()):
+                known_codes = item.get("label_codes", item.get("label_classes", {})).values()
+                if not any(code in CLASS_NAMES for code in known_codes):
                     continue
                 data: Any = load(item)
                 scans += 1
-                for one in annotated_fractures(data["image"], data["label"], item["label_codes"], data["rib_cage"]):
+                for one in annotated_fractures(data["image"], data["label"], data["label_codes"], data["rib_cage"]):
                     known = [part.features for part in (one.measured, *one.halves) if part.features is not None]
                     is_used = one.code in CLASS_NAMES and one.measured.features is not None
                     left_out += not is_used

@@ -20,6 +20,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from scripts.data.datalist import load_datalist
+from scripts.data.label_classes import instances_of_classes
 from scripts.data.ribfrac import MIN_OVERLAP
 from scripts.errors import CommandParser
 from scripts.files.atomic_write import write_json
@@ -79,19 +80,20 @@ def mine(
         FileNotFoundError: when the folder holds no prediction of any scan.
         ValueError: when a prediction does not fit its annotation, or one of them cannot be read.
     """
-    pairs = [
-        (item["scan"], Path(predictions_dir) / f"{item['scan']}.nii.gz", Path(item["label"]))
-        for item in load_datalist(dataset_dir, section, assumed_orientation=assumed_orientation)
-    ]
-    pairs = [pair for pair in pairs if pair[1].is_file()]
-    if not pairs:
+    items = load_datalist(dataset_dir, section, assumed_orientation=assumed_orientation)
+    predicted = [item for item in items if (Path(predictions_dir) / f"{item['scan']}.nii.gz").is_file()]
+    if not predicted:
         raise FileNotFoundError(
             f"{predictions_dir} holds no prediction of a scan of {dataset_dir} ({section}): predict them first, "
             "inference takes --section training."
         )
     places = {}
-    for scan, prediction, annotation in tqdm(pairs, desc="mine", unit="scan"):
-        places[scan] = find_hard_examples(*load_pair(prediction, annotation, assumed_orientation))
+    for item in tqdm(predicted, desc="mine", unit="scan"):
+        prediction = Path(predictions_dir) / f"{item['scan']}.nii.gz"
+        pred, label, affine = load_pair(prediction, Path(item["label"]), assumed_orientation)
+        if "label_classes" in item:
+            label, _ = instances_of_classes(label, item["label_classes"], item["label"])
+        places[item["scan"]] = find_hard_examples(pred, label, affine)
     return places
 
 
