@@ -10,7 +10,6 @@ takes for a fracture, so most of them teach it nothing new.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
+from scripts.commands._parsers import parser_of
 from scripts.data.datalist import load_datalist
 from scripts.data.label_classes import instances_of_classes
 from scripts.data.ribfrac import MIN_OVERLAP
-from scripts.errors import CommandParser
 from scripts.files.atomic_write import write_json
 from scripts.metrics.folders import load_pair
 from scripts.metrics.froc import instance_overlaps
@@ -104,17 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = CommandParser(
-        prog="python -m scripts mine",
-        description="List the false candidates and the missed fractures of predicted training scans.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--predictions_dir", required=True, help="folder of the masks that inference wrote")
-    add("--dataset_dir", required=True, help="the data set that was predicted")
-    add("--section", default="training", help="training, validation, test or all")
-    add("--assumed_orientation", help="orientation of a file that states none, such as LPS; refused without it")
-    add("--output", default="hard_examples.json", help="file to write")
+    parser = parser_of("mine")
     options = parser.parse_args(arguments)
     try:
         places = mine(options.predictions_dir, options.dataset_dir, options.section, options.assumed_orientation)

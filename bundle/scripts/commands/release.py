@@ -10,7 +10,6 @@ with configs, scripts, weights, model card and licenses; and of each YAML config
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import zipfile
@@ -19,12 +18,11 @@ from pathlib import Path
 
 import yaml
 
-from scripts.errors import CommandParser
+from scripts.commands._parsers import parser_of
 from scripts.files.atomic_write import whole_file, write_text
 
 __all__ = ["archive_files", "build_archive", "main"]
 
-BUNDLE_ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = "models/model.pt"
 # What belongs into the archive; caches, data, results and other weights do not
 PATTERNS = (
@@ -103,13 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = CommandParser(
-        prog="python -m scripts release",
-        description="Pack the bundle as a zip archive that monai.bundle download takes.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--bundle_root", default=str(BUNDLE_ROOT), help="the bundle's folder")
-    parser.add_argument("--output_dir", default="dist", help="folder to write to")
+    parser = parser_of("release")
     options = parser.parse_args(arguments)
     try:
         path = build_archive(options.bundle_root, options.output_dir)

@@ -14,7 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.files.atomic_write import write_json, write_text, write_volume
-from scripts.synthetic.phantom.scan import SIZES, make_phantom
+from scripts.synthetic.choices import SIZES
+from scripts.synthetic.phantom.scan import make_phantom
 from scripts.synthetic.phantom.traits import check_traits, trait_rng
 
 __all__ = ["INFO_NAME", "SECTIONS", "generate_phantoms"]
@@ -63,7 +64,7 @@ def generate_phantoms(
         shape: voxels of every scan, in place of ``size``; for quick trials.
         spacing: mm per voxel of every scan.
         subtle: share of fractures that are subtle, 0 to 1.
-        traits: names in :py:data:`scripts.synthetic.phantom.traits.TRAITS`; each scan has each of them with a
+        traits: names in :py:data:`scripts.synthetic.choices.TRAITS`; each scan has each of them with a
             probability of one half.
 
     Raises:
