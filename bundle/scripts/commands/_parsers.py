@@ -292,7 +292,7 @@ def _implant() -> CommandParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the data set")
     parser.add_argument("--section", choices=_SECTIONS, default="training", help="section of the data set")
-    parser.add_argument("--first_id", type=int, help="number of the first scan; by default the section's in RibFrac")
+    parser.add_argument("--first_id", type=int, help="number of the first scan; by default 1, 421 or 501, by section")
     return parser
 
 
@@ -304,6 +304,7 @@ def _release() -> CommandParser:
     )
     parser.add_argument("--bundle_root", default=str(BUNDLE_ROOT), help="the bundle's folder")
     parser.add_argument("--output_dir", default="dist", help="folder to write to")
+    parser.add_argument("--repository", help="address of the repository that the bundle comes from, for the model card")
     return parser
 
 
