@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scripts.commands._parsers import parser_of
+from scripts.synthetic.choices import IMPLANTED_NAMES
 from scripts.synthetic.implant.dataset import generate_implanted
 
 __all__ = ["main"]
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             section=options.section,
             first_id=options.first_id,
             subtle=options.subtle,
+            names=IMPLANTED_NAMES,
         )
     except (FileNotFoundError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from scripts.commands._parsers import parser_of
+from scripts.synthetic.choices import SYNTHETIC_NAMES
 from scripts.synthetic.phantom.dataset import generate_phantoms
 
 __all__ = ["main"]
@@ -15,6 +16,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = parser_of("phantom")
     settings = vars(parser.parse_args(arguments))
     try:
-        generate_phantoms(**settings)
+        generate_phantoms(**settings, names=SYNTHETIC_NAMES)
     except ValueError as error:
         parser.exit(1, f"error: {error}\n")

@@ -1,7 +1,7 @@
 """
 Write pages to scroll through scans of a prediction, each with its mask, in a browser and without a network.
 
-    python -m scripts view --output_dir output/prediction --scan RibFrac501
+    python -m scripts view --output_dir output/prediction --scan synthetic-0501
 
 NiiVue draws them, from the package ipyniivue: ``pip install ipyniivue``.
 """

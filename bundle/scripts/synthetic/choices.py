@@ -1,6 +1,11 @@
-"""What can be chosen of a synthetic scan."""
+"""What can be chosen of a synthetic scan, and how scans are called."""
 
-__all__ = ["SIZES", "TRAITS"]
+__all__ = ["IMPLANTED_NAMES", "RIBFRAC_NAMES", "SIZES", "SYNTHETIC_NAMES", "TRAITS"]
+
+# Of scans by their number: nobody should take one for RibFrac's scan of that number. The benchmark's keep RibFrac's
+SYNTHETIC_NAMES = "synthetic-{:04d}"
+IMPLANTED_NAMES = "implanted-{:04d}"
+RIBFRAC_NAMES = "RibFrac{}"
 
 SIZES = ("full", "slab")
 TRAITS = {
