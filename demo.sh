@@ -6,6 +6,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./environment.sh
 use_environment ""
 
+# MONAI's notice that a config can run code, for the bundle's own configs
+export PYTHONWARNINGS="ignore:parsing config_file"
 results="$PWD/output/demo"
 phantoms="$PWD/data/demo_phantoms"
 sample="$PWD/data/sample_ct"

@@ -3,7 +3,7 @@ Take the picture of a page that the documentation shows, by a Chromium without a
 
     python benchmarks/page_picture.py --page output/demo/synthetic/report.html --at s0 --output docs/images/review.png \
       --chromium /usr/bin/chromium
-    python benchmarks/page_picture.py --page output/demo/synthetic/views/RibFrac501.html --size 1200 620 \
+    python benchmarks/page_picture.py --page output/demo/synthetic/views/synthetic-0501.html --size 1200 620 \
       --wait_for '#state[data-mm]' --output docs/images/viewer.png --chromium /usr/bin/chromium
 """
 

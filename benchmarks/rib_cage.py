@@ -44,8 +44,9 @@ from scripts.anatomy.rib_finding import find_rib_cage  # noqa: E402
 from scripts.files.atomic_write import whole_file, write_json  # noqa: E402
 from scripts.images.image_reader import CTReader  # noqa: E402
 from scripts.synthetic import phantom as phantom_package  # noqa: E402
+from scripts.synthetic.choices import TRAITS  # noqa: E402
 from scripts.synthetic.phantom import make_phantom  # noqa: E402
-from scripts.synthetic.phantom.traits import LOOKALIKES, TRAITS  # noqa: E402
+from scripts.synthetic.phantom.traits import LOOKALIKES  # noqa: E402
 
 __all__ = [
     "Case",

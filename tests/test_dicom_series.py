@@ -25,7 +25,7 @@ from pydicom.uid import (
 
 from scripts.data.datalist import load_datalist
 from scripts.data.dataset import files_hashing
-from scripts.images.dicom_series import find_series
+from scripts.images.dicom_series import find_series, is_hidden_name
 from scripts.images.image_reader import CTReader
 
 OTHER = "1.2.826.0.1.3680043.8.498.77"
@@ -152,12 +152,13 @@ def test_the_hash_of_a_series_is_its_own_and_stays(tmp_path):
 def test_folders_that_name_the_patient_name_no_scan(folder, tmp_path):
     write_series(tmp_path / folder, volume())
     (item,) = scans(tmp_path)
-    assert item["scan"] == "ct-6dadc91b85"
+    assert item["scan"] == "ct-6dadc91b85" and is_hidden_name(item["scan"])
 
 
 def test_pseudonyms_may_name_a_scan(tmp_path):
     write_series(tmp_path / "PX-4711-0815", volume(), change=lambda n, s: setattr(s, "PatientIdentityRemoved", "YES"))
     assert scans(tmp_path)[0]["scan"] == "PX-4711-0815"
+    assert not is_hidden_name("PX-4711-0815") and not is_hidden_name("ct-1")
 
 
 def test_a_folder_whose_uids_were_removed_is_one_series(tmp_path):

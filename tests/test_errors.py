@@ -223,12 +223,13 @@ def test_each_mistake_ends_in_one_line_with_nothing_half_written(folder: Path) -
     assert not (folder / "phantoms").exists()
 
 
-def test_another_working_folder_is_told() -> None:
-    """In a fresh interpreter, which does not find the bundle's modules there."""
+@pytest.mark.parametrize("variables", [{}, {"PYTHONPATH": str(BUNDLE_ROOT)}], ids=["plain", "though Python finds it"])
+def test_another_working_folder_is_told(variables: dict[str, str]) -> None:
+    """In a fresh interpreter: paths in the config are below the working folder."""
     done = subprocess.run(
         [sys.executable, "-m", *TRAINING[:4], "bundle/configs/train.yaml"],
         cwd=BUNDLE_ROOT.parent,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables,
         check=False,
         capture_output=True,
         text=True,

@@ -727,7 +727,7 @@ def test_command_line(source: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     main([*arguments, "--output_dir", str(tmp_path / "out"), "--fractures", "1", "2", "--seed", "3", "--subtle", "1"])
     info = json.loads((tmp_path / "out" / "dataset-info.json").read_text())
     assert info["subtle"] == 1 and all(one["subtle"] for scan in info["made"] for one in scan["fractures"])
-    assert volume(tmp_path / "out", "label", 1).shape == (136, 50, 42)
+    assert nib.load(tmp_path / "out/ribfrac-train-labels/implanted-0001-label.nii.gz").shape == (136, 50, 42)
     with pytest.raises(SystemExit):
         main([*arguments, "--output_dir", str(tmp_path / "out2"), "--fractures", "4", "2"])
     assert "fractures is 4 to 2" in capsys.readouterr().err

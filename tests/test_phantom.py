@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from scripts.commands.phantom import main
+from scripts.data.datalist import load_datalist
+from scripts.synthetic.choices import SYNTHETIC_NAMES
 from scripts.synthetic.phantom import Phantom
 from scripts.synthetic.phantom import dataset as dataset_module
 from scripts.synthetic.phantom import generate_phantoms, make_phantom
@@ -596,6 +598,16 @@ def test_a_folder_of_other_data_is_an_error(tmp_path: Path, capsys: pytest.Captu
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_names_of_their_own_change_neither_voxels_nor_sections(generated: Path, tmp_path: Path) -> None:
+    generate_phantoms(tmp_path, training=1, validation=1, test=0, seed=3, workers=1, names=SYNTHETIC_NAMES, **TINY)
+    assert [item["scan"] for item in load_datalist(tmp_path, "training")] == ["synthetic-0001"]
+    [item] = load_datalist(tmp_path, "validation")
+    [known] = load_datalist(generated, "validation")
+    assert (item["scan"], item["label_codes"]) == ("synthetic-0421", known["label_codes"])
+    for kind in ("image", "label"):
+        assert np.array_equal(nib.load(item[kind]).dataobj, nib.load(known[kind]).dataobj)
+
+
 def test_the_command_line_passes_its_settings_on(monkeypatch: pytest.MonkeyPatch) -> None:
     passed: dict[str, object] = {}
     monkeypatch.setattr("scripts.commands.phantom.generate_phantoms", lambda **settings: passed.update(settings))
@@ -610,4 +622,5 @@ def test_the_command_line_passes_its_settings_on(monkeypatch: pytest.MonkeyPatch
         "subtle": 0.0,
         "traits": [],
         "workers": 2,
+        "names": SYNTHETIC_NAMES,
     }

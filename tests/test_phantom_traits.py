@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from scripts.synthetic.choices import TRAITS
 from scripts.synthetic.phantom import Phantom, make_phantom
 from scripts.synthetic.phantom.anatomy import Patient
 from scripts.synthetic.phantom.dataset import generate_phantoms
@@ -19,7 +20,7 @@ from scripts.synthetic.phantom.geometry import Curve, Grid
 from scripts.synthetic.phantom.lookalikes import paint_cups, paint_joints
 from scripts.synthetic.phantom.scan import draw_crowd, draw_grid
 from scripts.synthetic.phantom.skeleton import VERTEBRAE_MM, draw_extra_rib, draw_ribs, fork
-from scripts.synthetic.phantom.traits import TRAITS, change_patient, change_view, check_traits, trait_rng
+from scripts.synthetic.phantom.traits import change_patient, change_view, check_traits, trait_rng
 
 SPACING = (3.6, 3.4, 4.0)
 RIGHT = 12  # ids of right ribs are those of left ones and 12 more

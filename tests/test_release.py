@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,15 +16,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import monai.bundle
 import pytest
-import torch
 import yaml
 from conftest import BUNDLE_ROOT, write_scan
 
 from scripts.commands.release import archive_files, build_archive, main
-from scripts.networks import ResUNet
 
+REFERENCE = BUNDLE_ROOT.parent / "docs" / "reference.md"
 NAME = "rib_fracture_ct_segmentation"
 SMALL = {"windows::roi_size": "[16,16,16]", "num_workers": 0}
 
@@ -100,11 +99,11 @@ def test_an_archive_holds_what_belongs_in_it(archive: Path) -> None:
 def test_the_same_files_give_the_same_archive(
     archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for part in ("configs", "docs", "models", "scripts", "LICENSE"):
-        copy = shutil.copytree if (BUNDLE_ROOT / part).is_dir() else shutil.copy
-        (tmp_path / "copy").mkdir(exist_ok=True)
-        copy(BUNDLE_ROOT / part, tmp_path / "copy" / part)
-    main(["--bundle_root", str(tmp_path / "copy"), "--output_dir", str(tmp_path / "dist")])
+    for part in ("bundle/configs", "bundle/docs", "bundle/models", "bundle/scripts", "bundle/LICENSE", "docs"):
+        source, target = BUNDLE_ROOT.parent / part, tmp_path / part
+        target.parent.mkdir(exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
+    main(["--bundle_root", str(tmp_path / "bundle"), "--output_dir", str(tmp_path / "dist")])
     again = tmp_path / "dist" / archive.name
     assert again.read_bytes() == archive.read_bytes()  # though its files have other times
     assert str(again) in capsys.readouterr().out
@@ -115,7 +114,33 @@ def test_twins_in_json_are_the_configs() -> None:
     configs = sorted((BUNDLE_ROOT / "configs").glob("*.yaml"))
     assert configs
     for config in configs:
-        assert json.loads(files[f"configs/{config.stem}.json"]) == yaml.safe_load(config.read_text())
+        twin, own = json.loads(files[f"configs/{config.stem}.json"]), yaml.safe_load(config.read_text())
+        assert (twin.pop("bundle_root", None) is None) == (own.pop("bundle_root", None) is None)
+        assert twin == own
+
+
+def test_documents_lead_to_nothing_outside_the_archive() -> None:
+    files = archive_files(BUNDLE_ROOT)
+    for name in ("docs/README.md", "docs/reference.md"):
+        for target in re.findall(r"\]\((?!#|https?:)([^)#]+)", files[name].decode()):
+            assert os.path.normpath(f"docs/{target}") in files, f"{name}: {target}"
+    assert len(files["docs/reference.md"].splitlines()) == len(REFERENCE.read_bytes().splitlines())
+
+
+def test_packages_are_listed_for_pip() -> None:
+    pins = (BUNDLE_ROOT.parent / "constraints.txt").read_text().splitlines()
+    lines = archive_files(BUNDLE_ROOT)["requirements.txt"].decode().splitlines()
+    assert {"monai", "numpy", "torch", "itk"} <= {line.split("==")[0] for line in lines}
+    assert set(lines) <= set(pins)
+
+
+def test_the_card_names_the_repository(tmp_path: Path) -> None:
+    plain = archive_files(BUNDLE_ROOT)["docs/README.md"].decode()
+    main(["--output_dir", str(tmp_path), "--repository", "https://example.org/ribs.git"])
+    with zipfile.ZipFile(next(tmp_path.glob("*.zip"))) as content:
+        card = content.read(f"{NAME}/docs/README.md").decode()
+    assert "\ngit clone REPOSITORY_ADDRESS\n" in plain and "\ngit clone https://example.org/ribs.git\n" in card
+    assert "REPOSITORY_ADDRESS" not in card
 
 
 def test_a_folder_without_weights_is_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,13 +179,26 @@ def test_the_downloaded_bundle_trains(downloaded: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "models" / "model.pt").is_file()
 
 
-def test_the_downloaded_bundle_loads_as_the_trained_network(
-    downloaded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(downloaded))
-    network = monai.bundle.load(NAME, bundle_dir=str(downloaded.parent), source="github", device="cpu")
-    assert isinstance(network, ResUNet)
-    weights = torch.load(BUNDLE_ROOT / "models" / "model.pt", weights_only=True)
-    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
-    assert not list(tmp_path.iterdir())  # no data set was made for it
+@pytest.mark.parametrize("workflow_type", ["train", "inference"])
+def test_the_unpacked_bundle_loads_from_any_folder(archive: Path, tmp_path: Path, workflow_type: str) -> None:
+    shutil.unpack_archive(archive, tmp_path / "bundles")
+    (tmp_path / "elsewhere").mkdir()
+    lines = [
+        "import monai.bundle, torch",
+        f"settings = dict(bundle_dir={str(tmp_path / 'bundles')!r}, workflow_type={workflow_type!r}, device='cpu')",
+        f"network = monai.bundle.load({NAME!r}, **settings)",
+        f"weights = torch.load({str(BUNDLE_ROOT / 'models' / 'model.pt')!r}, weights_only=True)",
+        "assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())",
+        "print(type(network).__name__)",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        cwd=tmp_path / "elsewhere",
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "ResUNet"
+    assert not list((tmp_path / "elsewhere").iterdir())  # no data set was made for it

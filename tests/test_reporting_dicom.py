@@ -104,6 +104,15 @@ def test_the_segmentation_tells_its_series_its_patient_and_its_algorithm(tmp_pat
     assert (stored.SoftwareVersions, stored.DeviceSerialNumber) == ("1.2.3", "0123456789abcdef")
 
 
+def test_a_segment_has_its_score_and_a_color(tmp_path):
+    seg, _, _ = objects(tmp_path / "ct")
+    segments = read_back(seg, tmp_path / "seg.dcm").SegmentSequence
+    assert [segment.SegmentDescription for segment in segments] == [f"Score {score:.2f}" for score in SCORES]
+    for segment in segments:
+        color = hd.color.CIELabColor.from_dicom_value(list(segment.RecommendedDisplayCIELabValue)).to_rgb(clip=True)
+        assert np.allclose(color, (0x56, 0xB4, 0xE9), atol=1)  # sky blue, as on the page
+
+
 def groups_of(report, path):
     content = hd.sr.srread(read_back(report, path).filename).content
     return content, content.get_volumetric_roi_measurement_groups()

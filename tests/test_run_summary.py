@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import BUNDLE_ROOT, write_scan
+from conftest import BUNDLE_ROOT, prediction_run, write_scan
 from test_configs import SMALL_PREDICTION, rows, workflow
+
+from scripts.data.dataloader import SkippedScan
 
 SCANS = (501, 502, 503)
 SETTINGS = SMALL_PREDICTION | {
@@ -51,6 +54,16 @@ def run(data: Path, folder: Path, model: Path, *overlays: str, **settings: Any) 
 
 def summary(folder: Path, name: str = "summary.json") -> dict[str, Any]:
     return json.loads((folder / name).read_text())
+
+
+def test_the_log_ends_with_how_to_tell_scans_apart_whose_folders_name_patients(tmp_path, caplog):
+    name = "ct-6dadc91b85"
+    skipped = [SkippedScan(name, "is cut short")]
+    loader = SimpleNamespace(skipped=skipped, dataset=[], raise_skipped=lambda: None)
+    with caplog.at_level("INFO"):
+        prediction = prediction_run(tmp_path, [{"scan": name, "image": "a.nii.gz"}])
+        prediction.predict(SimpleNamespace(data_loader=loader, run=lambda: None))
+    assert caplog.messages[-1].startswith("Scans called ct-... lie in folders that name patients (1 of 1).")
 
 
 def test_of_a_prediction(data, tmp_path, model):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
@@ -15,6 +17,9 @@ import pytest
 from conftest import BUNDLE_ROOT
 
 from scripts.__main__ import COMMANDS, main
+from scripts.commands._parsers import CHOICES, parser_of
+from scripts.metrics.tuning import LIKELY
+from scripts.transforms.candidates import CandidateScore
 
 SCRIPTS = BUNDLE_ROOT / "scripts"
 MODULES = sorted(SCRIPTS.rglob("*.py"))
@@ -77,7 +82,7 @@ def test_no_component_imports_a_command():
         name_of(path)
         for path in MODULES
         for module, _ in imports(path)
-        if module.startswith("scripts.commands") and path.parent.name != "commands"
+        if module.startswith("scripts.commands") and path.parent.name != "commands" and path.name != "__main__.py"
     }
     assert not importers
 
@@ -105,6 +110,26 @@ def test_every_command_is_listed(capsys):
     assert {line.split()[0] for line in capsys.readouterr().out.split("commands:\n")[1].splitlines()} == set(COMMANDS)
     assert set(COMMANDS) == {path.stem for path in (SCRIPTS / "commands").glob("[!_]*.py")}
     assert all(callable(import_module(f"scripts.commands.{command}").main) for command in COMMANDS)
+
+
+def test_help_and_version_need_no_heavy_library():
+    lines = [
+        "import contextlib, io, sys",
+        "from scripts.__main__ import COMMANDS, main",
+        "told = io.StringIO()",
+        "for words in ['--help'], ['--version'], *([command, '--help'] for command in COMMANDS):",
+        "    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(told):",
+        "        main(words)",
+        "print(told.getvalue().count('usage: '), [name for name in HEAVY if name in sys.modules])",
+    ]
+    code = "\n".join(lines).replace("HEAVY", repr(("torch", "monai", "itk", "matplotlib", "nibabel", "scipy", "numpy")))
+    done = subprocess.run([sys.executable, "-c", code], cwd=BUNDLE_ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{1 + len(COMMANDS)} []\n"
+
+
+def test_arguments_are_those_of_the_code():
+    assert CHOICES["scores"][1] == tuple(CandidateScore)
+    assert parser_of("tune").get_default("least_score") == LIKELY
 
 
 def test_the_version_is_told(capsys):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from scripts.commands._parsers import parser_of
 from scripts.errors import CommandParser, end_at_error
 
 __all__ = ["COMMANDS", "main"]
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--version", action="version", version=version, help="print the bundle's version, and end")
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = parser.parse_args(words[:1]).command
+    parser_of(command).parse_args(words[1:])  # help, and a wrong argument, end here
     import_module(f"scripts.commands.{command}").main(words[1:])
 
 

@@ -14,9 +14,7 @@ References:
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from monai.bundle import ConfigParser
@@ -24,14 +22,11 @@ from monai.utils import set_determinism
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from scripts.errors import CommandParser
+from scripts.commands._parsers import BUNDLE_ROOT, parser_of
 from scripts.files.atomic_write import write_tensors
 from scripts.handlers.checkpoints import read_weights
 
 __all__ = ["average_weights", "main"]
-
-_BUNDLE_ROOT = Path(__file__).resolve().parents[2]
-_CONFIG = _BUNDLE_ROOT / "configs" / "train.yaml"
 
 
 def average_weights(weights: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -74,19 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = CommandParser(
-        prog="python -m scripts average",
-        description="Average the weights of several trainings of one network, and take its statistics anew.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--weights", nargs="+", required=True, help="files of weights, two or more; one given twice counts twice")
-    add("--dataset_dir", required=True, help="data set whose training scans the statistics are taken from")
-    add("--output", default="mean.pt", help="file to write")
-    add("--config_file", nargs="+", default=[str(_CONFIG)], help="config of the training, and its overlays")
-    add("--cache_dir", default=str(_BUNDLE_ROOT / "data" / "cache"), help="folder of the prepared scans")
-    add("--passes", type=int, default=4, help="how often each scan is sampled; its ROIs are others each time")
-    add("--workers", type=int, default=1, help="processes that load")
+    parser = parser_of("average")
     options = parser.parse_args(arguments)
     try:
         if len(options.weights) < 2:
@@ -94,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         mean = average_weights([read_weights(path) for path in options.weights])
         config = ConfigParser()
         config.read_config(options.config_file)
-        own = {"bundle_root": str(_BUNDLE_ROOT), "cache_dir": options.cache_dir, "num_workers": options.workers}
+        own = {"bundle_root": str(BUNDLE_ROOT), "cache_dir": options.cache_dir, "num_workers": options.workers}
         config.update({**own, "dataset_dir": options.dataset_dir})
         set_determinism(config.get_parsed_content("seed"))
         network, device = config.get_parsed_content("plain_network"), config.get_parsed_content("device")

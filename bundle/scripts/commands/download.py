@@ -7,7 +7,6 @@ A run that was stopped goes on by the same command. ``monai.apps.download_url`` 
 ``monai.apps.extractall`` takes an archive that was unpacked in part for whole; both matter at 37 GB a file.
 """
 
-import argparse
 import hashlib
 import json
 import logging
@@ -29,13 +28,12 @@ from urllib.request import Request, urlopen
 from monai.apps.utils import safe_extract_member
 from tqdm import tqdm
 
-from scripts.errors import CommandParser
+from scripts.commands._parsers import ZENODO_API_URL, parser_of
 from scripts.files.atomic_write import unfinished_files, whole_file, write_json
 from scripts.runs.lock import FolderLock
 
 __all__ = ["download_ribfrac", "main"]
 
-ZENODO_API_URL = "https://zenodo.org/api"
 # Zenodo records of Jin et al. (2020), doi:10.1016/j.ebiom.2020.103106
 RECORDS = {"training": (3893508, 3893498), "validation": (3893496,), "test": (3993380,)}
 LICENSE = "RibFrac is licensed CC BY-NC 4.0: neither it nor weights trained on it are for commercial use."
@@ -329,15 +327,7 @@ def _md5(path: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, fetch the data set and print where it lies; ends with a message where that fails."""
-    parser = CommandParser(
-        prog="python -m scripts download",
-        description="Fetch the RibFrac data set from Zenodo and unpack it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--output_dir", required=True, help="folder of the data set, made if needed")
-    parser.add_argument("--sections", nargs="+", choices=RECORDS, default=list(RECORDS), help="what to fetch")
-    parser.add_argument("--keep_archives", action="store_true", help="keep the archives once they are unpacked")
-    parser.add_argument("--api_url", default=ZENODO_API_URL, help="address of Zenodo's API or of a mirror of it")
+    parser = parser_of("download")
     options = vars(parser.parse_args(arguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:

@@ -9,7 +9,6 @@ prediction is needed; those of unknown type (-1) are left out.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +26,11 @@ from tqdm import tqdm
 from scripts.anatomy.rib_cage import RibCage
 from scripts.anatomy.straight_ribs import StraightRib, straight_ribs
 from scripts.candidates import TYPE_CODES, instance_points_mm
+from scripts.commands._parsers import parser_of
 from scripts.data.datalist import load_datalist
 from scripts.data.ribfrac import CLASS_NAMES
 from scripts.description.fracture_type import fit_type_model
 from scripts.description.measure import Measured, measure_fracture
-from scripts.errors import CommandParser
 from scripts.images.headers import checked_axcodes
 from scripts.images.image_reader import CTReader
 from scripts.transforms import CheckImaged, CheckLabeld, LabelRibsd, SpacingOnlyd
@@ -151,17 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = CommandParser(
-        prog="python -m scripts fit_types",
-        description="Fit the model of the types of fractures to annotated scans.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--dataset_dir", required=True, action="append", help="an annotated data set; may be given again")
-    add("--section", default="training", help="training, validation, test or all")
-    add("--assumed_orientation", help="orientation of a file that states none, such as LPS; refused without it")
-    add("--seed", type=int, default=0, help="the same seed gives the same model")
-    add("--output", default="fracture_types.json", help="file to write")
+    parser = parser_of("fit_types")
     options = parser.parse_args(arguments)
     features, codes, weights, left_out, scans = [], [], [], 0, 0
     try:
@@ -169,11 +158,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for folder in options.dataset_dir:
             items = load_datalist(folder, options.section, assumed_orientation=options.assumed_orientation)
             for item in tqdm(items, desc=f"measure {folder}", unit="scan"):
-                if not any(code in CLASS_NAMES for code in item.get("label_codes", {}).values()):
+                known_codes = item.get("label_codes", item.get("label_classes", {})).values()
+                if not any(code in CLASS_NAMES for code in known_codes):
                     continue
                 data: Any = load(item)
                 scans += 1
-                for one in annotated_fractures(data["image"], data["label"], item["label_codes"], data["rib_cage"]):
+                for one in annotated_fractures(data["image"], data["label"], data["label_codes"], data["rib_cage"]):
                     known = [part.features for part in (one.measured, *one.halves) if part.features is not None]
                     is_used = one.code in CLASS_NAMES and one.measured.features is not None
                     left_out += not is_used

@@ -19,9 +19,9 @@ from typing import IO
 import numpy as np
 from tqdm import tqdm
 
+from scripts.commands._parsers import parser_of
 from scripts.data.datalist import list_scans
 from scripts.data.scan_facts import ScanFacts, doubled_images, scan_facts
-from scripts.errors import CommandParser
 from scripts.files.atomic_write import whole_file
 from scripts.files.scan_names import printable
 from scripts.images.dicom_series import is_dicom
@@ -151,14 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = CommandParser(prog="python -m scripts inspect", description="Look at a data set before a training.")
-    parser.add_argument("--dataset_dir", required=True, help="the data set, as for a training")
-    parser.add_argument("--section", default="all", help="training, validation, test or all")
-    parser.add_argument("--images_only", action="store_true", help="pass annotations over")
-    parser.add_argument(
-        "--assumed_orientation", help="orientation of a file that states none, such as LPS; refused without it"
-    )
-    parser.add_argument("--output", type=Path, default=Path("output/inspect.html"), help="page to write")
+    parser = parser_of("inspect")
     options = parser.parse_args(arguments)
     try:
         scans, problems = inspect_dataset(

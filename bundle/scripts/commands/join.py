@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.errors import CommandParser
+from scripts.commands._parsers import parser_of
 from scripts.runs.records import FRACTURES_CSV, join_tables
 
 __all__ = ["main"]
@@ -22,11 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = CommandParser(
-        prog="python -m scripts join", description="Join the tables of a prediction from its records."
-    )
-    parser.add_argument("--output_dir", required=True, help="folder of the prediction")
-    parser.add_argument("--predictions_dir", help="folder of its masks, where it is not predictions/ in that folder")
+    parser = parser_of("join")
     options = parser.parse_args(arguments)
     try:
         scans = join_tables(options.output_dir, options.predictions_dir)

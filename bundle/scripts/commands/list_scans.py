@@ -8,8 +8,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from scripts.commands._parsers import parser_of
 from scripts.data.datalist import load_datalist
-from scripts.errors import CommandParser
 from scripts.files.atomic_write import write_json
 
 __all__ = ["main"]
@@ -22,12 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = CommandParser(
-        prog="python -m scripts list_scans",
-        description="Write the scans of a folder, without annotations, as a data list.",
-    )
-    parser.add_argument("--dataset_dir", required=True, help="folder of NIfTI files and DICOM studies")
-    parser.add_argument("--output", type=Path, required=True, help="JSON to write; it names files, so perhaps patients")
+    parser = parser_of("list_scans")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # tells what is skipped
     try:

@@ -10,7 +10,6 @@ takes for a fracture, so most of them teach it nothing new.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
+from scripts.commands._parsers import parser_of
 from scripts.data.datalist import load_datalist
+from scripts.data.label_classes import instances_of_classes
 from scripts.data.ribfrac import MIN_OVERLAP
-from scripts.errors import CommandParser
 from scripts.files.atomic_write import write_json
 from scripts.metrics.folders import load_pair
 from scripts.metrics.froc import instance_overlaps
@@ -79,19 +79,20 @@ def mine(
         FileNotFoundError: when the folder holds no prediction of any scan.
         ValueError: when a prediction does not fit its annotation, or one of them cannot be read.
     """
-    pairs = [
-        (item["scan"], Path(predictions_dir) / f"{item['scan']}.nii.gz", Path(item["label"]))
-        for item in load_datalist(dataset_dir, section, assumed_orientation=assumed_orientation)
-    ]
-    pairs = [pair for pair in pairs if pair[1].is_file()]
-    if not pairs:
+    items = load_datalist(dataset_dir, section, assumed_orientation=assumed_orientation)
+    predicted = [item for item in items if (Path(predictions_dir) / f"{item['scan']}.nii.gz").is_file()]
+    if not predicted:
         raise FileNotFoundError(
             f"{predictions_dir} holds no prediction of a scan of {dataset_dir} ({section}): predict them first, "
             "inference takes --section training."
         )
     places = {}
-    for scan, prediction, annotation in tqdm(pairs, desc="mine", unit="scan"):
-        places[scan] = find_hard_examples(*load_pair(prediction, annotation, assumed_orientation))
+    for item in tqdm(predicted, desc="mine", unit="scan"):
+        prediction = Path(predictions_dir) / f"{item['scan']}.nii.gz"
+        pred, label, affine = load_pair(prediction, Path(item["label"]), assumed_orientation)
+        if "label_classes" in item:
+            label, _ = instances_of_classes(label, item["label_classes"], item["label"])
+        places[item["scan"]] = find_hard_examples(pred, label, affine)
     return places
 
 
@@ -102,17 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = CommandParser(
-        prog="python -m scripts mine",
-        description="List the false candidates and the missed fractures of predicted training scans.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--predictions_dir", required=True, help="folder of the masks that inference wrote")
-    add("--dataset_dir", required=True, help="the data set that was predicted")
-    add("--section", default="training", help="training, validation, test or all")
-    add("--assumed_orientation", help="orientation of a file that states none, such as LPS; refused without it")
-    add("--output", default="hard_examples.json", help="file to write")
+    parser = parser_of("mine")
     options = parser.parse_args(arguments)
     try:
         places = mine(options.predictions_dir, options.dataset_dir, options.section, options.assumed_orientation)

@@ -8,7 +8,6 @@ No network is needed. A scan that cannot be read is told at the end, and the oth
 
 from __future__ import annotations
 
-import argparse
 import csv
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,9 +22,9 @@ from tqdm import tqdm
 
 from scripts.anatomy.rib_cage import Rib, RibCage
 from scripts.anatomy.rib_finding import find_rib_cage
+from scripts.commands._parsers import parser_of
 from scripts.data.datalist import ScanList, load_datalist
 from scripts.data.loading_faults import loading_fault
-from scripts.errors import CommandParser
 from scripts.files.atomic_write import whole_file, write_json, write_volume
 from scripts.files.scan_names import printable
 from scripts.images.headers import checked_axcodes
@@ -151,18 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = CommandParser(
-        prog="python -m scripts ribs",
-        description="Find and number the ribs of scans, and write their masks, centerlines, pictures and a table.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument(
-        "--scans", required=True, help="a file, a folder of NIfTI files and DICOM series, or a data list"
-    )
-    parser.add_argument("--output_dir", default="output/ribs", help="folder of the results, made if needed")
-    parser.add_argument(
-        "--assumed_orientation", help="orientation of a file that states none, such as LPS; refused without it"
-    )
+    parser = parser_of("ribs")
     options = parser.parse_args(arguments)
     try:
         done, faults = write_ribs(options.scans, options.output_dir, options.assumed_orientation)

@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.errors import CommandParser
+from scripts.commands._parsers import parser_of
 from scripts.files.atomic_write import whole_file
 from scripts.files.file_digest import file_sha256
 
@@ -145,8 +145,7 @@ def _unpack(archive: zipfile.ZipFile, member: str, sha256: str, path: Path) -> N
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: fetch the scan and print where it lies."""
-    parser = CommandParser(prog="python -m scripts sample_ct", description=__doc__.split("\n\n")[0].strip())
-    parser.add_argument("--output_dir", required=True, help="folder to write the scan and its segmentation to")
+    parser = parser_of("sample_ct")
     options = parser.parse_args(arguments)
     try:
         print(fetch_sample_ct(options.output_dir))

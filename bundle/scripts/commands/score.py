@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.errors import CommandParser
+from scripts.commands._parsers import parser_of
 from scripts.metrics.folders import score_folders
 from scripts.metrics.froc import challenge_scores
 from scripts.reporting.scores import metrics_table, write_metrics
@@ -24,15 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = CommandParser(prog="python -m scripts score", description="Score as the RibFrac challenge does.")
-    parser.add_argument("--gt_dir", required=True, help="folder of *-label.nii.gz and *info*.csv, at any depth")
-    parser.add_argument("--pred_dir", required=True, help="folder of a volume of ids per scan and *pred*.csv")
-    parser.add_argument("--output", default="metrics.json", help="JSON to write; froc.csv and froc.png go beside it")
-    parser.add_argument("--exact_thresholds", action="store_true", help="add the curve with every score as threshold")
-    parser.add_argument("--bootstrap", type=int, default=1000, help="draws for the 95 %% interval; 0: no interval")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument("--workers", type=int, default=1, help="scans to read and score at the same time")
-    parser.add_argument("--assumed_orientation", help="orientation of a volume that states none, such as LPS")
+    parser = parser_of("score")
     options = parser.parse_args(arguments)
     try:
         results = score_folders(options.gt_dir, options.pred_dir, options.workers, options.assumed_orientation)

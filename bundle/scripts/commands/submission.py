@@ -9,7 +9,6 @@ without a row is lost. Here each of these is an error that names the file.
 
 from __future__ import annotations
 
-import argparse
 import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from scripts.commands._parsers import parser_of
 from scripts.data.ribfrac import read_ribfrac_table
-from scripts.errors import CommandParser
 from scripts.files.atomic_write import whole_file
 from scripts.metrics.folders import load_instances
 from scripts.reporting.tables import CHALLENGE_COLUMNS
@@ -197,19 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = CommandParser(
-        prog="python -m scripts submission",
-        description="Check a folder of predictions by the RibFrac challenge's rules, and pack it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--predictions_dir", required=True, help="a run's predictions/: masks and one table")
-    parser.add_argument("--output", default="submission.zip", help="archive to write")
-    parser.add_argument(
-        "--section",
-        choices=(*_NUMBERS, "any"),
-        default="test",
-        help="all of whose scans must be there; any: no certain",
-    )
+    parser = parser_of("submission")
     options = parser.parse_args(arguments)
     try:
         count = pack_submission(options.predictions_dir, options.output, options.section)

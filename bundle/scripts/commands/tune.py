@@ -33,16 +33,15 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from scripts.anatomy.components import connected_components, packed_components
+from scripts.commands._parsers import CHOICES, parser_of
 from scripts.data.datalist import load_datalist
 from scripts.data.ribfrac import CHALLENGE_THRESHOLDS
-from scripts.errors import CommandParser
 from scripts.files.atomic_write import write_json, write_text
 from scripts.images.grids import grid_difference
 from scripts.images.image_reader import CTReader
 from scripts.metrics.calibration import MIN_SAMPLES
 from scripts.metrics.froc import ScanResult, detection_scores, score_scan
 from scripts.metrics.tuning import (
-    LIKELY,
     Outcome,
     ScanSets,
     Setting,
@@ -54,29 +53,15 @@ from scripts.metrics.tuning import (
     ranked,
     scores_and_hits,
 )
-from scripts.transforms.candidates import LOCAL_MEAN_MM, CandidateScore, FindCandidatesd
+from scripts.transforms.candidates import LOCAL_MEAN_MM, FindCandidatesd
 from scripts.transforms.labels import CheckLabeld
 
 __all__ = ["list_scans", "main", "prepare_scan", "prepared_scan_result", "tune"]
 
-# What to try, in this order: the option's name, that of the setting's value, and the values
-CHOICES = {
-    "thresholds": ("threshold", (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)),
-    "low_thresholds": ("low_threshold", (0.0, 0.2)),
-    "min_volumes_mm3": ("min_volume_mm3", (50.0, 100.0, 200.0, 300.0, 500.0, 800.0, 1200.0)),
-    "min_mean_probabilities": (
-        "min_mean_probability",
-        (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99),
-    ),
-    "peak_shares": ("peak_share", (0.0, 0.1, 0.3, 0.5, 0.8)),
-    "split_distances_mm": ("split_distance_mm", (0.0, 20.0)),
-    "scores": ("score", tuple(score.value for score in CandidateScore)),
-}
 MOST_SETTINGS = 300  # that are tried
 FEW_FRACTURES = 30  # of which the recall has a standard error of up to 0.09
 HIGHEST_SCORE = round(float(CHALLENGE_THRESHOLDS[-1]), 2)
 ROWS_SHOWN = 10
-INFERENCE_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "inference.yaml"
 _ROUNDING = 1e-4  # of a map that was resampled to the scan's own grid
 
 
@@ -459,24 +444,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = CommandParser(
-        prog="python -m scripts tune",
-        description="Choose the post-processing on annotated scans, and calibrate the scores.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--probabilities_dir", nargs="+", required=True, help="folders of maps that --outputs#probabilities true wrote")
-    add("--dataset_dir", nargs="+", required=True, help="the data sets that were predicted, in the same order")
-    add("--section", default="validation", help="training, validation, test or all")
-    add("--output", default="tuned.yaml", help="overlay to write; its figures go beside it, as .json")
-    add("--config_file", nargs="+", default=[str(INFERENCE_CONFIG)], help="config of the prediction, and its overlays")
-    add("--max_candidates_per_scan", type=float, default=2.0, help="most of those written, on average")
-    add("--least_score", type=float, default=LIKELY, help="least min_score to choose, where scores are calibrated")
-    for option, (name, values) in CHOICES.items():
-        add(f"--{option}", nargs="+", type=type(values[0]), default=values, help=f"to try as candidates#{name}")
-    add("--spine_margin_mm", type=float, help="margin around the spine; by default the config's")
-    add("--assumed_orientation", help="orientation of a file that states none, such as LPS; by default the config's")
-    add("--workers", type=int, default=1, help="scans to work on at the same time")
+    parser = parser_of("tune")
     options = parser.parse_args(arguments)
     command = shlex.join(["python", "-m", "scripts", "tune", *(sys.argv[1:] if arguments is None else arguments)])
     try:

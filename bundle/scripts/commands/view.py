@@ -1,14 +1,13 @@
 """
 Write pages to scroll through scans of a prediction, each with its mask, in a browser and without a network.
 
-    python -m scripts view --output_dir output/prediction --scan RibFrac501
+    python -m scripts view --output_dir output/prediction --scan synthetic-0501
 
 NiiVue draws them, from the package ipyniivue: ``pip install ipyniivue``.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 from collections.abc import Hashable, Mapping, Sequence
 from difflib import get_close_matches
@@ -25,10 +24,10 @@ from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, Orientati
 from monai.utils import str2bool
 
 from scripts.candidates import Candidate
+from scripts.commands._parsers import MIN_SPACING_MM, parser_of
 from scripts.data.datalist import load_datalist
 from scripts.data.loading_faults import loading_fault
 from scripts.data.ribfrac import integer_ids
-from scripts.errors import CommandParser
 from scripts.images.grids import grid_difference, on_grid_of
 from scripts.images.headers import checked_axcodes
 from scripts.images.image_reader import CTReader
@@ -44,15 +43,13 @@ from scripts.transforms import CheckFilesd, CheckImaged, CheckLabeld, CropBodyd,
 
 __all__ = ["main", "write_views"]
 
-_MIN_SPACING_MM = 0.7  # finer than that, a page grows and shows no more of a rib
-
 
 def write_views(
     output_dir: str | Path,
     scans: Sequence[str],
     dataset_dir: str | Path | None = None,
     predictions_dir: str | Path | None = None,
-    min_spacing_mm: float = _MIN_SPACING_MM,
+    min_spacing_mm: float = MIN_SPACING_MM,
 ) -> list[Path]:
     """
     Write ``views/<scan>.html`` for scans of a run, and let its ``report.html`` lead to them.
@@ -238,18 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command line arguments; those of the process where None.
     """
-    parser = CommandParser(
-        prog="python -m scripts view",
-        description="Write pages to scroll through scans of a prediction in a browser.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--output_dir", default="output/prediction", help="folder of a prediction or an evaluation")
-    parser.add_argument("--scan", action="append", required=True, help="name of a scan; may be given again")
-    parser.add_argument("--dataset_dir", help="where the scans are now; where the run found them without it")
-    parser.add_argument("--predictions_dir", help="folder of the masks, where it is not predictions/ in output_dir")
-    parser.add_argument(
-        "--min_spacing_mm", type=float, default=_MIN_SPACING_MM, help="an axis of finer voxels is resampled to this"
-    )
+    parser = parser_of("view")
     options = parser.parse_args(arguments)
     try:
         pages = write_views(

@@ -5,8 +5,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -15,6 +14,15 @@ from typing import Any
 from monai.data import load_decathlon_datalist
 from monai.utils import ensure_tuple, str2bool
 
+from scripts.data.found_scans import (
+    MAX_PROBLEMS_SHOWN,
+    FoundScan,
+    doubled_files,
+    every_fifth_for_validation,
+    raise_problems,
+    split_volumes,
+)
+from scripts.data.nnunet import NnunetDataset
 from scripts.data.ribfrac import read_ribfrac_table
 from scripts.files.folder_files import FolderFiles, files_below
 from scripts.files.ignored_files import IgnoredFiles, ignored_files, is_bookkeeping, log_ignored
@@ -22,7 +30,7 @@ from scripts.files.scan_names import natural_order, printable, safe_names
 from scripts.images.dicom_files import looks_like_dicom
 from scripts.images.dicom_series import DicomSeries, find_series, scan_names
 from scripts.images.file_checks import file_problems
-from scripts.images.volume_files import FORMATS, is_volume, scan_name, volume_stem, volume_suffix
+from scripts.images.volume_files import FORMATS, is_volume, scan_name, volume_stem
 
 __all__ = ["ScanList", "list_scans", "load_datalist"]
 
@@ -42,23 +50,8 @@ _SECTION_OF_WORD = {
 }
 # RibFrac's numbers, Zenodo records 3893508, 3893498, 3893496 and 3993380
 _SECTION_OF_NUMBER = {"training": range(1, 421), "validation": range(421, 501), "test": range(501, 661)}
-_VALIDATION_EVERY = 5
 _TABLE_COLUMNS = ["public_id", "label_id", "label_code"]
 _FRACTURE_CODES = (-1, 1, 2, 3, 4)
-_MAX_PROBLEMS_SHOWN = 10
-
-
-@dataclass
-class _Scan:
-    """The files found under one name; more than one of a kind is a mistake of the folder."""
-
-    images: list[Path] = field(default_factory=list)  # of a DICOM series, its folder
-    labels: list[Path] = field(default_factory=list)
-    slices: list[str] = field(default_factory=list)  # of a DICOM series, in order
-
-    @property
-    def image(self) -> str | list[str]:
-        return self.slices or str(self.images[0])
 
 
 class ScanList(list[dict[str, Any]]):
@@ -107,6 +100,7 @@ def load_datalist(
       RibFrac archives as they unpack, or ``images/`` and ``labels/``. An image and a label are a pair when they share
       ``X``; both may be in any format of :mod:`scripts.images.volume_files`, and suffixes in any case.
       Tables are needed, except for images in a folder called ``images`` when there is no table at all;
+    - a folder in nnU-Net's layout, see :class:`scripts.data.nnunet.NnunetDataset`, whose sections are told there;
     - a MONAI data list ``.json``, or a folder that holds it as ``dataset.json``; its paths are relative to the file.
       An item may hold its table as ``label_codes``, ``{"1": 3, ...}``, and its name as ``scan``;
     - without labels, also any folder of such files and of DICOM files, at any depth, a single file or a single folder
@@ -137,7 +131,8 @@ def load_datalist(
         ``image``, the path of a file, those of a DICOM series' slices in order, or, where a data list has it so, that
         of the folder that holds the series alone; and with labels ``label``, a path, and, where there is a table,
         ``label_codes``, ``{fracture id: code}`` with codes 1 displaced, 2 nondisplaced, 3 buckle, 4 segmental, -1
-        unknown.
+        unknown. Where a label holds classes, of which each piece is a fracture, ``label_classes``, ``{value: code}``:
+        :class:`scripts.transforms.CheckLabeld` makes ids of it.
 
     Raises:
         FileNotFoundError: when ``dataset_dir`` does not exist.
@@ -154,15 +149,15 @@ def load_datalist(
     labels = str2bool(labels)
     items, problems = list_scans(dataset_dir, section, labels, predictions_dir)
     root = Path(dataset_dir).expanduser()
-    _raise_problems(root, problems)
+    raise_problems(root, problems)
     if labels:
         unlabeled = (ensure_tuple(item["image"])[0] for item in items if "label" not in item)
-        _raise_problems(
+        raise_problems(
             root, (f"{image}: has no label; to list images only, set labels to false." for image in unlabeled)
         )
     if check:
         files = ((item["image"], item.get("label")) for item in items)
-        _raise_problems(
+        raise_problems(
             root, chain.from_iterable(file_problems(image, label, assumed_orientation) for image, label in files)
         )
     return items
@@ -195,9 +190,12 @@ def list_scans(
     if not root.exists():
         raise FileNotFoundError(f"{root} does not exist: set dataset_dir to the folder that holds the scans.")
 
+    nnunet = NnunetDataset(root)
     data_list = root if root.suffix == ".json" else root / "dataset.json"
     problems: list[str] = []
-    if data_list.is_file():
+    if nnunet.is_one:
+        items, names = _items_of_nnunet(nnunet, section, labels, problems)
+    elif data_list.is_file():
         items = ScanList(_items_of_json(data_list, section))
         names = safe_names(item["scan"] for item in items)
     else:
@@ -226,7 +224,7 @@ def _items_of_json(data_list: Path, section: str) -> list[dict[str, Any]]:
         )
 
     items = []
-    scans: dict[str, _Scan] = defaultdict(_Scan)
+    scans: dict[str, FoundScan] = defaultdict(FoundScan)
     for key in present if section == "all" else [section]:
         try:
             entries = load_decathlon_datalist(data_list, data_list_key=key)
@@ -255,8 +253,29 @@ def _items_of_json(data_list: Path, section: str) -> list[dict[str, Any]]:
                     raise ValueError(f"{data_list}: label_codes of item {number} of '{key}' needs numbers.") from error
             items.append(item)
             scans[name].images.append(Path(slices[0]))
-    _raise_problems(data_list, _doubles(scans))
+    raise_problems(data_list, doubled_files(scans))
     return items
+
+
+def _items_of_nnunet(
+    dataset: NnunetDataset, section: str, labels: bool, problems: list[str]
+) -> tuple[ScanList, dict[str, str]]:
+    """Find the scans of a data set of nnU-Net; add to the problems. The second value is as of `_items_of_folder`."""
+    classes = dataset.label_classes() if labels else None
+    found = dataset.find(labels)
+    ignored = ignored_files(found.ignored, lambda path: printable(str(path.relative_to(dataset.root))))
+    log_ignored(ignored)
+    if not found.scans and not found.problems:
+        raise ValueError(f"{dataset.root} holds no scan: looked in imagesTr and imagesTs for CASE_0000.nii.gz.")
+    problems += [*doubled_files(found.scans), *found.problems]
+    items = ScanList(ignored=ignored)
+    for scan, files in _of_section(dataset.root, found.scans, found.sections, section).items():
+        if len(files.images) != 1 or labels and len(files.labels) != 1:
+            continue
+        items.append({"scan": scan, "image": files.image})
+        items[-1] |= {"label": str(files.labels[0])} if labels else {}
+        items[-1] |= {} if classes is None else {"label_classes": classes}
+    return items, safe_names(found.scans)
 
 
 def _items_of_folder(
@@ -268,7 +287,7 @@ def _items_of_folder(
     The second value is the safe name of each scan of the folder, whichever of them are chosen.
     """
     below = files_below(root, predictions_dir)
-    volumes, others = ([root], []) if root.is_file() and is_volume(root) else _volumes(below.files)
+    volumes, others = ([root], []) if root.is_file() and is_volume(root) else split_volumes(below.files)
     scans, ignored, series = _find_pairs(volumes, others) if labels else _find_images(root, volumes, others)
     shown = partial(_shown, root=root, series=series)
     counted = ignored_files(ignored, shown)
@@ -281,10 +300,10 @@ def _items_of_folder(
     names = safe_names(scans)
     chosen = _choose(root, scans, section, labels)
     if not labels:
-        problems += _doubles(chosen)
+        problems += doubled_files(chosen)
         return ScanList(({"scan": scan, "image": found.image} for scan, found in chosen.items()), counted), names
 
-    problems += [*_doubles(chosen), *_singles(chosen)]
+    problems += [*doubled_files(chosen), *_singles(chosen)]
     table_files = [path for path in others if re.search(r"info.*\.csv$", path.name, re.IGNORECASE)]
     tables = _read_tables(table_files, problems)
     items = ScanList(ignored=counted)
@@ -302,34 +321,6 @@ def _items_of_folder(
     return items, names
 
 
-def _volumes(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """
-    Tell files that stand for a volume from others; those that hold a part of one beside it are neither.
-
-    A pair is listed by its ``.img``, one with the voxels elsewhere by its ``.nhdr`` or ``.mhd``.
-    """
-    suffixes = {path: volume_suffix(path) for path in files}
-    parts: dict[str, set[Path]] = defaultdict(set)
-    for path, suffix in suffixes.items():
-        if suffix in (".img", ".hdr", ".nhdr", ".mhd"):
-            parts[suffix].add(path.with_name(path.name[: -len(suffix)]))
-    pairs, heads = parts[".img"] & parts[".hdr"], parts[".nhdr"] | parts[".mhd"]
-    volumes, others = [], []
-    for path, suffix in suffixes.items():
-        is_half = suffix in (".img", ".hdr") and path.with_name(path.name[:-4]) not in pairs
-        if suffix and suffix != ".hdr" and not is_half:
-            volumes.append(path)
-        elif is_half or not suffix and not _is_data_of(path, heads):
-            others.append(path)
-    return volumes, others
-
-
-def _is_data_of(path: Path, heads: Set[Path]) -> bool:
-    """Tell whether a file holds the voxels of one of these headers, by its name."""
-    data = re.fullmatch(r"(.*)\.z?raw(\.gz)?", path.name, re.IGNORECASE | re.DOTALL) if heads else None
-    return data is not None and path.with_name(data[1]) in heads
-
-
 def _log_folders(below: FolderFiles, shown: Callable[[Path], str]) -> None:
     """Tell which folders were not looked into."""
     for folders, what in (
@@ -337,8 +328,8 @@ def _log_folders(below: FolderFiles, shown: Callable[[Path], str]) -> None:
         (below.unreadable, "Folders that may not be opened are left out"),
     ):
         if folders:
-            more = f" and {len(folders) - _MAX_PROBLEMS_SHOWN} others" if len(folders) > _MAX_PROBLEMS_SHOWN else ""
-            _logger.warning(f"{what}: {', '.join(map(shown, folders[:_MAX_PROBLEMS_SHOWN]))}{more}.")
+            more = f" and {len(folders) - MAX_PROBLEMS_SHOWN} others" if len(folders) > MAX_PROBLEMS_SHOWN else ""
+            _logger.warning(f"{what}: {', '.join(map(shown, folders[:MAX_PROBLEMS_SHOWN]))}{more}.")
 
 
 def _shown(path: Path, root: Path, series: Sequence[DicomSeries]) -> str:
@@ -350,9 +341,9 @@ def _shown(path: Path, root: Path, series: Sequence[DicomSeries]) -> str:
 
 def _find_pairs(
     volumes: Sequence[Path], others: Sequence[Path]
-) -> tuple[dict[str, _Scan], list[Path], list[DicomSeries]]:
+) -> tuple[dict[str, FoundScan], list[Path], list[DicomSeries]]:
     """Collect the files called ``X-image.nii.gz`` and ``X-label.nii.gz`` under their ``X``; what is left is ignored."""
-    scans: dict[str, _Scan] = defaultdict(_Scan)
+    scans: dict[str, FoundScan] = defaultdict(FoundScan)
     ignored = list(others)
     for path in volumes:
         if _is_called(path, "image"):
@@ -366,9 +357,9 @@ def _find_pairs(
 
 def _find_images(
     root: Path, volumes: Sequence[Path], others: Sequence[Path]
-) -> tuple[dict[str, _Scan], list[Path], list[DicomSeries]]:
+) -> tuple[dict[str, FoundScan], list[Path], list[DicomSeries]]:
     """Collect every volume that is no label, and every CT series of DICOM slices; what is neither is ignored."""
-    scans: dict[str, _Scan] = defaultdict(_Scan)
+    scans: dict[str, FoundScan] = defaultdict(FoundScan)
     for path in volumes:
         if not _is_called(path, "label"):
             scans[scan_name(path)].images.append(path)
@@ -378,13 +369,13 @@ def _find_images(
         scans[name].images.append(found.folder)
         scans[name].slices = [str(path) for path in found.files]
     if passed and not scans:
-        shown = "\n".join(passed[:_MAX_PROBLEMS_SHOWN])
+        shown = "\n".join(passed[:MAX_PROBLEMS_SHOWN])
         raise ValueError(f"{root} holds no scan, but DICOM that is none:\n{shown}")
     slices = {path for found in series for path in found.files}
     return scans, [path for path in others if path not in slices and not looks_like_dicom(path)], series
 
 
-def _choose(root: Path, scans: dict[str, _Scan], section: str, labels: bool) -> dict[str, _Scan]:
+def _choose(root: Path, scans: dict[str, FoundScan], section: str, labels: bool) -> dict[str, FoundScan]:
     """Keep the scans of one section, by folder, else by RibFrac's number, else every fifth for validation."""
     if section == "all":
         return scans
@@ -392,7 +383,7 @@ def _choose(root: Path, scans: dict[str, _Scan], section: str, labels: bool) -> 
         scan: _sections_of_folders(root, [*found.images, *found.labels]) if labels or _is_ribfrac(found) else []
         for scan, found in scans.items()
     }
-    _raise_problems(
+    raise_problems(
         root,
         (
             f"{[*scans[scan].images, *scans[scan].labels][0]}: the folders of {scan} say both {' and '.join(said)}."
@@ -404,9 +395,8 @@ def _choose(root: Path, scans: dict[str, _Scan], section: str, labels: bool) -> 
         return scans
     section_of = {scan: said[0] if said else _section_of_number(scan) for scan, said in by_folder.items()}
     if not any(section_of.values()):
-        in_order = sorted(scans, key=natural_order)
-        section_of = {s: "training" if i % _VALIDATION_EVERY else "validation" for i, s in enumerate(in_order)}
-    _raise_problems(
+        section_of = dict(every_fifth_for_validation(scans))
+    raise_problems(
         root,
         (
             f"{[*scans[scan].images, *scans[scan].labels][0]}: no folder name says whether {scan} is for training, "
@@ -415,7 +405,14 @@ def _choose(root: Path, scans: dict[str, _Scan], section: str, labels: bool) -> 
             if its_section is None
         ),
     )
-    chosen = {scan: scans[scan] for scan in scans if section_of[scan] == section}
+    return _of_section(root, scans, section_of, section)
+
+
+def _of_section(
+    root: Path, scans: dict[str, FoundScan], section_of: Mapping[str, str | None], section: str
+) -> dict[str, FoundScan]:
+    """Keep the scans of one section; ``ValueError`` where there is none."""
+    chosen = {scan: scans[scan] for scan in scans if section in ("all", section_of[scan])}
     if not chosen:
         others = ", ".join(sorted({str(other) for other in section_of.values()}))
         raise ValueError(
@@ -431,7 +428,7 @@ def _sections_of_folders(root: Path, paths: list[Path]) -> list[str]:
     return sorted({_SECTION_OF_WORD[word] for word in words if word in _SECTION_OF_WORD})
 
 
-def _is_ribfrac(scan: _Scan) -> bool:
+def _is_ribfrac(scan: FoundScan) -> bool:
     """Tell whether a scan has RibFrac's naming; in a folder of other scans a word may be part of a person's name."""
     return any(is_volume(image) and _is_called(image, "image") for image in scan.images)
 
@@ -466,15 +463,7 @@ def _read_tables(paths: list[Path], problems: list[str]) -> dict[str, dict[int, 
     return {scan: {i: code for i, code in codes.items() if i} for scan, codes in tables.items()}
 
 
-def _doubles(scans: dict[str, _Scan]) -> list[str]:
-    """Tell which names more than one file claims: predictions are named after the scan."""
-    kinds = chain.from_iterable(((scan, found.images), (scan, found.labels)) for scan, found in scans.items())
-    return [
-        f"{paths[1]}: {scan} is already at {paths[0]}: rename or remove one." for scan, paths in kinds if len(paths) > 1
-    ]
-
-
-def _singles(scans: dict[str, _Scan]) -> list[str]:
+def _singles(scans: dict[str, FoundScan]) -> list[str]:
     """Tell which images lack a label, and which labels an image."""
     return [
         (
@@ -485,17 +474,6 @@ def _singles(scans: dict[str, _Scan]) -> list[str]:
         for scan, found in scans.items()
         if not (found.images and found.labels)
     ]
-
-
-def _raise_problems(root: Path, problems: Iterable[str]) -> None:
-    """Raise one error for all problems, with the first of them."""
-    found = [printable(problem) for problem in problems]
-    if len(found) == 1:
-        raise ValueError(found[0])
-    if found:
-        first = found[:_MAX_PROBLEMS_SHOWN]
-        shown = "\n".join(first)
-        raise ValueError(f"{printable(str(root))}: {len(found)} problems, here the first {len(first)}:\n{shown}")
 
 
 def _is_called(path: Path, kind: str) -> bool:

@@ -14,6 +14,7 @@ from monai.transforms import LoadImage, Orientation
 from numpy.typing import NDArray
 
 from scripts.anatomy.components import connected_components
+from scripts.data.label_classes import instances_of_classes
 from scripts.data.loading_faults import loading_fault
 from scripts.data.ribfrac import CLASS_NAMES, UNKNOWN_CLASS
 from scripts.files.scan_names import printable
@@ -178,9 +179,14 @@ def _of_label(
     ids = np.nan_to_num(marked).astype(np.int64)
     if not np.array_equal(ids, marked) or ids.min() < 0:
         return None, [], ["the label holds values that are no ids 0, 1, 2 ... (was it resampled with interpolation?)"]
-    present = np.unique(ids[ids > 0]).tolist()
     problems = []
     codes = item.get("label_codes")
+    if "label_classes" in item:
+        try:
+            ids, codes = instances_of_classes(ids, item["label_classes"], "the label")
+        except ValueError as error:
+            return None, [], [str(error)]
+    present = np.unique(ids[ids > 0]).tolist()
     if codes is not None:
         without_code, without_voxel = sorted(set(present) - set(codes)), sorted(set(codes) - set(present))
         problems += [f"the ids {without_code} have no row in the table"] if without_code else []

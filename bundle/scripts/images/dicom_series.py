@@ -38,7 +38,16 @@ from scripts.files.scan_names import natural_order
 from scripts.images.dicom_files import read_dicom
 from scripts.images.header_privacy import quiet_headers
 
-__all__ = ["DicomSeries", "DicomSlice", "find_series", "is_dicom", "read_series", "scan_names", "series_files"]
+__all__ = [
+    "DicomSeries",
+    "DicomSlice",
+    "find_series",
+    "is_dicom",
+    "is_hidden_name",
+    "read_series",
+    "scan_names",
+    "series_files",
+]
 
 _TAGS = [
     "SOPClassUID",
@@ -66,6 +75,7 @@ _TAGS = [
     "RescaleIntercept",
 ]
 _IDENTITY_TAGS = ("PatientName", "PatientID", "OtherPatientIDs", "PatientBirthDate", "AccessionNumber")
+_HIDDEN = "ct-"  # begins the name of a scan whose folder names the patient
 _LOCALIZERS = {"LOCALIZER", "SCOUT"}
 # Renderings through the whole body: their values are no HU of a place.
 _PROJECTIONS = {"MIP", "MINIP", "PROJECTION IMAGE", "VRT", "VOLREN", "SSD"}
@@ -370,11 +380,16 @@ def scan_names(series: Sequence[DicomSeries], root: Path) -> list[str]:
         parts = one.folder.relative_to(root).parts or (one.folder.resolve().name,)
         name = "-".join(parts)
         if one.names_patient(name):
-            name = f"ct-{one.short_hash}"
+            name = f"{_HIDDEN}{one.short_hash}"
         elif folders.count(one.folder) > 1:
             name = f"{name}-{one.short_hash}"
         names.append(name)
     return names
+
+
+def is_hidden_name(scan: str) -> bool:
+    """Tell whether a scan's name is one that :func:`scan_names` gives where a folder names the patient."""
+    return re.fullmatch(rf"{_HIDDEN}[0-9a-f]{{{_HASH_DIGITS}}}(-[0-9a-f]{{8}})?", scan) is not None
 
 
 def _plain(text: str) -> str:

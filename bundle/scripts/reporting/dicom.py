@@ -25,6 +25,7 @@ from scripts.files.file_digest import file_sha256
 from scripts.images.dicom_files import read_dicom
 from scripts.images.header_privacy import quiet_headers
 from scripts.reporting.dicom_header import clean_header, emptied_attributes
+from scripts.reporting.figures import CANDIDATE_COLOR
 
 __all__ = [
     "MAX_SEGMENTS",
@@ -255,9 +256,12 @@ def candidate_segmentation(
             tracking_uid=hd.UID(),
             tracking_id=f"Candidate {candidate.id}",
             anatomic_regions=[codes.SCT.Rib],
+            display_color=hd.color.CIELabColor.from_string(CANDIDATE_COLOR),
         )
         for candidate in candidates
     ]
+    for segment, candidate in zip(segments, candidates):
+        segment.SegmentDescription = f"Score {candidate.score:.2f}"  # highdicom has no argument for it
     with quiet_headers():
         segmentation = hd.seg.Segmentation(
             source_images=sources,

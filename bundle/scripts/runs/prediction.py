@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -13,8 +14,10 @@ from monai.engines import Evaluator
 from monai.utils import str2bool
 
 from scripts.data.datalist import ScanList
+from scripts.images.dicom_series import is_hidden_name
 from scripts.runs.config import definition_hash, running_parser, save_run_config
 from scripts.runs.lock import FolderLock
+from scripts.runs.log_lines import hide_false_resuming
 from scripts.runs.memory import keep_freed_memory
 from scripts.runs.records import ScanRecords
 from scripts.runs.settings import check_files, refuse_stray_words
@@ -24,6 +27,8 @@ __all__ = ["PredictionRun", "run_prediction"]
 
 # Settings that change neither a mask nor a table
 _WITHOUT_EFFECT = ("output_dir", "predictions_dir", "windows::batch_size", "outputs::probabilities")
+
+_logger = logging.getLogger(__name__)
 
 
 class PredictionRun:
@@ -157,6 +162,11 @@ class PredictionRun:
             self.records.write_failure(items[scan], reason)
         self.records.join()
         summary.write()
+        if hidden := sum(is_hidden_name(item["scan"]) for item in self.records.mine):
+            _logger.info(
+                f"Scans called ct-... lie in folders that name patients ({hidden} of {len(self.records.mine)}). A list "
+                "for you alone of which is which: python -m scripts list_scans --dataset_dir ... --output private.json"
+            )
         loader.raise_skipped()
 
 
@@ -190,6 +200,7 @@ def run_prediction(
         SystemExit: when the command line has words that belong to no setting.
     """
     refuse_stray_words()
+    hide_false_resuming()
     keep_freed_memory()
     check_files(files)
     parser = running_parser()

@@ -10,6 +10,7 @@ from monai.utils import str2bool
 
 from scripts.runs.config import running_parser, save_run_config
 from scripts.runs.lock import FolderLock
+from scripts.runs.log_lines import hide_false_resuming
 from scripts.runs.memory import keep_freed_memory
 from scripts.runs.settings import check_files, refuse_stray_words
 
@@ -44,6 +45,7 @@ def run_training(
         SystemExit: when the command line has words that belong to no setting.
     """
     refuse_stray_words()
+    hide_false_resuming()
     keep_freed_memory()
     check_files(files)
     parser = running_parser()

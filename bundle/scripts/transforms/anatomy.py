@@ -24,7 +24,18 @@ from scripts.anatomy.thorax import thorax_axis
 __all__ = ["LabelRibsd", "MidsagittalPlaned", "RemoveSpined", "ThoraxAxisd"]
 
 
-class MidsagittalPlaned(MapTransform):
+class _OfOneScan(MapTransform):
+    """A transform that stores one thing beside the scan, and so takes one key."""
+
+    stored: str  # what that is, for a message
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if len(self.keys) != 1:
+            raise ValueError(f"{type(self).__name__} writes one {self.stored} and takes one key, got {self.keys}.")
+
+
+class MidsagittalPlaned(_OfOneScan):
     """
     Store the patient's mid-sagittal plane beside the scan, in world coordinates.
 
@@ -46,12 +57,12 @@ class MidsagittalPlaned(MapTransform):
         ValueError: when there is more than one key, or the scan is not a ``MetaTensor`` of that shape.
     """
 
+    stored = "plane"
+
     def __init__(
         self, keys: KeysCollection, plane_key: str = "midsagittal_plane", allow_missing_keys: bool = False
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if len(self.keys) != 1:
-            raise ValueError(f"MidsagittalPlaned writes one plane and takes one key, got {self.keys}.")
         self.plane_key = plane_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -63,7 +74,7 @@ class MidsagittalPlaned(MapTransform):
         return d
 
 
-class ThoraxAxisd(MapTransform):
+class ThoraxAxisd(_OfOneScan):
     """
     Store the lungs' apex and base and the chest's middle beside the scan, in world coordinates.
 
@@ -81,6 +92,8 @@ class ThoraxAxisd(MapTransform):
         ValueError: when there is more than one key, or the scan is not a ``MetaTensor`` of that shape.
     """
 
+    stored = "axis"
+
     def __init__(
         self,
         keys: KeysCollection,
@@ -89,8 +102,6 @@ class ThoraxAxisd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if len(self.keys) != 1:
-            raise ValueError(f"ThoraxAxisd writes one axis and takes one key, got {self.keys}.")
         self.plane_key = plane_key
         self.axis_key = axis_key
 
@@ -104,7 +115,7 @@ class ThoraxAxisd(MapTransform):
         return d
 
 
-class LabelRibsd(MapTransform):
+class LabelRibsd(_OfOneScan):
     """
     Store the ribs beside the scan: the number, the centerline and the voxels of each.
 
@@ -122,6 +133,8 @@ class LabelRibsd(MapTransform):
         ValueError: when there is more than one key, or the scan is not a ``MetaTensor`` of that shape.
     """
 
+    stored = "rib cage"
+
     def __init__(
         self,
         keys: KeysCollection,
@@ -130,8 +143,6 @@ class LabelRibsd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if len(self.keys) != 1:
-            raise ValueError(f"LabelRibsd writes one rib cage and takes one key, got {self.keys}.")
         self.cage_key = cage_key
         self.enabled = str2bool(enabled)
 

@@ -9,7 +9,9 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Crop, Cropd, MapTransform
+from monai.utils import convert_to_dst_type
 
+from scripts.data.label_classes import instances_of_classes
 from scripts.data.ribfrac import ID_ROUNDING
 
 # LoadImaged reads as float32, which holds no odd number above: two ids would become one
@@ -24,19 +26,22 @@ class CheckLabeld(MapTransform):
 
     ``LoadImaged`` makes every volume float32 and believes what it holds. A label that was resampled linearly, or that
     belongs to another table, would train and score without a word. What is within 0.001 of a whole number is that
-    number, see :func:`scripts.metrics.froc.integer_ids`.
+    number, see :func:`scripts.metrics.froc.integer_ids`. A label of classes, as nnU-Net has it, becomes one of ids, see
+    :func:`scripts.data.label_classes.instances_of_classes`.
 
     Args:
         keys: keys of the label volumes: fracture ids as any number type, shape ``(1, H, W, D)``, 0 is background.
-        codes_key: key of the scan's ``{fracture id: class code}``; without it the ids are not compared to a table.
+        codes_key: key of the scan's ``{fracture id: class code}``; without it the ids are not compared to a table. Of a
+            label of classes it is written.
+        classes_key: key of ``{value: class code}`` of a label of classes; without it values are ids.
         allow_missing_keys: skip keys that the data lacks.
 
     Returns:
         The data with the volumes as ``torch.uint8``, ``int16`` or ``int32``, the first that holds all ids.
 
     Raises:
-        ValueError: when a value is negative, no whole number or above 16,777,215, an id has no row in the table, or a
-            row no voxels.
+        ValueError: when a value is negative, no whole number or above 16,777,215, an id has no row in the table, a row
+            no voxels, or a value no class.
 
     Example:
         >>> data = {"label": torch.tensor([[[[0.0, 1.0, 2.0]]]]), "label_codes": {1: 3, 2: -1}}
@@ -44,25 +49,36 @@ class CheckLabeld(MapTransform):
         tensor([[[[0, 1, 2]]]], dtype=torch.uint8)
     """
 
-    def __init__(self, keys: KeysCollection, codes_key: str = "label_codes", allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        codes_key: str = "label_codes",
+        classes_key: str = "label_classes",
+        allow_missing_keys: bool = False,
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.codes_key = codes_key
+        self.classes_key = classes_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         d = dict(data)
         for key in self.key_iterator(d):
-            d[key], present = self._to_ids(d[key], _name(d[key], key))
+            name = _name(d[key], key)
+            d[key], present = self._to_ids(d[key], name)
+            if self.classes_key in d:
+                ids, d[self.codes_key] = instances_of_classes(np.asarray(d[key][0]), d[self.classes_key], name)
+                d[key], present = self._to_ids(convert_to_dst_type(ids[None], d[key], dtype=torch.int32)[0], name)
             if self.codes_key not in d:
                 continue
             rows = set(d[self.codes_key])
             if present - rows:
                 raise ValueError(
-                    f"{_name(d[key], key)}: the ids {sorted(present - rows)} have no row in the scan's table: "
+                    f"{name}: the ids {sorted(present - rows)} have no row in the scan's table: "
                     "add them to the table, or clear them in the volume."
                 )
             if rows - present:
                 raise ValueError(
-                    f"{_name(d[key], key)}: the ids {sorted(rows - present)} of the scan's table have no voxels: "
+                    f"{name}: the ids {sorted(rows - present)} of the scan's table have no voxels: "
                     "mark them in the volume, or take their rows out."
                 )
         return d

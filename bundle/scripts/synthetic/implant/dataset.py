@@ -22,6 +22,7 @@ from scripts.data.loading_faults import loading_fault
 from scripts.files.atomic_write import write_json, write_text, write_volume
 from scripts.images.grids import grid_difference
 from scripts.images.image_reader import CTReader
+from scripts.synthetic.choices import RIBFRAC_NAMES
 from scripts.synthetic.implant.scan import Implanted, implant_fractures
 from scripts.synthetic.phantom.dataset import INFO_NAME, SECTIONS
 
@@ -44,6 +45,7 @@ def generate_implanted(
     section: str = "training",
     first_id: int | None = None,
     subtle: float = 0.0,
+    names: str = RIBFRAC_NAMES,
 ) -> None:
     """
     Write scans with implanted fractures, their labels and their table in RibFrac's layout, in RAS orientation.
@@ -65,6 +67,7 @@ def generate_implanted(
         section: ``training``, ``validation`` or ``test``, which gives the folders their names.
         first_id: number of the first scan; the section's first one in RibFrac when ``None``.
         subtle: share of fractures that are subtle, 0 to 1.
+        names: format of a scan's name, of its number.
 
     Raises:
         FileNotFoundError: when an image or a mask is missing.
@@ -118,7 +121,7 @@ def generate_implanted(
                 made = _implanted(
                     image, rib_mask, spacing, seed, number, (0, 0) if unchanged else fractures, path, subtle
                 )
-                public_id = f"RibFrac{first + index * per_image + number}"
+                public_id = names.format(first + index * per_image + number)
                 images_dir, labels_dir = folder / f"ribfrac-{name}-images", folder / f"ribfrac-{name}-labels"
                 write_volume(images_dir / f"{public_id}-image.nii.gz", made.image_hu, affine)
                 write_volume(labels_dir / f"{public_id}-label.nii.gz", made.label, affine)

@@ -14,7 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from scripts.files.atomic_write import write_json, write_text, write_volume
-from scripts.synthetic.phantom.scan import SIZES, make_phantom
+from scripts.synthetic.choices import RIBFRAC_NAMES, SIZES
+from scripts.synthetic.phantom.scan import make_phantom
 from scripts.synthetic.phantom.traits import check_traits, trait_rng
 
 __all__ = ["INFO_NAME", "SECTIONS", "generate_phantoms"]
@@ -40,6 +41,7 @@ def generate_phantoms(
     spacing: tuple[float, float, float] | None = None,
     subtle: float = 0.0,
     traits: Sequence[str] = (),
+    names: str = RIBFRAC_NAMES,
 ) -> None:
     """
     Write synthetic scans, labels and tables in RibFrac's layout.
@@ -54,17 +56,18 @@ def generate_phantoms(
 
     Args:
         output_dir: folder of the data set, made if needed.
-        training: number of scans, ids from ``RibFrac1``, at most 420.
-        validation: number of scans, ids from ``RibFrac421``, at most 80.
-        test: number of scans, ids from ``RibFrac501``, at most 160.
+        training: number of scans, numbered from 1, at most 420.
+        validation: number of scans, numbered from 421, at most 80.
+        test: number of scans, numbered from 501, at most 160.
         seed: seed of the data set.
         size: ``full`` or ``slab``, see :py:func:`scripts.synthetic.phantom.scan.make_phantom`.
         workers: processes that make scans side by side; one per processor core, at most 8, when ``None``.
         shape: voxels of every scan, in place of ``size``; for quick trials.
         spacing: mm per voxel of every scan.
         subtle: share of fractures that are subtle, 0 to 1.
-        traits: names in :py:data:`scripts.synthetic.phantom.traits.TRAITS`; each scan has each of them with a
+        traits: names in :py:data:`scripts.synthetic.choices.TRAITS`; each scan has each of them with a
             probability of one half.
+        names: format of a scan's name, of its number. A folder that is there keeps the names that it has.
 
     Raises:
         ValueError: when the folder holds something else, the sections do not fit, ``subtle`` is no share, or a trait is
@@ -95,7 +98,7 @@ def generate_phantoms(
     }
     if _is_finished(folder, settings):
         return
-    jobs = [(folder, section, index, settings) for section, count in counts.items() for index in range(count)]
+    jobs = [(folder, section, index, settings, names) for section, count in counts.items() for index in range(count)]
     workers = min(workers or min(os.cpu_count() or 1, _MOST_WORKERS), max(len(jobs), 1))
     tables: dict[str, list[tuple[str, int, int]]] = {section: [] for section in counts}
     # processes that start afresh: those forked from a program with threads, as torch's, may hang
@@ -131,11 +134,11 @@ def _is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     return False
 
 
-def _write_scan(job: tuple[Path, str, int, dict[str, Any]]) -> tuple[str, list[tuple[str, int, int]]]:
+def _write_scan(job: tuple[Path, str, int, dict[str, Any], str]) -> tuple[str, list[tuple[str, int, int]]]:
     """Write one scan and its label, unless an interrupted run did; returns its rows of the table."""
-    folder, section, index, settings = job
+    folder, section, index, settings, names = job
     name, first_id, _ = SECTIONS[section]
-    public_id = f"RibFrac{first_id + index}"
+    public_id = names.format(first_id + index)
     done_path = folder / _UNFINISHED / f"{public_id}.json"
     if done_path.is_file():
         codes = {int(instance): code for instance, code in json.loads(done_path.read_text()).items()}

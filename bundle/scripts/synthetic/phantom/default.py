@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ignite.distributed as idist
 
+from scripts.synthetic.choices import SYNTHETIC_NAMES
 from scripts.synthetic.phantom.dataset import generate_phantoms
 
 __all__ = ["ensure_phantoms"]
@@ -28,5 +29,5 @@ def ensure_phantoms(
     """
     if Path(dataset_dir).resolve() == Path(phantom_dir).resolve():
         with idist.one_rank_first():  # of a training of several processes
-            generate_phantoms(phantom_dir, size=size)
+            generate_phantoms(phantom_dir, size=size, names=SYNTHETIC_NAMES)
     return dataset_dir

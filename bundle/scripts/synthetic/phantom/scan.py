@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from scripts.synthetic.choices import SIZES
 from scripts.synthetic.phantom.anatomy import Patient, paint_lung_vessels, paint_soft_parts, paint_table
 from scripts.synthetic.phantom.devices import paint_arms, paint_implants, paint_lead, paint_streaks, paint_wire
 from scripts.synthetic.phantom.fractures import (
@@ -42,9 +43,8 @@ from scripts.synthetic.phantom.traits import (
     trait_rng,
 )
 
-__all__ = ["SIZES", "Phantom", "draw_axes", "draw_count", "draw_grid", "make_phantom"]
+__all__ = ["Phantom", "draw_axes", "draw_count", "draw_grid", "make_phantom"]
 
-SIZES = ("full", "slab")
 _LPS = (-1, -1, 1)
 _OTHER_AXES = ((1, 1, 1), (-1, 1, 1), (1, -1, 1))
 _MAX_FRACTURES = 20
@@ -106,7 +106,7 @@ def make_phantom(
         spacing: mm per voxel along the same axes instead; drawn from 0.62-0.94 in plane and 0.8-1.5 between slices.
         fractures: number of fractures. Drawn where it is ``None``: 1 to 20, median 6 in a whole thorax, fewer where
             the scan shows less of it.
-        traits: names in :py:data:`scripts.synthetic.phantom.traits.TRAITS`, in any combination; each is drawn by
+        traits: names in :py:data:`scripts.synthetic.choices.TRAITS`, in any combination; each is drawn by
             itself from the seed. ``displaced`` adds fractures; ``thick`` counts before ``spacing``, and traits of the
             field of view before ``shape``.
         subtle: share of fractures that are subtle, 0 to 1, half of them healing; above 0, so are a quarter of the
