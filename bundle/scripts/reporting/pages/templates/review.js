@@ -47,6 +47,7 @@
     const name = byId("name-filter").value.trim().toLowerCase();
     const side = byId("side-filter").value;
     const outcome = annotated ? byId("outcome-filter").value : "";
+    const verdict = byId("verdict-filter").value;
     const total = { candidates: 0, hit: 0, missed: 0, false: 0 };
     const perScan = scanRows.map(() => ({ candidates: 0, hit: 0, missed: 0, false: 0, shown: 0 }));
     const foundOfType = new Map();
@@ -65,7 +66,8 @@
       const shown = state !== "" &&
         row.dataset.name.toLowerCase().includes(name) &&
         (side === "" || row.dataset.side === side) &&
-        (outcome === "" || state === outcome || (outcome === "hit" && state === "again"));
+        (outcome === "" || state === outcome || (outcome === "hit" && state === "again")) &&
+        (verdict === "" || row.dataset.verdict === verdict);
       row.hidden = !shown;
       for (const item of partners.get(row.dataset.key)) item.toggleAttribute("hidden", !shown);
       shownRows += shown;
@@ -74,6 +76,7 @@
     byId("nothing").hidden = shownRows > 0;
     showCounts(total, perScan, foundOfType);
     showScans(perScan, name);
+    document.dispatchEvent(new Event("shown"));
   }
 
   function showCounts(total, perScan, foundOfType) {
@@ -152,12 +155,13 @@
   const exact = byId("threshold-number");
   slider.addEventListener("input", () => { exact.value = slider.value; update(); });
   exact.addEventListener("input", () => { slider.value = exact.value; update(); });
-  for (const id of ["name-filter", "side-filter", "outcome-filter"]) {
+  for (const id of ["name-filter", "side-filter", "outcome-filter", "verdict-filter"]) {
     if (byId(id)) byId(id).addEventListener("input", update);
   }
   byId("lines").addEventListener("change", (event) => {
     document.body.classList.toggle("bare", !event.target.checked);
   });
+  document.addEventListener("verdict", () => { if (byId("verdict-filter").value) update(); });
   const form = byId("controls");
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => {
