@@ -91,6 +91,7 @@ class ReviewPage:
         notes: str = "",
         unfolded: Sequence[View] = (),
         chest: ChestFacts | None = None,
+        found: str = "",
     ) -> None:
         """
         Add a scan.
@@ -103,6 +104,7 @@ class ReviewPage:
             notes: what is doubtful about it.
             unfolded: pictures of its unfolded rib cage.
             chest: what its candidates at the operating point are together, where they are described.
+            found: the same in one sentence.
 
         Raises:
             ValueError: when only some of the run's scans are annotated.
@@ -120,6 +122,8 @@ class ReviewPage:
                 projections=projections,
                 unfolded=unfolded,
                 chest={} if chest is None else chest_words(chest),
+                found=found,
+                threshold=self.threshold,
                 viewer_link=_viewer_link,
                 outcomes=OUTCOMES,
                 annotated=result is not None,

@@ -8,8 +8,8 @@
   const scanRows = all("#scan-table tbody tr[data-scan]");
   const otherRows = all("#scan-table tbody tr.other"); // scans that failed, or were done earlier
   const many = Number(byId("scan-table").dataset.many);
-  const partners = new Map(rows.map((row) => [row.dataset.key, []])); // card and marks of each row
-  for (const item of all(".card, .mark")) partners.get(item.dataset.key).push(item);
+  const partners = new Map(rows.map((row) => [row.dataset.key, []])); // card, chip and marks of each row
+  for (const item of all(".card, .mark, .chip")) partners.get(item.dataset.key).push(item);
 
   const words = {
     candidate: ["C", "candidate"],

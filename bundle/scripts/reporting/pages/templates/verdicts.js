@@ -10,6 +10,7 @@
   const candidates = rows.filter((row) => row.dataset.score !== undefined);
   const reviews = new Map(candidates.map((row) => [row, { verdict: "", comment: "" }]));
   const rowOf = new Map(rows.map((row) => [row.dataset.key, row]));
+  const chipOf = new Map(all(".chip").map((chip) => [chip.dataset.key, chip]));
   let here = null; // the row whose card the keys are about
 
   const cardOf = (row) => byId(row.dataset.key);
@@ -20,7 +21,7 @@
   function show(row) {
     const { verdict, comment } = reviews.get(row);
     const card = cardOf(row);
-    row.dataset.verdict = card.dataset.verdict = verdict || "open";
+    for (const item of [row, card, chipOf.get(row.dataset.key)]) item.dataset.verdict = verdict || "open";
     const cell = row.querySelector(".said");
     cell.textContent = verdict || "–";
     cell.dataset.value = verdict;
