@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Events
 from ignite.handlers import ProgressBar
 from monai.config import PathLike
-from monai.handlers import StatsHandler, TensorBoardStatsHandler, from_engine
+from monai.handlers import TensorBoardStatsHandler, from_engine
 from monai.utils import str2bool
 
 from scripts.candidates import ribs_of
@@ -265,14 +265,10 @@ class TrainingReportHandler:
         if idist.get_rank() == 0:
             log_dir = str(Path(output_dir) / "tensorboard")
             self.handlers += [
-                StatsHandler(iteration_log=False, epoch_log=False),  # of exceptions
                 TensorBoardStatsHandler(log_dir=log_dir, tag_name="train_loss", output_transform=self.loss),
                 TrainingLogHandler(weights, history, page_path),
             ]
-            self.of_evaluator = [
-                StatsHandler(iteration_log=False, epoch_log=False),
-                TensorBoardStatsHandler(log_dir=log_dir, iteration_log=False),
-            ]
+            self.of_evaluator = [TensorBoardStatsHandler(log_dir=log_dir, iteration_log=False)]
 
     def attach(self, engine: Engine) -> None:
         for handler in self.handlers:
