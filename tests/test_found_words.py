@@ -31,7 +31,7 @@ def on_side(side: str) -> Candidate:
         ),
         pytest.param(
             [*(on_rib("left", number) for number in (6, 4, 5, 8, 6)), on_rib("right", 3)],
-            "6 possible fractures: left ribs 4-6, 8, right rib 3",
+            "6 possible fractures: left ribs 4-6 and 8, right rib 3",
             id="ribs in runs",
         ),
         pytest.param(

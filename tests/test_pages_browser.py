@@ -50,9 +50,11 @@ def test_it_opens_without_complaints_and_nothing_of_a_name_runs(page):
     assert not [text for text in page.complaints if text.startswith("dialog")]  # by the policy, even in the page
 
 
-def test_every_picture_can_be_seen(page):
-    page.eval_on_selector_all("img", "images => images.forEach(image => { image.loading = 'eager'; })")
+def test_every_picture_can_be_seen_without_scrolling(page):
     page.wait_for_timeout(300)
+    assert page.evaluate(
+        "[...document.querySelectorAll('.card')].every(c => c.checkVisibility({contentVisibilityAuto: true}))"
+    )
     assert page.eval_on_selector_all("img", "images => images.filter(i => !i.naturalWidth).length") == 0
     keys = page.eval_on_selector_all("#finding-table img", "images => images.map(i => i.src)")
     axial = page.eval_on_selector_all(".card .views figure:first-child img", "images => images.map(i => i.src)")
@@ -94,9 +96,9 @@ def test_the_table_of_scans_keeps_one_that_failed(unannotated):
         return unannotated.locator(f"#scan-table tbody tr:visible > :nth-child({number})").all_text_contents()
 
     assert unannotated.complaints == []
-    assert (column(1), column(3), column(4)) == (["cut", "one", "two"], ["", "3", "3"], ["", "yes", "yes"])
+    assert (column(1), column(3), column(4)) == (["cut", "one", "two"], ["–", "3", "3"], ["–", "yes", "yes"])
     unannotated.fill("#threshold-number", "0.3")
-    assert (column(2), column(3), column(4)) == (["failed", "done", "done"], ["", "2", "2"], ["", "", ""])
+    assert (column(2), column(3), column(4)) == (["failed", "done", "done"], ["–", "2", "2"], ["–", "no", "no"])
     assert unannotated.text_content("#n-many") == "0"
     assert unannotated.text_content("#counts").strip().startswith("4 candidates of score 0.3 or more in 2 of 2")
     unannotated.click("#scan-table th:first-child button")
@@ -161,7 +163,7 @@ def test_sorting(page):
     header = page.locator("#finding-table th", has_text="score")
     header.locator("button").press("Enter")
     assert header.get_attribute("aria-sort") == "ascending"
-    assert column(5) == ["", "", "0.25", "0.25", "0.50", "0.50", "0.75", "0.75"]
+    assert column(5) == ["–", "–", "0.25", "0.25", "0.50", "0.50", "0.75", "0.75"]
     header.locator("button").click()
     assert header.get_attribute("aria-sort") == "descending" and column(5)[0] == "0.75"
     page.click("#finding-table th:nth-child(3) button")
@@ -193,6 +195,9 @@ def test_printed_it_shows_everything_but_the_controls(page):
 
 def test_it_fits_a_narrow_window_and_the_dark(page):
     page.set_viewport_size({"width": 380, "height": 800})
+    last = page.locator("#finding-table thead th:last-child")
+    last.scroll_into_view_if_needed()  # within its table
+    assert last.bounding_box()["x"] + last.bounding_box()["width"] <= 380
     page.emulate_media(color_scheme="dark")
     assert page.evaluate("document.documentElement.scrollWidth") <= 380
     paper, ink = page.evaluate(
@@ -219,7 +224,7 @@ def test_verdicts_are_given_by_keys_and_exported(page, tmp_path):
     page.keyboard.press("a")
     assert page.text_content("#n-reviewed") == "3" and page.text_content("#n-to-review") == "6"
     verdicts = page.locator("#finding-table tbody .said").all_text_contents()
-    assert verdicts == ["accepted", "rejected", "doubtful", "", "–", "–", "–", ""]
+    assert verdicts == ["accepted", "rejected", "doubtful", "–", "none yet", "none yet", "none yet", "–"]
     said = exported(page, "#export-json", tmp_path)
     assert [said["RibFrac501", number].verdict for number in (2, 1, 3)] == ["accepted", "rejected", "doubtful"]
     assert {one.verdict for (scan, _), one in said.items() if scan == EVIL} == {""}

@@ -49,14 +49,15 @@ def _on_sides(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _runs(numbers: Iterable[int]) -> str:
-    """Write numbers as ``4-8, 10``."""
+    """Write numbers as ``4-8 and 10``."""
     runs: list[list[int]] = []
     for number in sorted(numbers):
         if runs and number == runs[-1][-1] + 1:
             runs[-1].append(number)
         else:
             runs.append([number])
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    *words, last = (f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return f"{', '.join(words)} and {last}" if words else last
 
 
 def _flail(chest: ChestFacts) -> str:

@@ -207,8 +207,8 @@ def _key(number: int, finding: Finding) -> str:
 
 
 def told_columns(findings: Sequence[Finding]) -> list[str]:
-    """Name the further columns of ``fractures.csv`` that the page's table shows: all but numbers of a place."""
-    columns = dict.fromkeys(column for finding in findings for column in finding.more)
+    """Name the further columns of ``fractures.csv`` that the page's table shows: neither a place, nor all empty."""
+    columns = dict.fromkeys(column for finding in findings for column, text in finding.more.items() if text)
     return [column for column in columns if not column.startswith(_PLACE_COLUMNS)]
 
 

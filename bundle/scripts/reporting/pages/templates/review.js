@@ -113,7 +113,7 @@
       const named = row.dataset.name.toLowerCase().includes(name);
       row.hidden = !named;
       setCell(row.querySelector(".candidates"), counts.candidates);
-      setCell(row.querySelector(".many"), counts.candidates >= many ? "yes" : "");
+      setCell(row.querySelector(".many"), counts.candidates >= many ? "yes" : "no");
       if (annotated) {
         setCell(row.querySelector(".hits"), counts.hit);
         setCell(row.querySelector(".missed"), counts.missed);
@@ -148,6 +148,10 @@
     if (picture) key.src = picture.src;
     else key.remove();
   }
+  // Pictures that were never in view would be missing in print and in a picture of the whole page.
+  const loadAll = () => { for (const picture of all("img[loading]")) picture.removeAttribute("loading"); };
+  window.addEventListener("beforeprint", loadAll);
+  if (!document.body.classList.contains("many")) loadAll();
   for (const button of all("th[aria-sort] button")) {
     button.addEventListener("click", () => sortBy(button.closest("th")));
   }

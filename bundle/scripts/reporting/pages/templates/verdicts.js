@@ -23,7 +23,7 @@
     const card = cardOf(row);
     for (const item of [row, card, chipOf.get(row.dataset.key)]) item.dataset.verdict = verdict || "open";
     const cell = row.querySelector(".said");
-    cell.textContent = verdict || "–";
+    cell.textContent = verdict || "none yet";
     cell.dataset.value = verdict;
     for (const button of all("[data-verdict]", card)) {
       button.setAttribute("aria-pressed", String(button.dataset.verdict === verdict));
