@@ -21,7 +21,7 @@ from scripts.reporting.pages.views import View
 from scripts.reporting.scores import NO_INTERVAL
 from scripts.reporting.tables import chest_words
 
-__all__ = ["OUTCOMES", "OtherScan", "ReviewPage", "show_viewer_links", "told_columns", "viewer_address"]
+__all__ = ["OUTCOMES", "OtherScan", "ReviewPage", "report_of", "show_viewer_links", "told_columns", "viewer_address"]
 
 _PARTING = "<!-- scans -->"
 # Columns of fractures.csv that begin so have no room in a table; a candidate's card has them.
@@ -221,6 +221,17 @@ def _viewer_link(scan: str, hidden: bool = True) -> str:
     """Lead to that page; hidden until there is one, since a page opened as a file cannot ask whether another exists."""
     address = quote(viewer_address(scan).as_posix())
     return f'<a class="viewer-link" href="{address}"{" hidden" if hidden else ""}>Scroll through the scan</a>'
+
+
+def report_of(reports: Sequence[Path], scan: str) -> str:
+    """Lead from the page to scroll through a scan to its place on a review page; empty where none has the scan."""
+    for report in reports:
+        text = report.read_text(encoding="utf-8").replace(_viewer_link(scan), _viewer_link(scan, hidden=False))
+        before, link, _ = text.partition(_viewer_link(scan, hidden=False))
+        if link:
+            section = before.rpartition('<section class="scan" id="')[2].partition('"')[0]
+            return f"../{quote(report.name)}#{section}"
+    return ""
 
 
 def show_viewer_links(report: Path, scans: Sequence[str]) -> None:
