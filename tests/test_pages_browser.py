@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from types import SimpleNamespace
 
@@ -10,6 +11,8 @@ from conftest import watched_page
 from test_pages import EVIL, annotated_scan, run_handler, unannotated_scan
 
 from scripts.data.dataloader import SkippedScan
+from scripts.data.verdicts import read_verdicts
+from scripts.transforms import DescribeCandidatesd
 
 pytestmark = pytest.mark.browser
 
@@ -47,9 +50,11 @@ def test_it_opens_without_complaints_and_nothing_of_a_name_runs(page):
     assert not [text for text in page.complaints if text.startswith("dialog")]  # by the policy, even in the page
 
 
-def test_every_picture_can_be_seen(page):
-    page.eval_on_selector_all("img", "images => images.forEach(image => { image.loading = 'eager'; })")
+def test_every_picture_can_be_seen_without_scrolling(page):
     page.wait_for_timeout(300)
+    assert page.evaluate(
+        "[...document.querySelectorAll('.card')].every(c => c.checkVisibility({contentVisibilityAuto: true}))"
+    )
     assert page.eval_on_selector_all("img", "images => images.filter(i => !i.naturalWidth).length") == 0
     keys = page.eval_on_selector_all("#finding-table img", "images => images.map(i => i.src)")
     axial = page.eval_on_selector_all(".card .views figure:first-child img", "images => images.map(i => i.src)")
@@ -91,9 +96,9 @@ def test_the_table_of_scans_keeps_one_that_failed(unannotated):
         return unannotated.locator(f"#scan-table tbody tr:visible > :nth-child({number})").all_text_contents()
 
     assert unannotated.complaints == []
-    assert (column(1), column(3), column(4)) == (["cut", "one", "two"], ["", "3", "3"], ["", "yes", "yes"])
+    assert (column(1), column(3), column(4)) == (["cut", "one", "two"], ["–", "3", "3"], ["–", "yes", "yes"])
     unannotated.fill("#threshold-number", "0.3")
-    assert (column(2), column(3), column(4)) == (["failed", "done", "done"], ["", "2", "2"], ["", "", ""])
+    assert (column(2), column(3), column(4)) == (["failed", "done", "done"], ["–", "2", "2"], ["–", "no", "no"])
     assert unannotated.text_content("#n-many") == "0"
     assert unannotated.text_content("#counts").strip().startswith("4 candidates of score 0.3 or more in 2 of 2")
     unannotated.click("#scan-table th:first-child button")
@@ -158,7 +163,7 @@ def test_sorting(page):
     header = page.locator("#finding-table th", has_text="score")
     header.locator("button").press("Enter")
     assert header.get_attribute("aria-sort") == "ascending"
-    assert column(5) == ["", "", "0.25", "0.25", "0.50", "0.50", "0.75", "0.75"]
+    assert column(5) == ["–", "–", "0.25", "0.25", "0.50", "0.50", "0.75", "0.75"]
     header.locator("button").click()
     assert header.get_attribute("aria-sort") == "descending" and column(5)[0] == "0.75"
     page.click("#finding-table th:nth-child(3) button")
@@ -179,7 +184,7 @@ def test_a_mark_leads_to_its_card(page):
     page.keyboard.press("Enter")
     page.wait_for_timeout(100)
     target = page.evaluate("document.querySelector(':target').className")
-    assert target == "card"
+    assert target == "card here"  # the keys are about it now
 
 
 def test_printed_it_shows_everything_but_the_controls(page):
@@ -190,9 +195,135 @@ def test_printed_it_shows_everything_but_the_controls(page):
 
 def test_it_fits_a_narrow_window_and_the_dark(page):
     page.set_viewport_size({"width": 380, "height": 800})
+    last = page.locator("#finding-table thead th:last-child")
+    last.scroll_into_view_if_needed()  # within its table
+    assert last.bounding_box()["x"] + last.bounding_box()["width"] <= 380
     page.emulate_media(color_scheme="dark")
     assert page.evaluate("document.documentElement.scrollWidth") <= 380
     paper, ink = page.evaluate(
         "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
     )
     assert (paper, ink) == ("rgb(20, 24, 29)", "rgb(232, 236, 240)")
+
+
+def exported(page, button, folder):
+    """The verdicts that a press of a button exports, by scan and id."""
+    with page.expect_download() as download:
+        page.click(button)
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return {(scan, one.id): one for scan, its in read_verdicts(path).items() for one in its}
+
+
+def test_verdicts_are_given_by_keys_and_exported(page, tmp_path):
+    for key in "n", "a", "n", "r", "n", "d", "c":
+        page.keyboard.press(key)
+    page.keyboard.insert_text('so; "it", n\na=')
+    page.keyboard.press("Escape")
+    page.keyboard.press("n")  # the fracture that was missed has no verdict
+    page.keyboard.press("a")
+    assert page.text_content("#n-reviewed") == "3" and page.text_content("#n-to-review") == "6"
+    verdicts = page.locator("#finding-table tbody .said").all_text_contents()
+    assert verdicts == ["accepted", "rejected", "doubtful", "–", "none yet", "none yet", "none yet", "–"]
+    said = exported(page, "#export-json", tmp_path)
+    assert [said["RibFrac501", number].verdict for number in (2, 1, 3)] == ["accepted", "rejected", "doubtful"]
+    assert {one.verdict for (scan, _), one in said.items() if scan == EVIL} == {""}
+    as_csv = exported(page, "#export-csv", tmp_path)
+    assert [one._replace(where="") for one in said.values()] == [one._replace(where="") for one in as_csv.values()]
+    expected = DescribeCandidatesd("pred")(annotated_scan())["candidates"]
+    assert [said["RibFrac501", one.id].center_mm for one in expected] == [one.center_mm for one in expected]
+    assert [said["RibFrac501", one.id].score for one in expected] == [one.score for one in expected]
+    assert json.loads((tmp_path / "review.json").read_text())["candidates"][2]["comment"] == 'so; "it", n\na='
+
+
+def test_only_what_the_least_score_shows_or_is_reviewed_is_exported(page, tmp_path):
+    page.click("#s0-c3 [data-verdict=rejected]")  # of the score 0.25
+    page.fill("#threshold-number", "0.6")
+    assert sorted(exported(page, "#export-json", tmp_path)) == [(EVIL, 2), ("RibFrac501", 2), ("RibFrac501", 3)]
+    assert page.text_content("#n-to-review") == "2"
+
+
+def test_verdicts_stay_with_their_page(browser, tmp_path):
+    context = browser.new_context()
+    for name in ("one", "two"):
+        run_handler(tmp_path / name, unannotated_scan()).run([0])
+    opened = context.new_page()
+
+    def pressed(name):
+        opened.goto((tmp_path / name / "report.html").as_uri())
+        return opened.locator("[aria-pressed=true]").evaluate_all("all => all.map(b => b.closest('.card').id)")
+
+    assert pressed("one") == []
+    opened.click("#s0-c2 [data-verdict=accepted]")
+    opened.fill("#s0-c2 textarea", "sure")
+    assert pressed("two") == []
+    opened.click("#s0-c1 [data-verdict=accepted]")
+    assert (pressed("two"), pressed("one")) == (["s0-c1"], ["s0-c2"])
+    assert opened.input_value("#s0-c2 textarea") == "sure"
+    opened.click("#s0-c2 [data-verdict=accepted]")  # a second press takes it back
+    assert pressed("one") == []
+    context.close()
+
+
+def test_an_exported_review_is_loaded_whole_or_not_at_all(page, browser, address, tmp_path):
+    page.click("#s0-c2 [data-verdict=accepted]")
+    page.fill("#s1-c1 textarea", "old")
+    exported(page, "#export-json", tmp_path)
+    other = browser.new_context().new_page()
+    other.goto(address)
+    path = tmp_path / "review.json"
+    content = json.loads(path.read_text())
+    content["candidates"][0]["score"] = 0.1
+    (tmp_path / "other.json").write_text(json.dumps(content))
+
+    def load(name):
+        other.set_input_files("#load-review", tmp_path / name)
+        other.wait_for_timeout(200)
+        return other.text_content("#review-state")
+
+    assert (
+        load("other.json") == "other.json does not fit this page: C2 in RibFrac501 is another candidate here, or none."
+    )
+    assert other.text_content("#n-reviewed") == "0"
+    assert load("review.json") == "6 candidates loaded." and other.text_content("#n-reviewed") == "1"
+    assert other.input_value("#s1-c1 textarea") == "old"
+    other.context.close()
+
+
+def test_the_list_shows_what_is_not_reviewed_yet(page):
+    page.click("#s0-c2 [data-verdict=doubtful]")
+    page.select_option("#verdict-filter", "open")
+    assert shown(page) == 5 and not page.is_visible("#s0-c2")
+    page.select_option("#verdict-filter", "doubtful")
+    assert shown(page) == 1 and page.is_visible("#s0-c2")
+    page.click("#s0-c2 [data-verdict=accepted]")
+    assert shown(page) == 0
+
+
+def test_pictures_open_large(page):
+    title = page.locator("#large-name")
+    page.keyboard.press("n")
+    page.keyboard.press("v")
+    assert page.is_visible("#large") and title.text_content() == "H C2, score 0.75 hit in RibFrac501, axial"
+    assert page.locator("#large-view .view").bounding_box()["width"] > 400
+    page.keyboard.press("ArrowRight")
+    assert title.text_content().endswith("coronal")
+    page.keyboard.press("n")
+    page.keyboard.press("a")
+    assert (
+        title.text_content()
+        == "H C1, score 0.50 hit on a fracture that is found already in RibFrac501, coronal: accepted"
+    )
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    assert "sagittal" in title.text_content()
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#large")
+    deadline = time.monotonic() + 10
+    while page.evaluate("document.activeElement.className") != "enlarge" and time.monotonic() < deadline:
+        page.wait_for_timeout(20)  # the focus goes to the picture that was shown last
+    assert page.evaluate("document.activeElement.closest('.card').id") == "s0-c1"
+    page.click(".top figure:first-child .enlarge")
+    assert "Rib cage in RibFrac501, from the front" in title.text_content()
+    page.click("#large form button:last-child")
+    assert not page.is_visible("#large") and page.complaints == []

@@ -151,7 +151,7 @@ def test_the_page_leads_from_the_unfolded_ribs_to_a_candidate_and_back(tmp_path)
     assert [element.text for element in page.all("text") if element.text[:1] in ("L", "R") and len(element.text) > 1][
         :4
     ] == ["L5", "L6", "R5", "R?2"]
-    columns = [element.text for element in page.all("button") if element.text.startswith("rib")]
+    columns = [element.text for element in page.all("button") if element.text.strip() == "rib"]
     assert columns == ["rib"]  # the card has the others
     assert "left 6" in [element.text for element in page.all("td")]
 

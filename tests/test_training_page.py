@@ -38,6 +38,12 @@ def test_curves_have_charts_and_the_learning_rate_its_own():
     assert (charts[1].y.low, charts[1].y.high, charts[1].x.high) == (0.001, 0.1, 2)
 
 
+def test_scores_of_the_validation_have_a_chart_of_their_own():
+    charts = curve_charts({"training_loss": [(1, 0.5)], "average_recall": [(1, 0.25)], "learning_rate": []})
+    assert [(chart.title, chart.y.label) for chart in charts] == [("Losses", "loss"), ("Validation scores", "score")]
+    assert [series.name for series in charts[1].series] == ["average recall"]
+
+
 def test_axes_name_whole_epochs_and_the_best_one_is_marked(tmp_path):
     points = {"training_loss": [(1, 0.5), (2, 0.4), (3, 0.3)], "validation_loss": [(1, 0.5), (2, 0.3), (3, 0.4)]}
     (chart,) = curve_charts(points)

@@ -404,6 +404,13 @@ def test_a_scan_of_another_name_is_refused_with_those_that_are_there(tmp_path, c
     assert "has no scan RibFrac50, but RibFrac501" in capsys.readouterr().err
 
 
+def test_without_a_mask_there_is_nothing_to_view(tmp_path):
+    output = synthetic_run(tmp_path)
+    (output / "predictions" / "A.nii.gz").unlink()
+    with pytest.raises(FileNotFoundError, match="predictions holds no mask of a scan of .*: predict them first"):
+        write_views(output)
+
+
 def test_scans_that_were_moved_are_found_where_the_command_says(tmp_path, capsys):
     output = synthetic_run(tmp_path)
     without_scans(output)
@@ -434,8 +441,10 @@ def test_the_review_page_leads_to_the_pages_that_are_there(tmp_path):
         return {e.attributes["href"]: "hidden" not in e.attributes for e in elements}
 
     assert links() == {"views/A%20%26%20%23B.html": False, "views/C.html": False}
-    (page,) = write_views(output, [name])
+    (page,) = write_views(output)  # all that are predicted
     assert links() == {"views/A%20%26%20%23B.html": True, "views/C.html": False}
+    back = [e.attributes["href"] for e in Page(page.read_text(encoding="utf-8")).all("a")]
+    assert back == ["../report.html#s0"]
     assert page == output / "views" / "A & #B.html" and page.is_file()
 
 

@@ -242,6 +242,21 @@ def test_candidates_below_the_threshold_are_neither_listed_nor_drawn(page):
     assert names() == ["F2", "F5"] and not page.is_visible("#nothing")
 
 
+def test_each_plane_tells_its_slice_and_its_scale(page):
+    def told(name):
+        return page.locator(f".frame .{name}").all_text_contents()
+
+    def pixels_per_mm():
+        scale = page.locator(".frame[data-plane=axial] .scale")
+        return scale.bounding_box()["width"] / float(scale.text_content().removesuffix(" mm"))
+
+    # cropped to the body, the scan has 34 x 32 x 30 voxels; candidate 1 has its middle at 28, 25, 20, less 4, 3 and 0
+    assert told("slice") == ["slice 21 of 30", "slice 23 of 32", "slice 25 of 34"]
+    before = pixels_per_mm()
+    page.fill("#zoom", "2")
+    assert pixels_per_mm() == pytest.approx(2 * before, rel=0.02)
+
+
 def test_zoom_is_about_the_crosshair(page):
     without_lines(page)
     page.fill("#zoom", "4")

@@ -22,6 +22,7 @@ COMMANDS = {
     "average": "average the weights of several trainings of one network",
     "inspect": "check a data set before a training, and make a page of it",
     "view": "write pages to scroll through predicted scans in a browser",
+    "labels_from_review": "make a review of a prediction into labels to train on",
     "ribs": "find and number the ribs of scans",
     "join": "join the tables of a prediction that was stopped, or ran in several processes",
     "list_scans": "write the scans of a folder as a data list",

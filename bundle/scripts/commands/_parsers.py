@@ -155,11 +155,32 @@ def _view() -> CommandParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--output_dir", default="output/prediction", help="folder of a prediction or an evaluation")
-    parser.add_argument("--scan", action="append", required=True, help="name of a scan; may be given again")
+    parser.add_argument(
+        "--scan", action="append", default=[], help="name of a scan; may be given again; all without it"
+    )
     parser.add_argument("--dataset_dir", help="where the scans are now; where the run found them without it")
     parser.add_argument("--predictions_dir", help="folder of the masks, where it is not predictions/ in output_dir")
     parser.add_argument(
         "--min_spacing_mm", type=float, default=MIN_SPACING_MM, help="an axis of finer voxels is resampled to this"
+    )
+    return parser
+
+
+def _labels_from_review() -> CommandParser:
+    parser = CommandParser(
+        prog="python -m scripts labels_from_review",
+        description="Make a review of a prediction into labels to train on.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--review", required=True, help="file that the review page exported, JSON or CSV")
+    parser.add_argument(
+        "--predictions_dir", required=True, help="folder of the masks that were reviewed, with ribfrac-pred.csv"
+    )
+    parser.add_argument("--dataset_dir", required=True, help="the scans that were predicted")
+    parser.add_argument("--output_dir", required=True, help="folder of the data set")
+    parser.add_argument("--section", default="training", choices=_SECTIONS, help="section of the data set")
+    parser.add_argument(
+        "--assumed_orientation", help="orientation of a file that states none, such as LPS; refused without it"
     )
     return parser
 
@@ -316,6 +337,7 @@ _PARSERS = {
     "average": _average,
     "inspect": _inspect,
     "view": _view,
+    "labels_from_review": _labels_from_review,
     "ribs": _ribs,
     "join": _join,
     "list_scans": _list_scans,

@@ -34,7 +34,7 @@ from scripts.images.image_reader import CTReader
 from scripts.metrics.ribfrac_froc import scan_result
 from scripts.reporting.pages.findings import Outcome, fracture_type, known_ids, match_outcomes
 from scripts.reporting.pages.niivue import installed_niivue
-from scripts.reporting.pages.page import show_viewer_links, viewer_address
+from scripts.reporting.pages.page import report_of, show_viewer_links, viewer_address
 from scripts.reporting.pages.viewer import Mark, write_viewer_page
 from scripts.reporting.pages.views import places_mm
 from scripts.reporting.tables import displacement_words, rib_words, type_words
@@ -46,7 +46,7 @@ __all__ = ["main", "write_views"]
 
 def write_views(
     output_dir: str | Path,
-    scans: Sequence[str],
+    scans: Sequence[str] = (),
     dataset_dir: str | Path | None = None,
     predictions_dir: str | Path | None = None,
     min_spacing_mm: float = MIN_SPACING_MM,
@@ -56,7 +56,7 @@ def write_views(
 
     Args:
         output_dir: folder of a prediction or an evaluation, with its ``config.yaml``.
-        scans: names of scans.
+        scans: names of scans; none are all that have a mask.
         dataset_dir: where the scans are now; where the run found them, if None.
         predictions_dir: folder of the masks; ``predictions`` in ``output_dir`` where None.
         min_spacing_mm: an axis of finer voxels is resampled to this.
@@ -76,11 +76,17 @@ def write_views(
         str(item["scan"]): item
         for item in load_datalist(settings["dataset_dir"], settings["section"], settings["labels"], check=False)
     }
+    scans = scans or [scan for scan in items if (masks_dir / f"{scan}.nii.gz").is_file()]
+    if not scans:
+        raise FileNotFoundError(
+            f"{masks_dir} holds no mask of a scan of {settings['dataset_dir']}: predict them first."
+        )
     for scan in scans:
         if scan not in items:
             near = get_close_matches(scan, items) or list(items)[:3]
             raise ValueError(f"{settings['dataset_dir']} has no scan {scan}, but {', '.join(near)} ...")
     pages = []
+    reports = sorted(output_dir.glob("report*.html"))
     for scan in scans:
         mask, path = masks_dir / f"{scan}.nii.gz", record_path(output_dir, scan)
         record = read_record(path)
@@ -90,8 +96,9 @@ def write_views(
             raise FileNotFoundError(f"{missing} does not exist, or is empty: predict {scan} first.")
         pages.append(output_dir / viewer_address(scan))
         ribs = output_dir / "ribs" / f"{scan}.nii.gz"
+        settings["report"] = report_of(reports, scan)
         _write_view(pages[-1], items[scan], mask, ribs, candidates, settings, min_spacing_mm)
-    for report in sorted(output_dir.glob("report*.html")):
+    for report in reports:
         show_viewer_links(report, scans)
     return pages
 
@@ -147,7 +154,8 @@ def _write_view(
     kinds = {"candidate": "pred", "fracture": "label"} | ({"rib": "ribs"} if names else {})
     instances = {kind: on_grid_of(image, data[key]) for kind, key in kinds.items() if key in data}
     threshold = float(settings["operating_score"])
-    write_viewer_page(page, item["scan"], image[0].numpy(), image.affine.numpy(), instances, marks, threshold, names)
+    hu, affine = image[0].numpy(), image.affine.numpy()
+    write_viewer_page(page, item["scan"], hu, affine, instances, marks, threshold, names, settings["report"])
 
 
 def _loaded_ribs(path: Path, image: MetaTensor) -> MetaTensor:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["FLAIL_RIBS", "RIB_SCORE_ITEMS", "ChestFacts", "FractureFacts", "chest_facts"]
+__all__ = ["FLAIL_RIBS", "RIB_SCORE_ITEMS", "SIDES", "ChestFacts", "FractureFacts", "chest_facts"]
 
 FLAIL_RIBS = 3
 FLAIL_BREAKS = 2

@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Events
 from ignite.handlers import ProgressBar
 from monai.config import PathLike
-from monai.handlers import StatsHandler, TensorBoardStatsHandler, from_engine
+from monai.handlers import TensorBoardStatsHandler, from_engine
 from monai.utils import str2bool
 
 from scripts.candidates import ribs_of
@@ -22,6 +22,7 @@ from scripts.handlers.training import CurveHistory, CurvesHandler, TrainingLogHa
 from scripts.images.grids import on_grid_of
 from scripts.metrics.froc import ScanResult, challenge_scores
 from scripts.metrics.ribfrac_froc import RibFracFROCMetric
+from scripts.reporting.found_words import found_words
 from scripts.reporting.pages.findings import scan_findings
 from scripts.reporting.pages.page import OtherScan, ReviewPage
 from scripts.reporting.pages.rib_views import unfolded_views
@@ -133,7 +134,9 @@ class ReviewPageHandler:
                 rib_of |= {} if result is None else {"fracture": ribs_of(output["label"], cage)}
                 unfolded = unfolded_views(scan, cage, rib_of)
             chest = self.run.records.summarize(output["candidates"]).chest
-            self._page.add_scan(name, findings, projections(scan, plane), result, notes, unfolded, chest)
+            counted = [its for its in output["candidates"] if its.score >= self.run.records.operating_score]
+            found = found_words(counted, chest)
+            self._page.add_scan(name, findings, projections(scan, plane), result, notes, unfolded, chest, found)
 
     def _write(self, engine: Engine) -> None:
         assert self._page is not None
@@ -262,14 +265,10 @@ class TrainingReportHandler:
         if idist.get_rank() == 0:
             log_dir = str(Path(output_dir) / "tensorboard")
             self.handlers += [
-                StatsHandler(iteration_log=False, epoch_log=False),  # of exceptions
                 TensorBoardStatsHandler(log_dir=log_dir, tag_name="train_loss", output_transform=self.loss),
                 TrainingLogHandler(weights, history, page_path),
             ]
-            self.of_evaluator = [
-                StatsHandler(iteration_log=False, epoch_log=False),
-                TensorBoardStatsHandler(log_dir=log_dir, iteration_log=False),
-            ]
+            self.of_evaluator = [TensorBoardStatsHandler(log_dir=log_dir, iteration_log=False)]
 
     def attach(self, engine: Engine) -> None:
         for handler in self.handlers:

@@ -21,7 +21,7 @@ from scripts.reporting.pages.views import View
 from scripts.reporting.scores import NO_INTERVAL
 from scripts.reporting.tables import chest_words
 
-__all__ = ["OUTCOMES", "OtherScan", "ReviewPage", "show_viewer_links", "told_columns", "viewer_address"]
+__all__ = ["OUTCOMES", "OtherScan", "ReviewPage", "report_of", "show_viewer_links", "told_columns", "viewer_address"]
 
 _PARTING = "<!-- scans -->"
 # Columns of fractures.csv that begin so have no room in a table; a candidate's card has them.
@@ -91,6 +91,7 @@ class ReviewPage:
         notes: str = "",
         unfolded: Sequence[View] = (),
         chest: ChestFacts | None = None,
+        found: str = "",
     ) -> None:
         """
         Add a scan.
@@ -103,6 +104,7 @@ class ReviewPage:
             notes: what is doubtful about it.
             unfolded: pictures of its unfolded rib cage.
             chest: what its candidates at the operating point are together, where they are described.
+            found: the same in one sentence.
 
         Raises:
             ValueError: when only some of the run's scans are annotated.
@@ -120,6 +122,8 @@ class ReviewPage:
                 projections=projections,
                 unfolded=unfolded,
                 chest={} if chest is None else chest_words(chest),
+                found=found,
+                threshold=self.threshold,
                 viewer_link=_viewer_link,
                 outcomes=OUTCOMES,
                 annotated=result is not None,
@@ -203,8 +207,8 @@ def _key(number: int, finding: Finding) -> str:
 
 
 def told_columns(findings: Sequence[Finding]) -> list[str]:
-    """Name the further columns of ``fractures.csv`` that the page's table shows: all but numbers of a place."""
-    columns = dict.fromkeys(column for finding in findings for column in finding.more)
+    """Name the further columns of ``fractures.csv`` that the page's table shows: neither a place, nor all empty."""
+    columns = dict.fromkeys(column for finding in findings for column, text in finding.more.items() if text)
     return [column for column in columns if not column.startswith(_PLACE_COLUMNS)]
 
 
@@ -217,6 +221,17 @@ def _viewer_link(scan: str, hidden: bool = True) -> str:
     """Lead to that page; hidden until there is one, since a page opened as a file cannot ask whether another exists."""
     address = quote(viewer_address(scan).as_posix())
     return f'<a class="viewer-link" href="{address}"{" hidden" if hidden else ""}>Scroll through the scan</a>'
+
+
+def report_of(reports: Sequence[Path], scan: str) -> str:
+    """Lead from the page to scroll through a scan to its place on a review page; empty where none has the scan."""
+    for report in reports:
+        text = report.read_text(encoding="utf-8").replace(_viewer_link(scan), _viewer_link(scan, hidden=False))
+        before, link, _ = text.partition(_viewer_link(scan, hidden=False))
+        if link:
+            section = before.rpartition('<section class="scan" id="')[2].partition('"')[0]
+            return f"../{quote(report.name)}#{section}"
+    return ""
 
 
 def show_viewer_links(report: Path, scans: Sequence[str]) -> None:

@@ -57,21 +57,19 @@ def roi_view(example: Example) -> View:
 
 def curve_charts(points: Mapping[str, Points]) -> list[Chart]:
     """
-    Draw the curves of a training: losses and metrics, and the learning rate.
+    Draw the curves of a training: losses, the scores of the validation where it computes any, and the learning rate.
 
     Args:
-        points: pairs of epoch and value by their names; ``learning_rate`` gets a chart of its own. The best epoch is
-            marked.
+        points: pairs of epoch and value by their names; those of a loss end in ``_loss``. The best epoch is marked.
     """
     best = best_epoch(points)
     marked = None if best is None else best[0]
-    others = {name: list(pairs) for name, pairs in points.items() if name != "learning_rate"}
-    charts = [_chart("Losses", "loss", others, marked)]
-    if points.get("learning_rate"):
-        charts.append(
-            _chart("Learning rate", "learning rate", {"learning_rate": list(points["learning_rate"])}, marked)
-        )
-    return charts
+    groups: dict[tuple[str, str], dict[str, Points]] = {("Losses", "loss"): {}}
+    for name, pairs in points.items():
+        apart = ("Learning rate", "learning rate") if name == "learning_rate" else ("Validation scores", "score")
+        if pairs:
+            groups.setdefault(("Losses", "loss") if name.endswith("_loss") else apart, {})[name] = pairs
+    return [_chart(title, label, curves, marked) for (title, label), curves in groups.items()]
 
 
 def _chart(title: str, label: str, points: Mapping[str, Points], best: int | None) -> Chart:

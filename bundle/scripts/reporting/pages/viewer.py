@@ -117,6 +117,7 @@ def write_viewer_page(
     marks: Sequence[Mark],
     threshold: float = 0.0,
     rib_names: Mapping[int, str] | None = None,
+    report: str = "",
 ) -> None:
     """
     Write the page of a scan, whole or not at all.
@@ -131,6 +132,7 @@ def write_viewer_page(
         marks: what the list shows, in its order.
         threshold: of the score, at which the page opens, in [0, 1].
         rib_names: names of the ribs by their ids, such as ``left 6``; without any none can be switched on.
+        report: address of the scan on the review page; empty where there is none.
 
     Raises:
         FileNotFoundError: when NiiVue is not installed.
@@ -154,6 +156,7 @@ def write_viewer_page(
         spacing_mm=np.linalg.norm(affine[:3, :3], axis=0).tolist(),
         niivue=niivue,
         rib_names=json.dumps(rib_names) if rib_names else "",
+        report=report,
     )
     volumes = {"image": packed_image(image_hu, affine)}
     volumes |= {kind: packed_ids(ids, affine) for kind, ids in instances.items()}

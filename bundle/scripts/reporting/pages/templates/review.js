@@ -8,8 +8,8 @@
   const scanRows = all("#scan-table tbody tr[data-scan]");
   const otherRows = all("#scan-table tbody tr.other"); // scans that failed, or were done earlier
   const many = Number(byId("scan-table").dataset.many);
-  const partners = new Map(rows.map((row) => [row.dataset.key, []])); // card and marks of each row
-  for (const item of all(".card, .mark")) partners.get(item.dataset.key).push(item);
+  const partners = new Map(rows.map((row) => [row.dataset.key, []])); // card, chip and marks of each row
+  for (const item of all(".card, .mark, .chip")) partners.get(item.dataset.key).push(item);
 
   const words = {
     candidate: ["C", "candidate"],
@@ -47,6 +47,7 @@
     const name = byId("name-filter").value.trim().toLowerCase();
     const side = byId("side-filter").value;
     const outcome = annotated ? byId("outcome-filter").value : "";
+    const verdict = byId("verdict-filter").value;
     const total = { candidates: 0, hit: 0, missed: 0, false: 0 };
     const perScan = scanRows.map(() => ({ candidates: 0, hit: 0, missed: 0, false: 0, shown: 0 }));
     const foundOfType = new Map();
@@ -65,7 +66,8 @@
       const shown = state !== "" &&
         row.dataset.name.toLowerCase().includes(name) &&
         (side === "" || row.dataset.side === side) &&
-        (outcome === "" || state === outcome || (outcome === "hit" && state === "again"));
+        (outcome === "" || state === outcome || (outcome === "hit" && state === "again")) &&
+        (verdict === "" || row.dataset.verdict === verdict);
       row.hidden = !shown;
       for (const item of partners.get(row.dataset.key)) item.toggleAttribute("hidden", !shown);
       shownRows += shown;
@@ -74,6 +76,7 @@
     byId("nothing").hidden = shownRows > 0;
     showCounts(total, perScan, foundOfType);
     showScans(perScan, name);
+    document.dispatchEvent(new Event("shown"));
   }
 
   function showCounts(total, perScan, foundOfType) {
@@ -110,7 +113,7 @@
       const named = row.dataset.name.toLowerCase().includes(name);
       row.hidden = !named;
       setCell(row.querySelector(".candidates"), counts.candidates);
-      setCell(row.querySelector(".many"), counts.candidates >= many ? "yes" : "");
+      setCell(row.querySelector(".many"), counts.candidates >= many ? "yes" : "no");
       if (annotated) {
         setCell(row.querySelector(".hits"), counts.hit);
         setCell(row.querySelector(".missed"), counts.missed);
@@ -145,6 +148,10 @@
     if (picture) key.src = picture.src;
     else key.remove();
   }
+  // Pictures that were never in view would be missing in print and in a picture of the whole page.
+  const loadAll = () => { for (const picture of all("img[loading]")) picture.removeAttribute("loading"); };
+  window.addEventListener("beforeprint", loadAll);
+  if (!document.body.classList.contains("many")) loadAll();
   for (const button of all("th[aria-sort] button")) {
     button.addEventListener("click", () => sortBy(button.closest("th")));
   }
@@ -152,12 +159,13 @@
   const exact = byId("threshold-number");
   slider.addEventListener("input", () => { exact.value = slider.value; update(); });
   exact.addEventListener("input", () => { slider.value = exact.value; update(); });
-  for (const id of ["name-filter", "side-filter", "outcome-filter"]) {
+  for (const id of ["name-filter", "side-filter", "outcome-filter", "verdict-filter"]) {
     if (byId(id)) byId(id).addEventListener("input", update);
   }
   byId("lines").addEventListener("change", (event) => {
     document.body.classList.toggle("bare", !event.target.checked);
   });
+  document.addEventListener("verdict", () => { if (byId("verdict-filter").value) update(); });
   const form = byId("controls");
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => {

@@ -186,6 +186,7 @@
       .map((kind) => [kind, Math.round(values[nv.volumes.indexOf(overlays[kind])].value)])
       .filter(([, id]) => id > 0)
       .map(([kind, id]) => kind[0].toUpperCase() + id);
+    numberSlices();
     const state = byId("state");
     state.dataset.mm = `${mm[0]} ${mm[1]} ${mm[2]}`;
     const rib = ribAt(nv.scene.crosshairPos);
@@ -196,6 +197,34 @@
   // Of the crosshair, in mm, so that it looks alike at each zoom.
   const lineWidth = () => (byId("crosshair").checked ? 1 / Number(byId("zoom").value) : 0);
 
+  // A bar of a whole number of mm in each frame, a seventh of its width or more.
+  function drawScales() {
+    const canvas = byId("canvas").getBoundingClientRect();
+    for (const frame of all(".frame").filter((frame) => frame.checkVisibility())) {
+      const box = frame.getBoundingClientRect();
+      const middle = [box.left + box.width / 2 - canvas.left, box.top + box.height / 2 - canvas.top];
+      const [a, b] = [-10, 10].map((shift) => {
+        const place = nv.canvasPos2frac([(middle[0] + shift) * nv.uiData.dpr, middle[1] * nv.uiData.dpr]);
+        return nv.frac2mm(place);
+      });
+      const pixelsPerMm = 20 / Math.hypot(...[0, 1, 2].map((axis) => a[axis] - b[axis]));
+      const mm = [1, 2, 5, 10, 20, 50].find((mm) => mm * pixelsPerMm > box.width / 7) ?? 100;
+      const scale = frame.querySelector(".scale");
+      scale.textContent = `${mm} mm`;
+      scale.style.width = `${mm * pixelsPerMm}px`;
+    }
+  }
+
+  // Slices as the page has them, counted from the left, from behind and from below.
+  function numberSlices() {
+    const voxel = nv.frac2vox(nv.scene.crosshairPos);
+    const sizes = nv.volumes[0].dimsRAS.slice(1);
+    for (const frame of all(".frame")) {
+      const axis = { axial: 2, coronal: 1, sagittal: 0 }[frame.dataset.plane];
+      frame.querySelector(".slice").textContent = `slice ${voxel[axis] + 1} of ${sizes[axis]}`;
+    }
+  }
+
   // Zoomed, the crosshair is in the middle.
   function zoom() {
     const factor = Number(byId("zoom").value);
@@ -204,6 +233,7 @@
     const shift = [0, 1, 2].map((axis) => (factor === 1 ? 0 : middle[axis] - here[axis] * factor));
     nv.setPan2Dxyzmm([...shift, factor]);
     nv.setCrosshairWidth(lineWidth());
+    drawScales();
   }
 
   function goTo(row) {
@@ -261,7 +291,8 @@
       byId("canvas").addEventListener("pointermove", nameRib);
       byId("canvas").addEventListener("pointerleave", () => { byId("rib-name").hidden = true; });
     }
-    byId("planes").addEventListener("input", arrange);
+    byId("planes").addEventListener("input", () => { arrange(); nv.drawScene(); drawScales(); });
+    window.addEventListener("resize", () => requestAnimationFrame(drawScales));
     byId("zoom").addEventListener("input", zoom);
     for (const id of ["threshold", "mask", "opacity"]) byId(id).addEventListener("input", change);
     byId("crosshair").addEventListener("input", () => nv.setCrosshairWidth(lineWidth()));
