@@ -18,6 +18,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,16 +36,18 @@ with socket.socket(socket.AF_UNIX) as server:
 @contextlib.contextmanager
 def forked_python(folder: Path) -> Iterator[Path]:
     """Serve programs for the time of a ``with`` block, which gets the path to run them by."""
-    address, program = str(folder / "socket"), folder / "python"
-    program.write_text(PROGRAM.format(python=sys.executable, address=address))
-    program.chmod(0o755)
-    bundle = Path(__file__).resolve().parents[1] / "bundle"
-    with subprocess.Popen(
-        [sys.executable, __file__, address],
-        stdin=subprocess.PIPE,  # at its end, so also when this process is killed, the server ends
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(bundle)},
-    ) as server:
+    program, bundle = folder / "python", Path(__file__).resolve().parents[1] / "bundle"
+    with (
+        tempfile.TemporaryDirectory() as short,  # the path of a socket has room for a hundred letters
+        subprocess.Popen(
+            [sys.executable, __file__, address := f"{short}/socket"],
+            stdin=subprocess.PIPE,  # at its end, so also when this process is killed, the server ends
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": str(bundle)},
+        ) as server,
+    ):
+        program.write_text(PROGRAM.format(python=sys.executable, address=address))
+        program.chmod(0o755)
         assert server.stdout is not None and server.stdout.readline() == b"ready\n"
         yield program
         server.communicate()

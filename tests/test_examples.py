@@ -133,9 +133,7 @@ GIVEN = {
     "docs/how-to/tune.md": f"{EVALUATED}output/real; {EVALUATED}output/synthetic",
     "docs/reference.md": PREDICTED,
 }
-
-
-PROGRAMS_IN = {"docs/how-to/share.md": "bundles/rib_fracture_ct_segmentation"}  # in bundle/, where it is not that
+PROGRAMS_IN = {"docs/how-to/share.md": "bundles/rib_fracture_ct_segmentation"}  # the others run in bundle/ itself
 
 
 def is_command(line: str) -> bool:
