@@ -19,9 +19,9 @@ if [ "${1:-}" = --all ]; then
 fi
 
 echo "== style"
-black --quiet --check --line-length 120 bundle tests benchmarks
-isort --quiet --check-only bundle tests benchmarks
-flake8 bundle tests benchmarks
+black --quiet --check --line-length 120 bundle tests benchmarks docs
+isort --quiet --check-only bundle tests benchmarks docs
+flake8 bundle tests benchmarks docs
 mypy bundle/scripts
 
 echo "== tests"

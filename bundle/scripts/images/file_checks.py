@@ -40,8 +40,7 @@ def file_problems(
 
     Args:
         image: a file in a format of :mod:`scripts.images.volume_files`; or a DICOM series, as a list of its slices or
-        the
-            folder that holds it alone.
+            the folder that holds it alone.
         label: the file of its annotation, on the image's grid; None where there is none.
         assumed_orientation: where the axes run to of a file that does not tell it, such as LPS, see
             :func:`scripts.images.checked_axcodes`; None: such a file is refused. Where one of image and label tells
