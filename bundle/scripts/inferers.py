@@ -433,7 +433,7 @@ class RibFractureInferer(EngineInferer):
         progress: show a bar of the windows' batches.
 
     Inputs are ``(B, 1, H, W, D)``, scaled; the result is float32 of the same shape, with probabilities in [0, 1]. With
-    ``near``, bool of the inputs' shape, as :class:`scripts.near_ribs.PrepareBatchNearRibs` gives it, windows that hold
+    ``near``, bool of the inputs' shape, as :class:`scripts.runs.PrepareBatchNearRibs` gives it, windows that hold
     no bone within it are skipped.
     """
 

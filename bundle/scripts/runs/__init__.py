@@ -2,6 +2,7 @@
 
 from .config import definition_hash
 from .lock import FolderLock
+from .near_ribs import PrepareBatchNearRibs
 from .prediction import PredictionRun, run_prediction
 from .records import ScanRecords
 from .settings import read_command_line
@@ -9,6 +10,7 @@ from .training import run_training
 
 __all__ = [
     "FolderLock",
+    "PrepareBatchNearRibs",
     "PredictionRun",
     "ScanRecords",
     "definition_hash",

@@ -217,7 +217,7 @@ class RefineAlongRibsd(MapTransform):
         weight: of the look along the ribs, in [0, 1]; 0 leaves it out.
         hu_range: HU that are scaled to -1 and 1, as in training.
         blocks_key: key of the blocks of the ribs, as ``StraightenRibsd`` stores them, where the data have them; with
-            the logits, where :class:`scripts.near_ribs.PrepareBatchNearRibs` looked before.
+            the logits, where :class:`scripts.runs.PrepareBatchNearRibs` looked before.
         allow_missing_keys: do nothing when the data lacks the probabilities.
 
     Raises:
