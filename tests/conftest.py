@@ -123,7 +123,7 @@ def network_of(config):
     """The network of a config, small."""
     if config.startswith("report"):
         return ResUNet(channels=CHANNELS)
-    return ResUNet(channels=CHANNELS, act="LEAKYRELU", stem_stride=2, upsample_mode="nontrainable")
+    return ResUNet(channels=CHANNELS, act="LEAKYRELU", stem_stride=2, upsample_mode="nontrainable", straight_ribs=True)
 
 
 @pytest.fixture(scope="module")

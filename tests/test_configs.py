@@ -73,6 +73,15 @@ def workflow(*configs, kind="infer", run_id="inference", **settings):
     )
 
 
+def train(dataset_dir, output_dir, small=SMALL_TRAINING, **settings):
+    """Train by train.yaml; returns the folder of the weights."""
+    own = {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir)}
+    training = workflow("train.yaml", kind="train", run_id="training", **small | own | settings)
+    training.initialize()
+    training.run()
+    return Path(output_dir) / "models"
+
+
 def predict(dataset_dir, output_dir, model, **settings):
     prediction = workflow(
         "inference.yaml",
@@ -400,13 +409,8 @@ def test_implanting_is_switched_on_by_its_probability(ribfrac_dir):
 
 
 def test_training_starts_from_given_weights(ribfrac_dir, tmp_path, model):
-    settings = {"dataset_dir": str(ribfrac_dir), "output_dir": str(tmp_path), "pretrained": str(model)}
-    training = workflow(
-        "train.yaml", kind="train", run_id="training", **SMALL_TRAINING | settings | {"learning_rate": 0.0}
-    )
-    training.initialize()
-    training.run()
-    given, written = (torch.load(path, weights_only=True) for path in (model, tmp_path / "models" / "model.pt"))
+    models = train(ribfrac_dir, tmp_path, pretrained=str(model), learning_rate=0.0)
+    given, written = (torch.load(path, weights_only=True) for path in (model, models / "model.pt"))
     names = [name for name, _ in network_of("train.yaml").named_parameters()]
     assert all(torch.allclose(given[name], written[name]) for name in names)
 
@@ -528,15 +532,8 @@ def test_any_network_of_monai_trains_and_predicts_by_naming_it(name, ribfrac_dir
     small_training = {key: value for key, value in SMALL_TRAINING.items() if key != "network_def::channels"}
     settings = {"dataset_dir": str(ribfrac_dir), "network_def": network}
     size = [64, 64, 64] if name == "SwinUNETR" else [32, 32, 32]  # it halves five times, and normalizes the last
-    training = workflow(
-        "train.yaml",
-        kind="train",
-        run_id="training",
-        **small_training | settings | {"output_dir": str(tmp_path / "t"), "rois::roi_size": size},
-    )
-    training.initialize()
-    training.run()
-    weights = tmp_path / "t" / "models" / "model.pt"
+    roi = {"rois::roi_size": size}
+    weights = train(ribfrac_dir, tmp_path / "t", small_training, network_def=network, **roi) / "model.pt"
     small_prediction = {key: value for key, value in SMALL_PREDICTION.items() if key != "network_def::channels"}
     sizes = {"windows::roi_size": size, "large_windows::roi_size": size}
     prediction = workflow(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_configs import SMALL_TRAINING, predict, rows, stored, workflow
+from test_configs import predict, rows, stored, train
 
 pytestmark = pytest.mark.processor
 
@@ -87,23 +87,16 @@ def same_scan(folder: Path, scan: str, reference: Path, reference_scan: str) -> 
     assert scores[0] == pytest.approx(scores[1], abs=2e-5)
 
 
-def train(dataset_dir: Path, output_dir: Path, **settings: Any) -> dict[str, torch.Tensor]:
+def last_weights(dataset_dir: Path, output_dir: Path, **settings: Any) -> dict[str, torch.Tensor]:
     """Train for two steps and return the weights of the last."""
-    training = workflow(
-        "train.yaml",
-        kind="train",
-        run_id="training",
-        **SMALL_TRAINING | {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir)} | settings,
-    )
-    training.initialize()
-    training.run()
-    return torch.load(output_dir / "models" / "final.pt", weights_only=True)
+    return torch.load(train(dataset_dir, output_dir, **settings) / "final.pt", weights_only=True)
 
 
 @pytest.mark.slow
 def test_a_training_once_more_gives_the_same_weights(ribfrac_dir: Path, tmp_path: Path) -> None:
     first, again, other = (
-        train(ribfrac_dir, tmp_path / name, seed=seed) for name, seed in (("first", 5), ("again", 5), ("other", 6))
+        last_weights(ribfrac_dir, tmp_path / name, seed=seed)
+        for name, seed in (("first", 5), ("again", 5), ("other", 6))
     )
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)

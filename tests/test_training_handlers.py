@@ -17,7 +17,13 @@ from conftest import lps_affine
 from ignite.engine import Engine, Events
 
 from scripts.data.dataloader import PipeFallbackDataLoader
-from scripts.handlers import CurveHistory, ErrorLineHandler, NoFractureHandler, TrainingLogHandler
+from scripts.handlers import (
+    CurveHistory,
+    ErrorLineHandler,
+    NoFractureHandler,
+    TrainingLogHandler,
+    TrainingReportHandler,
+)
 
 SOME: dict[str, Any] = {"scan": "a", "label_codes": {1: 2}}
 UNKNOWN: dict[str, Any] = {"scan": "b", "label_codes": {3: -1}}  # a fracture of unknown type is one
@@ -160,3 +166,12 @@ def test_the_log_tells_each_epoch_the_time_left_and_where_the_results_are(caplog
         "Predict with them: python -m monai.bundle run inference --config_file configs/inference.yaml "
         "--checkpoint out/model.pt --dataset_dir FOLDER",
     ]
+
+
+def test_tensorboards_file_is_opened_when_a_training_starts(tmp_path: Path) -> None:
+    trainer, evaluator = (Engine(lambda engine, batch: [{"loss": torch.tensor(1.0)}]) for _ in range(2))
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    TrainingReportHandler(tmp_path, evaluator, optimizer, CurveHistory(), page=False).attach(trainer)
+    assert not (tmp_path / "tensorboard").exists()  # the scans may still turn out to be bad
+    trainer.fire_event(Events.STARTED)
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2  # of training and validation

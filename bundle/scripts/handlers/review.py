@@ -256,19 +256,14 @@ class TrainingReportHandler:
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.evaluator = evaluator
+        self.log_dir = str(Path(output_dir) / "tensorboard")
         self.loss = from_engine("loss", first=True)
         self.handlers: list[Any] = [CurvesHandler(output_dir, evaluator, optimizer, history, self.loss)]
         page_path = Path(output_dir) / TrainingPageHandler.name if str2bool(page) else None
         if page_path is not None:
             self.handlers.append(TrainingPageHandler(output_dir, evaluator, history, settings))
-        self.of_evaluator: list[Any] = []
         if idist.get_rank() == 0:
-            log_dir = str(Path(output_dir) / "tensorboard")
-            self.handlers += [
-                TensorBoardStatsHandler(log_dir=log_dir, tag_name="train_loss", output_transform=self.loss),
-                TrainingLogHandler(weights, history, page_path),
-            ]
-            self.of_evaluator = [TensorBoardStatsHandler(log_dir=log_dir, iteration_log=False)]
+            self.handlers.append(TrainingLogHandler(weights, history, page_path))
 
     def attach(self, engine: Engine) -> None:
         for handler in self.handlers:
@@ -276,5 +271,9 @@ class TrainingReportHandler:
         if idist.get_rank() == 0:
             bar = ProgressBar()
             bar.attach(engine, output_transform=lambda output: {"loss": float(self.loss(output))})
-        for handler in self.of_evaluator:
-            handler.attach(self.evaluator)
+            engine.add_event_handler(Events.STARTED, self._start_tensorboard)
+
+    def _start_tensorboard(self, engine: Engine) -> None:
+        """Attach what opens a file as it is made: a training that fails before its start leaves none."""
+        TensorBoardStatsHandler(log_dir=self.log_dir, tag_name="train_loss", output_transform=self.loss).attach(engine)
+        TensorBoardStatsHandler(log_dir=self.log_dir, iteration_log=False).attach(self.evaluator)
