@@ -32,6 +32,7 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
+from monai.data import list_data_collate
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,8 +49,11 @@ __all__ = ["ROWS", "Row", "main", "stock_settings"]
 
 INFERENCE = BUNDLE_DIR / "configs" / "inference.yaml"
 _FRACNET = [ROOT / "benchmarks" / "detection" / "configs" / f"fracnet_{name}.yaml" for name in ("network", "inference")]
+_V0_11 = [ROOT / "benchmarks" / "detection" / "configs" / "v0.11_inference.yaml"]
 SPACING_MM = (0.74, 0.74, 1.25)  # RibFrac's medians
 REPORTS_WINDOWS = {
+    "bone::max_rib_mm": None,
+    "rib_weight": 0.0,
     "windows::roi_size": [64, 64, 64],
     "windows::overlap": 0.5,
     "windows::mode": "constant",
@@ -85,6 +89,8 @@ def stock_settings() -> dict[str, Any]:
     return {
         "network": "$torch.nn.Sequential(@network_def, torch.nn.Sigmoid()).to(@device)",
         "handlers::0::load_dict::model": "@network_def",
+        "evaluator::prepare_batch": "$monai.engines.default_prepare_batch",
+        "rib_weight": 0.0,
         f"preprocessing::transforms::{targets.index('scripts.transforms.CropBodyd')}::_disabled_": True,
         "inferer": {
             "_target_": "SlidingWindowInferer",
@@ -102,12 +108,12 @@ ROWS = {
     "skipping": Row("the same, windows without bone skipped", {**REPORTS_WINDOWS, "bone::margin": 0.0}),
     "float32": Row("the default, in float32", {"amp": False}),
     "default": Row("the default of `inference.yaml`"),
+    "torch": Row("the default, by torch", {"engine": "torch"}),
     "openvino": Row("the default, by OpenVINO", {"engine": "openvino"}),
-    "everywhere": Row("the default with a second pass everywhere", {"large_windows::refine_above": 0.0}),
-    "one_pass": Row(
-        "the default without its larger windows: a single pass everywhere", {"large_windows::roi_size": None}
-    ),
-    "all_bone": Row("the default with windows on all bone, not near ribs alone", {"bone::max_rib_mm": None}),
+    "all_ribs": Row("the default with windows along all ribs", {"bone::min_rib_probability": 0.0}),
+    "all_bone": Row("the default with windows on all bone", {"bone::max_rib_mm": None}),
+    "two_passes": Row("the default with larger windows before", {"large_windows::roi_size": [96, 96, 64]}),
+    "v0.11": Row("the default of version 0.11.0", {"engine": "torch", "bone::max_rib_mm": None}, _V0_11),
     "returned": Row(
         "the default, with memory that is freed given back to the system",
         environment={"MALLOC_ARENA_MAX": str(8 * (os.cpu_count() or 1))},  # glibc's own number: all is as it would be
@@ -238,11 +244,12 @@ def _work(scan: Path) -> tuple[int, float]:
 
     def counted(batch: torch.Tensor) -> torch.Tensor:
         windows[tuple(batch.shape[2:])] += len(batch)
-        return network(batch)  # where the second pass is depends on what the first one saw
+        return network(batch)
 
-    image = parser.get_parsed_content("dataset")[0]["image"]
+    batch = list_data_collate([parser.get_parsed_content("dataset")[0]])
     with torch.no_grad():
-        parser.get_parsed_content("inferer")(image[None], counted)
+        image, _, _, near = parser.get_parsed_content("evaluator::prepare_batch")(batch, "cpu")
+        parser.get_parsed_content("inferer")(image, counted, **near)
     gflop = 0.0
     for size, number in windows.items():
         with FlopCounterMode(display=False) as counter, torch.no_grad():
