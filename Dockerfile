@@ -3,7 +3,7 @@ FROM python:3.13-slim
 
 # Address of an index of PyTorch, as pytorch.org gives it for CPUs or for a version of CUDA; empty: that of pip
 ARG TORCH_INDEX=""
-# Extras of setup.cfg, such as [openvino,tracking]
+# Extras of setup.cfg, such as [tracking,viewer]
 ARG EXTRAS=""
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 MPLCONFIGDIR=/tmp/matplotlib \

@@ -38,7 +38,12 @@ def trainings(tmp_path: Path) -> dict[str, Any]:
     files = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        network = ResUNet(channels=CHANNELS, stem_stride=2, act="LEAKYRELU", upsample_mode="nontrainable")
+        network = ResUNet(
+            channels=CHANNELS, stem_stride=2, act="LEAKYRELU", upsample_mode="nontrainable", straight_ribs=True
+        )
+        for module in network.straight_ribs.modules():
+            if isinstance(module, torch.nn.BatchNorm3d):
+                module.running_mean.fill_(float(seed))
         torch.save(network.state_dict(), tmp_path / f"{seed}.pt")
         files.append(str(tmp_path / f"{seed}.pt"))
     overlay = tmp_path / "overlay.yaml"
@@ -61,6 +66,8 @@ def test_command_writes_weights_of_the_same_network(
         torch.testing.assert_close(mean[name], (first[name] + second[name]) / 2)
     statistics = [name for name in mean if "running_mean" in name]
     assert statistics and all(mean[name].abs().max() > 0 for name in statistics)  # untrained ones are 0
+    along_ribs = [mean[name] for name in statistics if name.startswith("straight_ribs.")]
+    assert along_ribs and all((values == 1.5).all() for values in along_ribs)  # no ROI changes them
 
 
 @pytest.mark.parametrize(

@@ -488,7 +488,7 @@ def test_default_data_set_is_generated_only_where_it_is_the_default(tmp_path, mo
     from scripts.synthetic.phantom import default
 
     generated = []
-    monkeypatch.setattr(default, "generate_phantoms", lambda folder, size: generated.append((folder, size)))
+    monkeypatch.setattr(default, "generate_phantoms", lambda folder, size, names: generated.append((folder, size)))
     other, same = tmp_path / "other", tmp_path / "x" / ".." / "phantoms"
     assert default.ensure_phantoms(other, tmp_path / "phantoms", size="slab") == other
     assert generated == []

@@ -92,5 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     batches = (batch["image"].to(device) for _ in range(options.passes) for batch in loader)
     # of batch normalizations: the mean of weights fits the statistics of neither
     update_bn(tqdm(batches, total=options.passes * len(loader), desc="statistics", unit="batch"), network)
-    write_tensors(options.output, {name: value.cpu().contiguous() for name, value in network.state_dict().items()})
+    averaged = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+    # the network along the ribs saw no ROI: its statistics are those of the mean
+    averaged |= {name: value for name, value in mean.items() if name.startswith("straight_ribs.")}
+    write_tensors(options.output, averaged)
     print(f"{options.output}: the mean of {len(options.weights)} trainings")
