@@ -14,6 +14,7 @@ from scripts.errors import CommandParser, end_at_error
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "archive": "predict an archive on many workers, of this machine or of a Ray cluster",
     "score": "score a folder of predictions as the RibFrac challenge does",
     "tune": "choose the post-processing on annotated scans, and calibrate the scores",
     "mine": "list the false positives and the missed fractures of predicted training scans",

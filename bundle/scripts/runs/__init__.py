@@ -1,5 +1,6 @@
 """What belongs to a run: its settings, lock, records and summary."""
 
+from .archive import run_archive
 from .config import definition_hash
 from .lock import FolderLock
 from .prediction import PredictionRun, run_prediction
@@ -13,6 +14,7 @@ __all__ = [
     "ScanRecords",
     "definition_hash",
     "read_command_line",
+    "run_archive",
     "run_prediction",
     "run_training",
 ]

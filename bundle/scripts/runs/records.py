@@ -175,10 +175,14 @@ class ScanRecords:
         """
         Record that a scan could not be predicted: the table of scans tells it, and a run that goes on tries it again.
 
+        Files of it that are there are removed: no table would tell of its mask.
+
         Args:
             item: the scan, of ``data``.
             reason: what is wrong with which file.
         """
+        for path in self._files(item["scan"]):
+            path.unlink(missing_ok=True)
         self._write(item, failed_scan(reason))
 
     def _write(self, item: Mapping[str, Any], summary: ScanSummary, **more: Any) -> None:
