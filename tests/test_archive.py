@@ -72,7 +72,7 @@ def test_two_workers_give_the_results_of_one_process(engine, data, tmp_path, mod
     expected, found = contents(one), contents(two)
     progress = json.loads(found.pop("progress.json"))
     assert progress.pop("scans_per_minute") > 0
-    assert progress == {"done_before": 0, "to_do": 4, "done": 3, "failed": 1, "minutes_left": 0}
+    assert progress == {"scans": 4, "done_before": 0, "done": 3, "failed": 1, "minutes_left": 0}
     assert list(found) == list(expected)
     assert [name for name in found if found[name] != expected[name]] == []
     assert len([name for name in found if name.startswith("predictions/")]) == 4, "three masks and the table"

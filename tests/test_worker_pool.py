@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pool_workers
 import pytest
-from conftest import BUNDLE_ROOT
 
 from scripts.data.dataloader import SkippedScan
 from scripts.runs.worker_pool import WorkerPool
 
 ray = pytest.importorskip("ray", reason="the package ray is not installed: it is in the extra [cluster]")
-
-PATHS = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(BUNDLE_ROOT)])}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,6 +20,7 @@ def engine() -> Iterator[None]:
     """Ray on this machine, with room for two workers, and without a token in the home directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         local = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 2**27}
         ray.init("local", **local, _node_ip_address="127.0.0.1", log_to_driver=False)
         yield
@@ -32,7 +29,7 @@ def engine() -> Iterator[None]:
 
 def pool(folder: Path, worker: type = pool_workers.Worker, **arguments: Any) -> WorkerPool:
     given = () if worker is pool_workers.Unable else (str(folder),)
-    return WorkerPool(worker, given, **{"workers": 2, "environment": PATHS, **arguments})
+    return WorkerPool(worker, given, **{"workers": 2, **arguments})
 
 
 def scans(folder: Path, *kinds: dict[str, Any]) -> list[dict[str, Any]]:

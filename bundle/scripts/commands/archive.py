@@ -6,11 +6,9 @@ Predict an archive on many workers, of this machine or of a Ray cluster, by ``in
 
 from __future__ import annotations
 
-import argparse
 import runpy
 import sys
 from collections.abc import Sequence
-from unittest.mock import patch
 
 from scripts.errors import CommandParser
 
@@ -30,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m scripts archive",
         description="Predict an archive on many workers, of this machine or of a Ray cluster. All settings of "
         "inference.yaml can be given, as docs/reference.md lists them.",
-        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
     )
     parser.add_argument("--dataset_dir", help="folder of the scans, or a data list")
     parser.add_argument("--output_dir", help="folder of the results")
@@ -42,5 +40,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser.parse_known_args(words)
     # by MONAI's own command line, which reads the settings, and ends at an error as any other run does
-    with patch.object(sys, "argv", ["monai.bundle", "run", "inference", "--config_file", _CONFIGS, *words]):
-        runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    sys.argv = ["monai.bundle", "run", "inference", "--config_file", _CONFIGS, *words]
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)

@@ -21,7 +21,7 @@ _MASK_FOLDERS = ("predictions", "probabilities", "ribs")
 _RUN_FILES = {
     ".": re.compile(
         r"config(_.*)?\.yaml|report(-\d+)?\.html|training\.html|(froc|curves)\.png|mlruns\.db|"
-        r"progress\.json|summary(-\d+)?\.json"
+        r"progress\.json|headers\.db|summary(-\d+)?\.json"
     ),
     "pictures": re.compile(r".+\.png"),
     "records": re.compile(r".+\.json"),

@@ -1,6 +1,7 @@
 """What belongs to a run: its settings, lock, records and summary."""
 
-from .archive import run_archive
+from .archive_run import run_archive
+from .archive_scans import ArchiveScans
 from .config import definition_hash
 from .lock import FolderLock
 from .prediction import PredictionRun, run_prediction
@@ -9,6 +10,7 @@ from .settings import read_command_line
 from .training import run_training
 
 __all__ = [
+    "ArchiveScans",
     "FolderLock",
     "PredictionRun",
     "ScanRecords",

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from monai.utils import ensure_tuple
 
 from scripts.data.dataloader import SkippedScan
 
-__all__ = ["WorkerPool", "connected"]
+__all__ = ["WorkerPool", "connected", "worker_environment"]
 
 _WAITING = 1000  # scans that are listed ahead
 _LISTING_S = 0.1  # until the list is asked again for more
@@ -56,6 +57,13 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def worker_environment() -> dict[str, Any]:
+    """Return Ray's ``runtime_env`` in which the processes of a cluster find the bundle, and show no progress bars."""
+    bundle = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [bundle, os.environ.get("PYTHONPATH")]))
+    return {"env_vars": {"PYTHONPATH": path, "TQDM_DISABLE": "1"}}
 
 
 @dataclass(order=True)
@@ -100,7 +108,6 @@ class WorkerPool:
         max_retries: how often a scan is given again.
         room: scans that a worker has at once.
         agreed: what ``start`` must return; None: whatever.
-        environment: variables of the workers' processes.
 
     Raises:
         ValueError: when the cluster has no room for a worker.
@@ -116,7 +123,6 @@ class WorkerPool:
         max_retries: int = 2,
         room: int = 2,
         agreed: Any = None,
-        environment: Mapping[str, str] | None = None,
     ) -> None:
         import ray
 
@@ -138,7 +144,7 @@ class WorkerPool:
         self.waiting: list[_Task] = []
         self.failed_starts = 0
         options = {"num_cpus": cpus_per_worker, "num_gpus": gpus, "max_concurrency": room + 1}
-        self._actor = ray.remote(worker).options(**options, runtime_env={"env_vars": dict(environment or {})})
+        self._actor = ray.remote(worker).options(**options, runtime_env=worker_environment())
         self._arguments = tuple(map(ray.put, arguments))
 
     def predict(self, items: Iterable[Mapping[str, Any] | None]) -> Iterator[tuple[Mapping[str, Any], Any]]:
