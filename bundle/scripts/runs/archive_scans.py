@@ -73,6 +73,9 @@ class ArchiveScans(ScanList):
         """Read headers by tasks, a bounded number at once; in the order of the files."""
         import ray
 
+        files = list(files)
+        if not files:
+            return
         index = HeaderIndex(self.header_index)
         # beside the workers, which have all cores
         read = ray.remote(_read).options(num_cpus=0, scheduling_strategy="SPREAD", runtime_env=worker_environment())
