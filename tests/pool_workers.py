@@ -44,15 +44,3 @@ class Unable:
 
     def start(self) -> str:
         raise FileNotFoundError("/data/model.pt is no file that exists")
-
-
-class EndsAtd:
-    """A transform that ends its process at one scan, as where memory runs out."""
-
-    def __init__(self, scan: str) -> None:
-        self.scan = scan
-
-    def __call__(self, data: Any) -> Any:
-        if data["image"].meta["scan"] == self.scan:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return data
