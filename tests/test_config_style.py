@@ -11,6 +11,7 @@ from conftest import BUNDLE_ROOT
 
 CONFIGS = sorted((BUNDLE_ROOT / "configs").glob("*.yaml"))
 OVERLAYS = {
+    "archive.yaml": ["inference.yaml"],
     "evaluate.yaml": ["inference.yaml"],
     "inference_trt.yaml": ["inference.yaml"],
     "multi_gpu_evaluate.yaml": ["inference.yaml", "evaluate.yaml"],

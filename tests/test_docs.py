@@ -26,6 +26,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], str | None]] = {
     "train.yaml": ((), "report.yaml"),
     "inference.yaml": ((), "report_inference.yaml"),
     "evaluate.yaml": (("inference.yaml",), None),
+    "archive.yaml": (("inference.yaml",), None),
     "train_ribs.yaml": (("train.yaml",), None),
     "multi_gpu_train.yaml": (("train.yaml",), None),
     "multi_gpu_evaluate.yaml": (("inference.yaml", "evaluate.yaml"), None),

@@ -15,6 +15,7 @@ from scripts.errors import CommandParser, end_at_error
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
+    "archive": "predict an archive on many workers, of this machine or of a Ray cluster",
     "score": "score a folder of predictions as the RibFrac challenge does",
     "tune": "choose the post-processing on annotated scans, and calibrate the scores",
     "mine": "list the false positives and the missed fractures of predicted training scans",
@@ -56,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--version", action="version", version=version, help="print the bundle's version, and end")
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = parser.parse_args(words[:1]).command
-    parser_of(command).parse_args(words[1:])  # help, and a wrong argument, end here
+    own = parser_of(command)
+    # help, and a wrong argument, end here; what else an archive is given are settings, which its run checks
+    (own.parse_known_args if command == "archive" else own.parse_args)(words[1:])
     import_module(f"scripts.commands.{command}").main(words[1:])
 
 

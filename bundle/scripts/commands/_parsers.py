@@ -44,6 +44,23 @@ def parser_of(command: str) -> CommandParser:
     return _PARSERS[command]()
 
 
+def _archive() -> CommandParser:
+    parser = CommandParser(
+        prog="python -m scripts archive",
+        description="Predict an archive on many workers, of this machine or of a Ray cluster. All settings of "
+        "inference.yaml can be given, as docs/reference.md lists them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--dataset_dir", help="folder of the scans, or a data list")
+    parser.add_argument("--output_dir", help="folder of the results")
+    parser.add_argument("--address", help="of a Ray cluster, such as auto; without it one is started on this machine")
+    parser.add_argument("--workers", help="processes that predict; as many as there is room for")
+    parser.add_argument("--cpus_per_worker", help="cores of each; 4")
+    parser.add_argument("--gpus_per_worker", help="GPUs of each; 1 where there are any")
+    parser.add_argument("--max_retries", help="how often a scan is tried again whose worker ended; 2")
+    return parser
+
+
 def _score() -> CommandParser:
     parser = CommandParser(prog="python -m scripts score", description="Score as the RibFrac challenge does.")
     parser.add_argument("--gt_dir", required=True, help="folder of *-label.nii.gz and *info*.csv, at any depth")
@@ -330,6 +347,7 @@ def _release() -> CommandParser:
 
 
 _PARSERS = {
+    "archive": _archive,
     "score": _score,
     "tune": _tune,
     "mine": _mine,

@@ -28,7 +28,7 @@ from scripts.files.folder_files import FolderFiles, files_below
 from scripts.files.ignored_files import IgnoredFiles, ignored_files, is_bookkeeping, log_ignored
 from scripts.files.scan_names import natural_order, printable, safe_names
 from scripts.images.dicom_files import looks_like_dicom
-from scripts.images.dicom_series import DicomSeries, find_series, scan_names
+from scripts.images.dicom_series import DicomSeries, HeaderReader, find_series, read_slices, scan_names
 from scripts.images.file_checks import file_problems
 from scripts.images.volume_files import FORMATS, is_volume, scan_name, volume_stem
 
@@ -89,6 +89,7 @@ def load_datalist(
     check: bool = True,
     assumed_orientation: str | None = None,
     predictions_dir: str | os.PathLike[str] | None = None,
+    read_headers: HeaderReader = read_slices,
 ) -> ScanList:
     """
     List the scans of one section of a data set, each with its annotation and its table of fracture types.
@@ -125,6 +126,7 @@ def load_datalist(
             :class:`scripts.transforms.CheckFilesd` has to do it.
         assumed_orientation: of a file that tells none, see :func:`file_problems`; used by the check alone.
         predictions_dir: folder of the masks of the run that asks, which are no scans.
+        read_headers: reads what DICOM files say.
 
     Returns:
         One item per scan in natural order (RibFrac2 before RibFrac10): ``scan``, its name, for RibFrac the public id;
@@ -147,7 +149,7 @@ def load_datalist(
         Jin et al. (2020), EBioMedicine, doi:10.1016/j.ebiom.2020.103106.
     """
     labels = str2bool(labels)
-    items, problems = list_scans(dataset_dir, section, labels, predictions_dir)
+    items, problems = list_scans(dataset_dir, section, labels, predictions_dir, read_headers)
     root = Path(dataset_dir).expanduser()
     raise_problems(root, problems)
     if labels:
@@ -168,6 +170,7 @@ def list_scans(
     section: str,
     labels: bool = True,
     predictions_dir: str | os.PathLike[str] | None = None,
+    read_headers: HeaderReader = read_slices,
 ) -> tuple[ScanList, list[str]]:
     """
     List the scans of one section as :func:`load_datalist` does, without a look into their headers.
@@ -177,6 +180,7 @@ def list_scans(
         section: likewise.
         labels: likewise.
         predictions_dir: likewise.
+        read_headers: likewise.
 
     Returns:
         The scans whose files are there once, and their table where there is one; and what is wrong with the others.
@@ -199,7 +203,7 @@ def list_scans(
         items = ScanList(_items_of_json(data_list, section))
         names = safe_names(item["scan"] for item in items)
     else:
-        items, names = _items_of_folder(root, section, labels, predictions_dir, problems)
+        items, names = _items_of_folder(root, section, labels, predictions_dir, problems, read_headers)
     for item in items:
         name, item["scan"] = item["scan"], names[item["scan"]]
         if name != item["scan"]:
@@ -279,7 +283,12 @@ def _items_of_nnunet(
 
 
 def _items_of_folder(
-    root: Path, section: str, labels: bool, predictions_dir: str | os.PathLike[str] | None, problems: list[str]
+    root: Path,
+    section: str,
+    labels: bool,
+    predictions_dir: str | os.PathLike[str] | None,
+    problems: list[str],
+    read_headers: HeaderReader,
 ) -> tuple[ScanList, dict[str, str]]:
     """
     Find the scans of a folder, or take it for one, and join them to labels and tables; add to the problems.
@@ -288,7 +297,9 @@ def _items_of_folder(
     """
     below = files_below(root, predictions_dir)
     volumes, others = ([root], []) if root.is_file() and is_volume(root) else split_volumes(below.files)
-    scans, ignored, series = _find_pairs(volumes, others) if labels else _find_images(root, volumes, others)
+    scans, ignored, series = (
+        _find_pairs(volumes, others) if labels else _find_images(root, volumes, others, read_headers)
+    )
     shown = partial(_shown, root=root, series=series)
     counted = ignored_files(ignored, shown)
     _log_folders(below, shown)
@@ -356,7 +367,7 @@ def _find_pairs(
 
 
 def _find_images(
-    root: Path, volumes: Sequence[Path], others: Sequence[Path]
+    root: Path, volumes: Sequence[Path], others: Sequence[Path], read_headers: HeaderReader
 ) -> tuple[dict[str, FoundScan], list[Path], list[DicomSeries]]:
     """Collect every volume that is no label, and every CT series of DICOM slices; what is neither is ignored."""
     scans: dict[str, FoundScan] = defaultdict(FoundScan)
@@ -364,7 +375,7 @@ def _find_images(
         if not _is_called(path, "label"):
             scans[scan_name(path)].images.append(path)
     others = [path for path in others if not is_bookkeeping(path) and path != root]
-    series, passed = find_series(others)
+    series, passed = find_series(others, read_headers)
     for name, found in zip(scan_names(series, root), series):
         scans[name].images.append(found.folder)
         scans[name].slices = [str(path) for path in found.files]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from scripts.data.loading_faults import loading_fault, where_raised
 from scripts.data.loading_process import LoadingProcess, how_it_ended
 from scripts.files.scan_names import printable
 
-__all__ = ["PipeFallbackDataLoader", "SkippedScan", "SkippingDataLoader"]
+__all__ = ["PipeFallbackDataLoader", "SkippedScan", "SkippingDataLoader", "raise_skipped"]
 
 _logger = logging.getLogger(__name__)
 
@@ -129,40 +130,61 @@ class SkippingDataLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # torch names its own iterator's class
         self.skipped = []
-        for batch in super().__iter__() if self.processes == 0 else self._loaded_elsewhere():
+        for batch in self._loaded_here() if self.processes == 0 else self._loaded_elsewhere():
             if isinstance(batch, SkippedScan):
-                _logger.error(f"{batch.scan} is skipped: {batch.reason}")
-                self.skipped.append(batch)
+                self._skip(batch)
             else:
                 yield batch
             del batch  # of 0.4 GB, before the next one comes
 
+    def _skip(self, scan: SkippedScan) -> None:
+        _logger.error(f"{scan.scan} is skipped: {scan.reason}")
+        self.skipped.append(scan)
+
+    def _requests(self) -> Iterator[Any]:
+        """Yield what the data set is asked for; None for nothing as yet, while something is in hand."""
+        return iter(range(len(self.dataset)))  # type: ignore[arg-type]
+
+    def _loaded_here(self) -> Iterator[Any]:
+        return super().__iter__()
+
     def _loaded_elsewhere(self) -> Iterator[Any]:
-        """Give the batches in order, each process loading every n-th of them."""
-        total = len(self.dataset)  # type: ignore[arg-type]
-        processes = [self._start() for _ in range(min(self.processes, total))]
+        """Give the batches in order, with as many in the making as there are processes."""
+        requests = self._requests()
+        idle: list[LoadingProcess] = []
+        asked: deque[tuple[LoadingProcess, Any]] = deque()
         try:
-            for number, process in enumerate(processes):
-                process.ask(number)
-            for number in range(total):
-                place = number % len(processes)
-                batch, processes[place] = self._answer(processes[place], number)
-                if number + len(processes) < total:
-                    processes[place].ask(number + len(processes))
+            while True:
+                self._ask(requests, idle, asked)
+                if not asked:
+                    return
+                process, request = asked.popleft()
+                batch, process = self._answer(process, request)
+                idle.append(process)
+                self._ask(requests, idle, asked)
                 yield batch
                 del batch
         finally:
-            for process in processes:
+            for process in (*idle, *(process for process, _ in asked)):
                 process.close()
+
+    def _ask(
+        self, requests: Iterator[Any], idle: list[LoadingProcess], asked: deque[tuple[LoadingProcess, Any]]
+    ) -> None:
+        """Let idle processes load what comes next."""
+        while len(asked) < self.processes and (request := next(requests, None)) is not None:
+            process = idle.pop() if idle else self._start()
+            process.ask(request)
+            asked.append((process, request))
 
     def _start(self) -> LoadingProcess:
         method = multiprocessing.get_context().get_start_method()
         context = multiprocessing.get_context("fork" if method == "forkserver" else method)
         return LoadingProcess(self.dataset.__getitem__, context)
 
-    def _answer(self, process: LoadingProcess, number: int) -> tuple[Any, LoadingProcess]:
+    def _answer(self, process: LoadingProcess, request: Any) -> tuple[Any, LoadingProcess]:
         """Wait for a scan, of a second process where the first is ended; return it and the process that goes on."""
-        item = self.dataset.dataset.data[number]  # type: ignore[attr-defined]  # of _Guarded
+        item = self.dataset.item(request)  # type: ignore[attr-defined]  # of _Guarded
         for last in (False, True):
             try:
                 return process.answer(), process
@@ -171,27 +193,36 @@ class SkippingDataLoader(DataLoader):
             process = self._start()
             if not last:
                 _logger.warning(f"{item['scan']}: the process that loads it {ended}. It is loaded once more.")
-                process.ask(number)
+                process.ask(request)
         image = f"{item['image']}: " if isinstance(item["image"], str) else ""
         return SkippedScan(item["scan"], f"{image}the process that loads it {ended}; it was tried twice."), process
 
     def raise_skipped(self) -> None:
-        """
-        End a run in which scans were skipped; does nothing where all were loaded.
+        """End a run in which scans were skipped, see :func:`raise_skipped`."""
+        raise_skipped(self.skipped, len(self.dataset))  # type: ignore[arg-type]
 
-        Processes of one run wait for each other here, so that none is ended by another's scans while it still writes.
 
-        Raises:
-            ValueError: with those of all processes, and the reason of each.
-        """
-        parts: list[Any] = [(self.skipped, len(self.dataset))] * idist.get_world_size()  # type: ignore[arg-type]
-        if len(parts) > 1:
-            dist.all_gather_object(parts, parts[0])
-        if skipped := [scan for scans, _ in parts for scan in scans]:
-            reasons = "\n".join(f"{scan.scan}: {scan.reason}" for scan in skipped)
-            total = sum(count for _, count in parts)
-            others = "the others are done" if total > len(skipped) else "and there are no others"
-            raise ValueError(f"{len(skipped)} of {total} scans could not be loaded, {others}:\n{reasons}")
+def raise_skipped(skipped: Sequence[SkippedScan], total: int) -> None:
+    """
+    End a run in which scans were skipped; does nothing where all were loaded.
+
+    Processes of one run wait for each other here, so that none is ended by another's scans while it still writes.
+
+    Args:
+        skipped: those of this process.
+        total: its scans.
+
+    Raises:
+        ValueError: with those of all processes, and the reason of each.
+    """
+    parts: list[Any] = [(skipped, total)] * idist.get_world_size()
+    if len(parts) > 1:
+        dist.all_gather_object(parts, parts[0])
+    if skipped := [scan for scans, _ in parts for scan in scans]:
+        reasons = "\n".join(f"{scan.scan}: {scan.reason}" for scan in skipped)
+        total = sum(count for _, count in parts)
+        others = "the others are done" if total > len(skipped) else "and there are no others"
+        raise ValueError(f"{len(skipped)} of {total} scans could not be loaded, {others}:\n{reasons}")
 
 
 class _Guarded(Dataset):
@@ -203,11 +234,15 @@ class _Guarded(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Any:
+    def item(self, request: Any) -> Mapping[str, Any]:
+        """Return what is asked for: it is an item by itself, or the number of one."""
+        return request if isinstance(request, Mapping) else self.dataset.data[request]
+
+    def __getitem__(self, request: Any) -> Any:
         try:
-            return list_data_collate([self.dataset[index]])
+            return list_data_collate([self.dataset[request]])
         except Exception as error:  # whatever a file can make the readers and the transforms raise
-            item = self.dataset.data[index]
+            item = self.item(request)
             _logger.debug("%s: loading failed\n%s", item["scan"], where_raised(error))
             return SkippedScan(item["scan"], printable(loading_fault(error, item["image"])))
 

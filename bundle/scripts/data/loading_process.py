@@ -23,17 +23,17 @@ _ENDS_WITHIN_S = 10.0  # a process whose pipe is gone; to write a core file take
 
 class LoadingProcess:
     """
-    Load items by their numbers in another process, and send them here by value.
+    Load items in another process, and send them here by value.
 
     The workers of PyTorch's ``DataLoader`` send tensors through shared memory, and where one is killed, a signal
     handler raises an error in whatever the program is doing. Here a killed one is told where its item is asked for.
 
     Args:
-        load: gives the item of a number; it runs in the other process.
+        load: gives what is asked for, such as the item of a number; it runs in the other process.
         context: how processes are started.
     """
 
-    def __init__(self, load: Callable[[int], Any], context: BaseContext) -> None:
+    def __init__(self, load: Callable[[Any], Any], context: BaseContext) -> None:
         requests, self._requests = context.Pipe(duplex=False)
         self._results, results = context.Pipe(duplex=False)
         ours = self._requests, self._results
@@ -44,10 +44,10 @@ class LoadingProcess:
         requests.close()
         results.close()
 
-    def ask(self, number: int) -> None:
+    def ask(self, request: Any) -> None:
         """Start to load an item, behind those that were asked for before."""
         with suppress(BrokenPipeError):  # `answer` tells it
-            self._requests.send(number)
+            self._requests.send(request)
 
     def answer(self) -> Any:
         """
@@ -100,7 +100,7 @@ def how_it_ended(exit_code: int | None) -> str:
 
 
 def _serve(
-    load: Callable[[int], Any], requests: Connection, results: Connection, theirs: tuple[Connection, ...], parent: int
+    load: Callable[[Any], Any], requests: Connection, results: Connection, theirs: tuple[Connection, ...], parent: int
 ) -> None:
     """Load what is asked for until the pipe or the parent is gone."""
     for connection in theirs:

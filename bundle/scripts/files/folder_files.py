@@ -20,7 +20,8 @@ _MASK_FOLDERS = ("predictions", "probabilities", "ribs")
 # What else a run writes, by the folder in which it lies; there may be scans beside it
 _RUN_FILES = {
     ".": re.compile(
-        r"config(_.*)?\.yaml|report(-\d+)?\.html|training\.html|(froc|curves)\.png|mlruns\.db|summary(-\d+)?\.json"
+        r"config(_.*)?\.yaml|report(-\d+)?\.html|training\.html|(froc|curves)\.png|mlruns\.db|"
+        r"progress\.json|headers\.db|summary(-\d+)?\.json"
     ),
     "pictures": re.compile(r".+\.png"),
     "records": re.compile(r".+\.json"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,9 +40,9 @@ class DicomResultHandler:
         the evaluator; its post-processing ends with candidates on the scan's own grid.
 
     Runs at:
-        ``Events.STARTED`` and ``Events.ITERATION_COMPLETED``, before the handlers that tell of a scan's notes. A series
-        that no object can refer to by UIDs, whose headers cannot be taken over, or with more candidates than a
-        segmentation holds, gets no DICOM; the run goes on.
+        ``Events.ITERATION_COMPLETED``, before the handlers that tell of a scan's notes. A series that no object can
+        refer to by UIDs, whose headers cannot be taken over, or with more candidates than a segmentation holds, gets no
+        DICOM; the run goes on.
 
     Reads:
         ``pred`` (its metadata tell the scan's name) and ``candidates`` (as ``DescribeCandidatesd`` gives them) of the
@@ -60,26 +61,23 @@ class DicomResultHandler:
     def __init__(self, run: PredictionRun) -> None:
         self.run = run
         self.output_dir = run.path("dicom")
-        items = run.to_do if run.outputs["dicom"] else []  # an archive's files are asked for nothing in vain
-        self.series = {str(item["scan"]): item["image"] for item in items if is_dicom(item["image"])}
+
+    @cached_property
+    def algorithm(self) -> Algorithm:
+        """What the objects name as their maker."""
+        return Algorithm.of_bundle(self.run.bundle_root / "configs" / "metadata.json", self.run.checkpoint)
 
     def attach(self, engine: Engine) -> None:
         if not self.run.outputs["dicom"]:
             return
-        engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._write)
-
-    def _start(self, engine: Engine) -> None:
-        if self.series:
-            metadata = self.run.bundle_root / "configs" / "metadata.json"
-            self.algorithm = Algorithm.of_bundle(metadata, self.run.checkpoint)
 
     def _write(self, engine: Engine) -> None:
         outputs: Any = engine.state.output
         for output in outputs:
             pred, candidates = output["pred"], output["candidates"]
             scan = pred.meta["scan"]
-            if scan not in self.series:
+            if not is_dicom(self.run.items[scan]["image"]):
                 continue
             paths = {kind: self.output_dir / f"{scan}.{kind}.dcm" for kind in ("seg", "sr")}
             ids, affine = pred[0].cpu().numpy(), np.asarray(pred.affine, dtype=float)
@@ -101,7 +99,7 @@ class DicomResultHandler:
         self, scan: str, ids: NDArray, affine: NDArray, candidates: Sequence[Candidate]
     ) -> tuple[dict[str, bytes], str]:
         """Return the objects of a scan as files, ``seg`` and ``sr``, and what a user should know of them."""
-        sources, emptied = read_sources(series_files(self.series[scan]))
+        sources, emptied = read_sources(series_files(self.run.items[scan]["image"]))
         if problem := reference_problem(sources):
             return {}, f"No DICOM is written, since {problem}."
         if len(candidates) > MAX_SEGMENTS:

@@ -47,25 +47,25 @@ class ScanRecordsHandler:
     """
 
     def __init__(self, run: PredictionRun) -> None:
+        self.run = run
         self.records = run.records
-        self.items = {str(item["scan"]): item for item in run.to_do}
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._record)
 
     def _start(self, engine: Engine) -> None:
-        self.records.prepare(list(self.items.values()))
+        self.run.prepare()
 
     def _record(self, engine: Engine) -> None:
         outputs: Any = engine.state.output
         for output in outputs:
             meta, candidates = output["pred"].meta, output["candidates"]
             scan, notes = meta["scan"], meta.get("notes", "")
-            self.records.write(self.items[scan], candidates, notes)
+            self.records.write(self.run.items[scan], candidates, notes)
             many = self.records.summarize(candidates).many_fractures
             flag = f"; {self.records.many_fractures} or more fractures" if many else ""
-            done = f"scan {engine.state.iteration} of {len(self.items)}"
+            done = f"scan {engine.state.iteration} of {len(self.run.items)}"
             found = count_words([candidate.score for candidate in candidates], self.records.operating_score)
             engine.logger.info("%s: %s%s (%s)", scan, found, flag, done)
             if notes:

@@ -17,31 +17,23 @@ from monai.utils import str2bool
 
 from scripts.candidates import ribs_of
 from scripts.data.dataloader import SkippingDataLoader
-from scripts.files.file_digest import file_sha256
 from scripts.handlers.training import CurveHistory, CurvesHandler, TrainingLogHandler
 from scripts.images.grids import on_grid_of
 from scripts.metrics.froc import ScanResult, challenge_scores
 from scripts.metrics.ribfrac_froc import RibFracFROCMetric
 from scripts.reporting.found_words import found_words
 from scripts.reporting.pages.findings import scan_findings
-from scripts.reporting.pages.page import OtherScan, ReviewPage
+from scripts.reporting.pages.page import ReviewPage
 from scripts.reporting.pages.rib_views import unfolded_views
 from scripts.reporting.pages.training import Example, write_training_page
 from scripts.reporting.pages.views import Scan, projections
-from scripts.runs.config import flat_settings
 from scripts.runs.prediction import PredictionRun
-from scripts.runs.summary import bundle_facts
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
     from monai.engines import Evaluator
 
 __all__ = ["ReviewPageHandler", "TrainingPageHandler", "TrainingReportHandler"]
-
-_SHIPPED_NOTE = (
-    "The shipped weights ran. They saw synthetic fractures, and fractures implanted into real chest CT, and no others; "
-    "nothing was measured on fractures that a radiologist confirmed."
-)
 
 
 class ReviewPageHandler:
@@ -79,7 +71,6 @@ class ReviewPageHandler:
     ) -> None:
         self.run = run
         self.dataloader = dataloader
-        self.path = run.path("report.html")
         self.metric = metric
         self._page: ReviewPage | None = None
 
@@ -91,25 +82,9 @@ class ReviewPageHandler:
         engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _start(self, engine: Engine) -> None:
-        facts = bundle_facts(self.run.bundle_root, self.run.checkpoint)
-        digest = facts["weights_sha256"]
-        is_shipped = digest is not None and digest == file_sha256(self.run.bundle_root / "models" / "model.pt")
-        summary = {
-            "bundle": f"{facts['bundle']} {facts['version']}",
-            "weights": f"{facts['weights']}, SHA-256 {digest[:12]}…" if digest else "part of the network",
-            "settings": flat_settings(self.run.settings, "#"),  # as on the command line
-        }
-        if of_others := len(self.run.scans) - len(self.run.records.mine):
-            summary["not on this page"] = f"{of_others} scans that other processes predict"
         if self._page is not None:
             self._page.close()
-        self._page = ReviewPage(
-            self.path,
-            summary,
-            self.run.records.operating_score,
-            _SHIPPED_NOTE if is_shipped else "",
-            self.run.records.many_fractures,
-        )
+        self._page = self.run.new_page()
 
     def _add(self, engine: Engine) -> None:
         assert self._page is not None
@@ -140,11 +115,9 @@ class ReviewPageHandler:
 
     def _write(self, engine: Engine) -> None:
         assert self._page is not None
-        failed = [] if self.dataloader is None else self.dataloader.skipped
-        others = [OtherScan(scan, "failed", reason) for scan, reason in failed]
-        others += [OtherScan(scan, "done earlier", "see scans.csv") for scan in self.run.done_before]
-        self._page.write(self._details(self._page.results), others)
-        engine.logger.info("To look at the results, open %s in a browser.", self.path)
+        skipped = [] if self.dataloader is None else self.dataloader.skipped
+        self._page.write(self._details(self._page.results), self.run.other_scans(skipped))
+        engine.logger.info("To look at the results, open %s in a browser.", self._page.path)
 
     def _details(self, results: Sequence[ScanResult]) -> dict[str, Any] | None:
         if self.metric is None or not results:

@@ -13,8 +13,8 @@ import os
 import re
 import sys
 import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,12 +41,15 @@ from scripts.images.header_privacy import quiet_headers
 __all__ = [
     "DicomSeries",
     "DicomSlice",
+    "HeaderReader",
     "find_series",
     "is_dicom",
     "is_hidden_name",
     "read_series",
+    "read_slices",
     "scan_names",
     "series_files",
+    "series_of",
 ]
 
 _TAGS = [
@@ -143,6 +146,9 @@ class DicomSlice:
     position: tuple[float, ...] = ()
 
 
+HeaderReader = Callable[[Iterable[Path]], Iterable[DicomSlice | None]]
+
+
 @dataclass(frozen=True)
 class DicomSeries:
     """
@@ -212,7 +218,22 @@ class DicomSeries:
         return str(Path(*("[patient]" if self.names_patient(part) else part for part in path.parts)))
 
 
-def find_series(files: Iterable[Path]) -> tuple[list[DicomSeries], list[str]]:
+def read_slices(files: Iterable[Path]) -> Iterator[DicomSlice | None]:
+    """
+    Read what matters of headers, one after the other.
+
+    Args:
+        files: files of any kind.
+
+    Yields:
+        What each file says; None for a list of other files (DICOMDIR).
+    """
+    with quiet_headers():  # once for all files, of which an archive has millions
+        for path in tqdm(files, desc="look for DICOM", unit="file", leave=False, delay=_SECONDS_WITHOUT_PROGRESS):
+            yield _read_slice(path)
+
+
+def find_series(files: Iterable[Path], read_headers: HeaderReader = read_slices) -> tuple[list[DicomSeries], list[str]]:
     """
     Find the CT volumes among files of any kind.
 
@@ -229,19 +250,33 @@ def find_series(files: Iterable[Path]) -> tuple[list[DicomSeries], list[str]]:
     Args:
         files: paths; others that are no DICOM are skipped without a word, see
             :func:`scripts.images.looks_like_dicom`.
+        read_headers: reads what the files say, in their order.
 
     Returns:
-        the series by their folders, broken ones too; and why others were skipped, a sentence each, in which no name
+        The series by their folders, broken ones too; and why others were skipped, a sentence each, in which no name
         or number of a patient stands.
+    """
+    found, passed = series_of(one for one in read_headers(files) if one is not None)
+    for line in passed:
+        logger.info(line)
+    return found, passed
+
+
+def series_of(headers: Iterable[DicomSlice]) -> tuple[list[DicomSeries], list[str]]:
+    """
+    Find the CT volumes among files whose headers were read, see :func:`find_series`.
+
+    Args:
+        headers: what the files say.
+
+    Returns:
+        As of :func:`find_series`.
     """
     groups: dict[_Key, list[DicomSlice]] = defaultdict(list)
     everyone: set[str] = set()
-    with quiet_headers():  # once for all files, of which an archive has millions
-        for path in tqdm(files, desc="look for DICOM", unit="file", leave=False, delay=_SECONDS_WITHOUT_PROGRESS):
-            one = _read_slice(path)
-            if one is not None:
-                groups[one.series, None if one.series else path.parent, one.skipped].append(one)
-                everyone.update(one.identity)
+    for one in headers:
+        groups[one.series, None if one.series else Path(one.file).parent, one.skipped].append(one)
+        everyone.update(one.identity)
     unreadable = _unreadable_of(groups)
     blamed = {file for files_ in unreadable.values() for file in files_}
     found, passed = [], []
@@ -264,7 +299,6 @@ def find_series(files: Iterable[Path]) -> tuple[list[DicomSeries], list[str]]:
             reason = _why_too_short(series)
         if reason:
             passed.append(f"{series.description} is skipped: {reason}.")
-            logger.info(passed[-1])
         else:
             found.append(series)
     return sorted(found, key=lambda series: (series.folder, series.uid)), passed
@@ -374,14 +408,14 @@ def scan_names(series: Sequence[DicomSeries], root: Path) -> list[str]:
         A name for each: the folders joined by ``-``; with the series' hash behind it where several share a folder; and
         ``ct-`` and the hash alone where a folder names the patient.
     """
-    folders = [one.folder for one in series]
+    folders = Counter(one.folder for one in series)
     names = []
     for one in series:
         parts = one.folder.relative_to(root).parts or (one.folder.resolve().name,)
         name = "-".join(parts)
         if one.names_patient(name):
             name = f"{_HIDDEN}{one.short_hash}"
-        elif folders.count(one.folder) > 1:
+        elif folders[one.folder] > 1:
             name = f"{name}-{one.short_hash}"
         names.append(name)
     return names

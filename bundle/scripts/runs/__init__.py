@@ -1,5 +1,7 @@
 """What belongs to a run: its settings, lock, records and summary."""
 
+from .archive_run import run_archive
+from .archive_scans import ArchiveScans
 from .config import definition_hash
 from .lock import FolderLock
 from .near_ribs import PrepareBatchNearRibs
@@ -9,12 +11,14 @@ from .settings import read_command_line
 from .training import run_training
 
 __all__ = [
+    "ArchiveScans",
     "FolderLock",
     "PrepareBatchNearRibs",
     "PredictionRun",
     "ScanRecords",
     "definition_hash",
     "read_command_line",
+    "run_archive",
     "run_prediction",
     "run_training",
 ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,24 @@ from monai.engines import Evaluator
 from monai.utils import str2bool
 
 from scripts.data.datalist import ScanList
+from scripts.data.dataloader import SkippedScan, raise_skipped
+from scripts.files.file_digest import file_sha256
 from scripts.images.dicom_series import is_hidden_name
-from scripts.runs.config import definition_hash, running_parser, save_run_config
+from scripts.reporting.pages.page import OtherScan, ReviewPage
+from scripts.runs.config import definition_hash, flat_settings, running_parser, save_run_config
 from scripts.runs.lock import FolderLock
 from scripts.runs.log_lines import hide_false_resuming
 from scripts.runs.memory import keep_freed_memory
 from scripts.runs.records import ScanRecords
 from scripts.runs.settings import check_files, refuse_stray_words
-from scripts.runs.summary import RunSummary
+from scripts.runs.summary import RunSummary, bundle_facts
 
 __all__ = ["PredictionRun", "run_prediction"]
+
+_SHIPPED_NOTE = (
+    "The shipped weights ran. They saw synthetic fractures, and fractures implanted into real chest CT, and no others; "
+    "nothing was measured on fractures that a radiologist confirmed."
+)
 
 # Settings that change neither a mask nor a table
 _WITHOUT_EFFECT = ("output_dir", "predictions_dir", "windows::batch_size", "outputs::probabilities")
@@ -121,53 +129,86 @@ class PredictionRun:
         """The scans that this process predicts."""
         return self.records.to_do()
 
+    @cached_property
+    def items(self) -> dict[str, Mapping[str, Any]]:
+        """These scans by their names."""
+        return {str(item["scan"]): item for item in self.to_do}
+
     @property
     def done_before(self) -> list[str]:
         """The names of the scans of this process that were done before it began."""
-        to_do = {item["scan"] for item in self.to_do}
-        return [item["scan"] for item in self.records.mine if item["scan"] not in to_do]
+        return [item["scan"] for item in self.records.mine if item["scan"] not in self.items]
 
     def path(self, name: str) -> Path:
         """Return the path of a file or folder of this run; a file of this process alone has the shard in its name."""
         path = self.output_dir / name
         return path.with_stem(f"{path.stem}-{self.shard}") if self.shards > 1 and path.suffix else path
 
-    def predict(self, evaluator: Evaluator) -> None:
+    def prepare(self) -> None:
+        """Remove what an earlier run left of the scans that are to be predicted."""
+        self.records.prepare(self.to_do)
+
+    def new_page(self) -> ReviewPage:
+        """Begin the review page."""
+        facts = bundle_facts(self.bundle_root, self.checkpoint)
+        digest = facts["weights_sha256"]
+        is_shipped = digest is not None and digest == file_sha256(self.bundle_root / "models" / "model.pt")
+        summary = {
+            "bundle": f"{facts['bundle']} {facts['version']}",
+            "weights": f"{facts['weights']}, SHA-256 {digest[:12]}…" if digest else "part of the network",
+            "settings": flat_settings(self.settings, "#"),  # as on the command line
+        }
+        if of_others := len(self.scans) - len(self.records.mine):
+            summary["not on this page"] = f"{of_others} scans that other processes predict"
+        return ReviewPage(
+            self.path("report.html"),
+            summary,
+            self.records.operating_score,
+            _SHIPPED_NOTE if is_shipped else "",
+            self.records.many_fractures,
+        )
+
+    def other_scans(self, skipped: Sequence[SkippedScan]) -> list[OtherScan]:
+        """
+        List the scans of this process that have no pictures on its page.
+
+        Args:
+            skipped: the scans of this run that failed.
+        """
+        failed = [OtherScan(scan, "failed", reason) for scan, reason in skipped]
+        return failed + [OtherScan(scan, "done earlier", "see scans.csv") for scan in self.done_before]
+
+    def predict(self, predict_scans: Callable[[], Sequence[SkippedScan]]) -> None:
         """
         Predict what is to be done, and write the tables and the summary.
 
         Args:
-            evaluator: predicts the scans of `to_do`, which a ``SkippingDataLoader`` gives it.
+            predict_scans: predicts the scans of `to_do`, and returns those that it skipped.
 
         Raises:
-            RuntimeError: at the end, when scans were skipped.
+            ValueError: at the end, when scans were skipped.
         """
-        loader: Any = evaluator.data_loader
-        ignored = self.scans.ignored if isinstance(self.scans, ScanList) else ()
         summary = RunSummary(
             self.path("summary.json"),
             self.records,
-            loader,
             self.bundle_root,
             self.checkpoint,
             self.settings,
             self.metrics,
-            ignored,
+            self.scans.ignored if isinstance(self.scans, ScanList) else (),
         )
         summary.remove()
-        if self.to_do:
-            evaluator.run()
-        items = {item["scan"]: item for item in self.to_do}
-        for scan, reason in loader.skipped:
-            self.records.write_failure(items[scan], reason)
+        skipped = predict_scans()
+        for scan, reason in skipped:
+            self.records.write_failure(self.items[scan], reason)
         self.records.join()
-        summary.write()
+        summary.write(len(self.to_do), skipped)
         if hidden := sum(is_hidden_name(item["scan"]) for item in self.records.mine):
             _logger.info(
                 f"Scans called ct-... lie in folders that name patients ({hidden} of {len(self.records.mine)}). A list "
                 "for you alone of which is which: python -m scripts list_scans --dataset_dir ... --output private.json"
             )
-        loader.raise_skipped()
+        raise_skipped(skipped, len(self.to_do))
 
 
 def run_prediction(
@@ -195,8 +236,8 @@ def run_prediction(
     Raises:
         FileNotFoundError: when a file that it needs does not exist.
         BlockingIOError: when another run writes to one of the folders.
-        ValueError: when a folder holds masks of other scans.
-        RuntimeError: when it is called from anywhere but a config; and at the end, when scans were skipped.
+        ValueError: when a folder holds masks of other scans; and at the end, when scans were skipped.
+        RuntimeError: when it is called from anywhere but a config.
         SystemExit: when the command line has words that belong to no setting.
     """
     refuse_stray_words()
@@ -208,7 +249,15 @@ def run_prediction(
         run: PredictionRun = parser.get_parsed_content(prediction)
         run.records.check_masks()  # before the network is made
         save_run_config(Path(folders[0]) / "config.yaml")
-        run.predict(parser.get_parsed_content(evaluator))
+        run.predict(partial(_predict_here, run, parser.get_parsed_content(evaluator)))
+
+
+def _predict_here(run: PredictionRun, evaluator: Evaluator) -> Sequence[SkippedScan]:
+    """Predict what is to be done in this process."""
+    if run.to_do:
+        evaluator.run()
+    loader: Any = evaluator.data_loader
+    return loader.skipped
 
 
 def _share(shard: int | None, shards: int | None) -> tuple[int, int]:

@@ -105,11 +105,15 @@ class ScanRecords:
         self.shard = shard
         self.shards = shards
         self.resume = resume
-        self.mine = data[shard::shards]
         self.operating_score = operating_score
         self.many_fractures = many_fractures
         self.described = described
-        self._check_sources()
+        self.check_sources()
+
+    @property
+    def mine(self) -> Sequence[Mapping[str, Any]]:
+        """The scans of this process."""
+        return self.data[self.shard :: self.shards]
 
     def to_do(self) -> list[Mapping[str, Any]]:
         """List the scans of this process that are not done."""
@@ -129,6 +133,10 @@ class ScanRecords:
         files = self._files(item["scan"])
         return all(path.is_file() for path in files) and files[0].stat().st_size == record["mask_bytes"]
 
+    def is_free(self, item: Mapping[str, Any]) -> bool:
+        """Tell whether nothing is overwritten by the files of a scan but what a prediction has written of it."""
+        return self._record(item["scan"]).exists() or not any(path.exists() for path in self._files(item["scan"]))
+
     def prepare(self, items: Sequence[Mapping[str, Any]]) -> None:
         """
         Remove what an earlier run left of scans that are to be predicted: records, unfinished files, and the tables.
@@ -141,13 +149,31 @@ class ScanRecords:
         """
         self.check_masks()
         for item in items:
-            self._record(item["scan"]).unlink(missing_ok=True)
-        self._remove_unfinished(items)
+            self.forget(item)
+        self.remove_unfinished(items)
+
+    def forget(self, item: Mapping[str, Any]) -> None:
+        """Remove the record of a scan."""
+        self._record(item["scan"]).unlink(missing_ok=True)
+
+    def remove_results(self, item: Mapping[str, Any]) -> None:
+        """Remove what was written of a scan, but for pictures and tables of its ribs, and DICOM."""
+        self.forget(item)
+        for path in self._files(item["scan"]):
+            path.unlink(missing_ok=True)
+
+    def remove_unfinished(self, items: Sequence[Mapping[str, Any]]) -> None:
+        """
+        Remove the tables, and the unfinished files of scans, or all when no other process may be writing them.
+
+        Args:
+            items: those scans.
+        """
         for table in self.tables:
             table.unlink(missing_ok=True)
+        self._remove_unfinished(items)
 
     def _remove_unfinished(self, items: Sequence[Mapping[str, Any]]) -> None:
-        """Remove the unfinished files of scans, or all when no other process may be writing them."""
         names = {path.name for item in items for path in (self._record(item["scan"]), *self._files(item["scan"]))}
         folders = {path.parent for path in (*self.tables, self._record(""), *self._files(""))}
         for folder in folders:
@@ -175,10 +201,13 @@ class ScanRecords:
         """
         Record that a scan could not be predicted: the table of scans tells it, and a run that goes on tries it again.
 
+        Files of it that are there are removed: no table would tell of its mask.
+
         Args:
             item: the scan, of ``data``.
             reason: what is wrong with which file.
         """
+        self.remove_results(item)
         self._write(item, failed_scan(reason))
 
     def _write(self, item: Mapping[str, Any], summary: ScanSummary, **more: Any) -> None:
@@ -223,7 +252,7 @@ class ScanRecords:
                     f"{self.predictions_dir}."
                 )
 
-    def _check_sources(self) -> None:
+    def check_sources(self) -> None:
         """Raise ``ValueError`` when a mask or a map of probabilities would be written over a scan or its annotation."""
         folders: dict[str, str] = {}  # links are followed once for each folder
 

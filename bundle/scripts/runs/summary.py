@@ -10,7 +10,7 @@ from typing import Any
 
 from monai.config import PathLike
 
-from scripts.data.dataloader import SkippingDataLoader
+from scripts.data.dataloader import SkippedScan
 from scripts.data.ribfrac import KEY_FALSE_POSITIVES
 from scripts.files.atomic_write import write_json
 from scripts.files.file_digest import file_sha256
@@ -30,7 +30,6 @@ class RunSummary:
     Args:
         path: the file.
         records: what is done.
-        dataloader: gave the scans of this run, and keeps those that it skipped.
         bundle_root: the bundle's folder, whose metadata tell its name and version.
         checkpoint: the weights that ran; None where they are part of the network.
         settings: settings of the run that the summary tells.
@@ -42,7 +41,6 @@ class RunSummary:
         self,
         path: PathLike,
         records: ScanRecords,
-        dataloader: SkippingDataLoader,
         bundle_root: PathLike,
         checkpoint: PathLike | None,
         settings: Mapping[str, Any],
@@ -51,7 +49,6 @@ class RunSummary:
     ) -> None:
         self.path = Path(path)
         self.records = records
-        self.dataloader = dataloader
         self.bundle_root = bundle_root
         self.checkpoint = checkpoint
         self.settings = settings
@@ -62,11 +59,16 @@ class RunSummary:
         """Remove the summary of an earlier run: one that is killed has none."""
         self.path.unlink(missing_ok=True)
 
-    def write(self) -> None:
-        """Write the summary, when the run is at its end."""
-        named, skipped = self.records.summaries(), self.dataloader.skipped
+    def write(self, to_do: int, skipped: Sequence[SkippedScan]) -> None:
+        """
+        Write the summary, when the run is at its end.
+
+        Args:
+            to_do: scans of this run.
+            skipped: those of them that it skipped.
+        """
+        named = self.records.summaries()
         summaries = [summary for _, summary in named]
-        to_do = len(self.dataloader.dataset)  # type: ignore[arg-type]
         content = {
             **bundle_facts(self.bundle_root, self.checkpoint),
             "settings": self.settings,

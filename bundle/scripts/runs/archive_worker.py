@@ -1,0 +1,124 @@
+"""One of the processes that predict an archive: it keeps the network, and predicts the scans that it is sent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from threading import Thread
+from typing import Any
+
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigParser
+
+from scripts.runs.memory import keep_freed_memory
+from scripts.runs.prediction import PredictionRun
+
+__all__ = ["PagePart", "ScanWorker", "WorkerRun"]
+
+# What differs in the config of a run: its scans come one by one
+_OF_WORKER = {
+    "scans": [],
+    "dataloader": {
+        "_target_": "scripts.data.StreamDataLoader",
+        "transform": "@preprocessing",
+        "num_workers": "@num_workers",
+    },
+    "prediction::_target_": "scripts.runs.archive_worker.WorkerRun",
+    "prediction::resume": False,
+    "prediction::shard": 0,
+    "prediction::shards": 1,
+}
+
+
+class PagePart:
+    """Take the place of ``ReviewPage``: keep what it is told of the last scan, for the page of the whole archive."""
+
+    def __init__(self) -> None:
+        self.results: list[Any] = []
+        self.scan: tuple[Any, ...] | None = None
+
+    def add_scan(self, *of_scan: Any) -> None:
+        self.scan = of_scan
+
+
+class WorkerRun(PredictionRun):
+    """
+    The scans that a worker is sent, by their names in ``items``: whoever sends them lists them, joins and sums up.
+
+    Args:
+        arguments: as of :class:`PredictionRun`, without scans.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.items = {}
+        self.page = PagePart()
+
+    def prepare(self) -> None:
+        """Leave all as it is: other workers have begun."""
+
+    def new_page(self) -> Any:
+        return self.page
+
+
+class ScanWorker:
+    """
+    Predict single scans by a prediction's own config, into its folders; made an actor by ``ray.remote``.
+
+    Its evaluator runs as long as it lives, in a thread, so that network, weights and handlers are made once.
+
+    Args:
+        config: of the run, as ``ConfigParser.get`` gives it, without objects.
+        folder: of the bundle, to which relative paths refer.
+    """
+
+    def __init__(self, config: Mapping[str, Any], folder: str) -> None:
+        self.config = config
+        self.folder = folder
+
+    def start(self) -> str:
+        """
+        Make all that predicts.
+
+        Returns:
+            What tells this prediction from one of other settings, weights or code, see :class:`ScanRecords`.
+        """
+        os.chdir(self.folder)
+        keep_freed_memory()
+        parser = ConfigParser(dict(self.config))
+        parser.update(_OF_WORKER)
+        parser.get_parsed_content("initialize")
+        self.run: WorkerRun = parser.get_parsed_content("prediction")
+        evaluator: Any = parser.get_parsed_content("evaluator")
+        self.loader = evaluator.data_loader
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._finish)
+        Thread(target=partial(self._predict, evaluator), daemon=True).start()
+        return self.run.records.made_by
+
+    def predict(self, item: Mapping[str, Any]) -> Any:
+        """
+        Predict a scan, behind those that were sent before.
+
+        Args:
+            item: the scan, as ``load_datalist`` gives it.
+
+        Returns:
+            The arguments of ``ReviewPage.add_scan``, or None where there is no page; or a ``SkippedScan``.
+        """
+        self.run.items[item["scan"]] = item
+        try:
+            return self.loader.put(item).result()
+        finally:
+            del self.run.items[item["scan"]]
+
+    def _predict(self, evaluator: Any) -> None:
+        try:
+            evaluator.run()
+        except Exception as error:  # is raised where the scans are waited for
+            self.loader.fail(error)
+
+    def _finish(self, engine: Engine) -> None:
+        outputs: Any = engine.state.output
+        for output in outputs:
+            self.loader.finish(output["pred"].meta["scan"], self.run.page.scan)
