@@ -219,7 +219,7 @@ def predicted(cage):
     """Two marks of probability 0.5 on the left ribs, at the same place, one off the ribs, and a weak one."""
     marks = [ball(cage, on_rib(height)) for height in (25.0, 55.0)]
     marks += [ball(cage, (0.0, 40.0, 60.0)), ball(cage, on_rib(25.0, "right"))]
-    probability = sum(mark * p for mark, p in zip(marks, (0.5, 0.5, 0.5, 0.01))).astype(np.float32)
+    probability = sum(mark * p for mark, p in zip(marks, (0.5, 0.5, 0.5, 0.001))).astype(np.float32)
     affine = torch.as_tensor(cage.affine)
     image = MetaTensor(torch.as_tensor(image_of(cage))[None], affine=affine)
     pred = MetaTensor(torch.as_tensor(probability)[None], affine=affine)
@@ -231,7 +231,7 @@ def test_both_looks_are_weighed_in_the_logit(predicted):
     refined = RefineAlongRibsd("pred", Known(WAY_MM, 6), weight=0.25)(data)["pred"].numpy()[0]
     assert np.median(refined[there]) == pytest.approx(1 / (1 + np.exp(-2.0)), abs=0.02)  # 0.25 of a logit of 8
     assert refined[elsewhere].max() < 0.2
-    assert (refined[off] == 0.5).all() and refined[weak] == pytest.approx(0.01)
+    assert (refined[off] == 0.5).all() and refined[weak] == pytest.approx(0.001)
     assert data["pred"].numpy()[0][there].max() == 0.5  # what was given stays
 
 

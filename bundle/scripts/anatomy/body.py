@@ -63,6 +63,19 @@ def cut_shares(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def checked_spacing(image: NDArray, spacing_mm: ArrayLike) -> NDArray[np.float64]:
+    """
+    Check that an image is a volume, and its spacing such of one.
+
+    Args:
+        image: of any type, shape ``(H, W, D)``.
+        spacing_mm: mm per voxel along each axis.
+
+    Returns:
+        The spacing, shape ``(3,)``.
+
+    Raises:
+        ValueError: when the image has no voxel or other axes, or the spacing is not three positive numbers.
+    """
     spacing = np.asarray(spacing_mm, dtype=np.float64)
     if image.ndim != 3 or image.size == 0:
         raise ValueError(f"image must have three axes (H, W, D) and at least one voxel, got shape {image.shape}.")
