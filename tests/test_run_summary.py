@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -58,11 +57,9 @@ def summary(folder: Path, name: str = "summary.json") -> dict[str, Any]:
 
 def test_the_log_ends_with_how_to_tell_scans_apart_whose_folders_name_patients(tmp_path, caplog):
     name = "ct-6dadc91b85"
-    skipped = [SkippedScan(name, "is cut short")]
-    loader = SimpleNamespace(skipped=skipped, dataset=[], raise_skipped=lambda: None)
-    with caplog.at_level("INFO"):
-        prediction = prediction_run(tmp_path, [{"scan": name, "image": "a.nii.gz"}])
-        prediction.predict(SimpleNamespace(data_loader=loader, run=lambda: None))
+    prediction = prediction_run(tmp_path, [{"scan": name, "image": "a.nii.gz"}])
+    with caplog.at_level("INFO"), pytest.raises(ValueError, match="is cut short"):
+        prediction.predict(lambda: [SkippedScan(name, "is cut short")])
     assert caplog.messages[-1].startswith("Scans called ct-... lie in folders that name patients (1 of 1).")
 
 
