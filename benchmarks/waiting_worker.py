@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 __all__ = ["Waiting"]
@@ -23,12 +24,14 @@ class Waiting:
 
     def __init__(self, folder: str | None) -> None:
         self.folder = folder
+        self.lock = Lock()
 
     def start(self) -> None:
         """Need nothing."""
 
     def predict(self, item: Mapping[str, Any]) -> None:
-        time.sleep(item["seconds"])
+        with self.lock:  # what waits behind is called meanwhile
+            time.sleep(item["seconds"])
         if self.folder is not None:
             path = Path(self.folder) / f"{item['scan']}.json"
             unfinished = path.with_name(f".{secrets.token_hex(8)}.{path.name}")  # as scripts.files.atomic_write does
