@@ -31,34 +31,15 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
-from scripts.files.atomic_write import unfinished_files, write_json  # noqa: E402
+from benchmarks.waiting_worker import Waiting  # noqa: E402
+from scripts.files.atomic_write import unfinished_files  # noqa: E402
 from scripts.runs.worker_pool import WorkerPool, connected  # noqa: E402
 
-__all__ = ["Waiting", "balance", "kills", "main", "overhead", "simulate"]
+__all__ = ["balance", "kills", "main", "overhead", "simulate"]
 
 WORKERS = 2
 LONG = 10  # times as long: one scan in ten
 MIB = 2**20
-
-
-class Waiting:
-    """
-    Wait as long as a scan says, and write a whole file, as a prediction ends with its record.
-
-    Args:
-        folder: of the files; None writes none.
-    """
-
-    def __init__(self, folder: str | None) -> None:
-        self.folder = folder
-
-    def start(self) -> None:
-        """Need nothing."""
-
-    def predict(self, item: Mapping[str, Any]) -> None:
-        time.sleep(item["seconds"])
-        if self.folder is not None:
-            write_json(Path(self.folder) / f"{item['scan']}.json", {"scan": item["scan"], "by": os.getpid()})
 
 
 def _scans(seconds: Sequence[float], folder: Path | None = None) -> list[dict[str, Any]]:
@@ -277,7 +258,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # the workers import this file by its name in the repository
-    from benchmarks.archive import main as run
-
-    run()
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,10 @@ from typing import Any
 import pytest
 from conftest import write_scan
 from test_configs import SMALL_PREDICTION, files, workflow
+
+from scripts.data import load_datalist
+from scripts.runs import PrepareBatchNearRibs
+from scripts.runs.archive_worker import ScanWorker
 
 ray = pytest.importorskip("ray", reason="the package ray is not installed: it is in the extra [cluster]")
 
@@ -61,8 +66,31 @@ def archive(data: Path, folder: Path, model: Path, **settings: Any) -> str:
 def contents(folder: Path) -> dict[str, bytes]:
     """The files of a run, without what tells of its own settings, and when its page was made."""
     found = {name: (folder / name).read_bytes() for name in files(folder) if name != "config.yaml"}
-    found["report.html"] = re.sub(rb"<dt>made</dt>.*?</time>", b"", found["report.html"])
+    found["report.html"] = re.sub(rb'<dt>made</dt>.*?</time>|data-run=".*?"', b"", found["report.html"])
     return found
+
+
+def test_a_worker_looks_near_ribs_as_a_single_process_does(data, tmp_path, model, monkeypatch):
+    """A process's own worker, without an engine."""
+    looks: list[tuple[float | None, float]] = []
+    near = PrepareBatchNearRibs._near
+
+    def seen(self: PrepareBatchNearRibs, *of_scan: Any) -> Any:
+        looks.append((self.distance_mm, self.min_probability))
+        return near(self, *of_scan)
+
+    monkeypatch.setattr(PrepareBatchNearRibs, "_near", seen)
+    settings = {
+        "dataset_dir": str(data),
+        "output_dir": str(tmp_path),
+        "checkpoint": str(model),
+        "bone::max_rib_mm": 7.0,
+    }
+    config = workflow("inference.yaml", "archive.yaml", **SMALL_PREDICTION | settings).parser.get()
+    worker = ScanWorker(config, os.getcwd())
+    worker.start()
+    worker.predict(load_datalist(data, "test", labels=False, check=False)[0])
+    assert looks == [(7.0, 0.03)] and (tmp_path / "predictions" / "RibFrac501.nii.gz").is_file()
 
 
 def test_two_workers_give_the_results_of_one_process(engine, data, tmp_path, model):
@@ -78,6 +106,7 @@ def test_two_workers_give_the_results_of_one_process(engine, data, tmp_path, mod
     assert len([name for name in found if name.startswith("predictions/")]) == 4, "three masks and the table"
 
 
+@pytest.mark.slow
 def test_what_is_done_is_left_out(engine, data, tmp_path, model):
     run(data, tmp_path, model)
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "predictions").glob("*.nii.gz")}

@@ -166,7 +166,8 @@ class SlidingWindowProbabilityInferer(Inferer):
         total = torch.zeros_like(weight)
         is_shown = has_bone if where is None else has_bone & self._holds(where, starts)
         shown = list(itertools.compress(places, is_shown.tolist()))
-        with tqdm(total=len(shown), desc="windows", unit="window", disable=not self.progress) as bar:
+        hidden = {} if self.progress else {"disable": True}  # TQDM_DISABLE counts where nothing is given
+        with tqdm(total=len(shown), desc="windows", unit="window", **hidden) as bar:
             done = 0
             while done < len(shown):
                 batch = shown[done : done + self.sw_batch_size]
