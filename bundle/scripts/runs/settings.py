@@ -28,7 +28,7 @@ __all__ = ["check_files", "is_path", "is_text", "read_command_line", "refuse_str
 _RUNS = "scripts.runs.run_"  # what a run of the bundle's configs calls
 _FLAG = re.compile(r"--|-[a-zA-Z]")  # what fire takes for a name; -1 is a value
 _PATH_ENDS = ("_dir", "_path", "_file")
-_PATHS = ("bundle_root", "checkpoint", "file", "pretrained")
+_PATHS = ("bundle_root", "checkpoint", "file", "header_index", "pretrained")
 _TEXT_ENDS = ("_name", "_uri")
 # Null is a value of these, though not their default; of others it is one where a config says null
 _TAKE_NULL = (
