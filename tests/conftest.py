@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import os
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +141,11 @@ def prediction_run(folder: Path, scans: Sequence[dict[str, Any]], **arguments: A
     """A prediction of scans into a folder, by the bundle without weights; its page and DICOM are written."""
     settings = {"bundle_root": BUNDLE_ROOT, "checkpoint": None, "outputs": {"review_page": True, "dicom": True}}
     return PredictionRun(scans, folder, folder / "predictions", **settings | {"shard": 0, "shards": 1} | arguments)
+
+
+@pytest.fixture(scope="module")
+def the_only_cluster() -> Iterator[None]:
+    """Wait until no other process of the tests has a cluster of Ray: those of one machine disturb each other."""
+    with open(Path(tempfile.gettempdir()) / "rib-fractures-tests-ray.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -23,7 +23,7 @@ BROKEN = 503
 
 
 @pytest.fixture(scope="module")
-def engine() -> Iterator[None]:
+def engine(the_only_cluster: None) -> Iterator[None]:
     """Ray on this machine, with room for two workers, and without a token in the home directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")

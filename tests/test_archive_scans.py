@@ -25,7 +25,7 @@ LISTED = {"section": "test", "labels": False, "check": False}
 
 
 @pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
+def engine(the_only_cluster: None) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         local = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 2**27}

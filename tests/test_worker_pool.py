@@ -16,7 +16,7 @@ ray = pytest.importorskip("ray", reason="the package ray is not installed: it is
 
 
 @pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
+def engine(the_only_cluster: None) -> Iterator[None]:
     """Ray on this machine, with room for two workers, and without a token in the home directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
