@@ -1,7 +1,8 @@
 """
 Measure a page to scroll through a scan: its size, how long it takes to write, and to open in a browser.
 
-    python benchmarks/viewer_page.py --output_dir output/demo/synthetic --scan synthetic-0501 --chromium /usr/bin/chromium
+    python benchmarks/viewer_page.py --output_dir output/demo/synthetic --scan synthetic-0501 \\
+      --chromium /usr/bin/chromium
 
 The scan is one of a run that is there. The times to draw, from the address, and to change the HU that are black and
 white are those of a browser without a window, which draws by the CPU alone; without --chromium they are left out.
