@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,33 @@ def prediction_run(folder: Path, scans: Sequence[dict[str, Any]], **arguments: A
     """A prediction of scans into a folder, by the bundle without weights; its page and DICOM are written."""
     settings = {"bundle_root": BUNDLE_ROOT, "checkpoint": None, "outputs": {"review_page": True, "dicom": True}}
     return PredictionRun(scans, folder, folder / "predictions", **settings | {"shard": 0, "shards": 1} | arguments)
+
+
+def ending_of(ready: Any) -> str:
+    """Run a workflow; returns what it ends with, which is nothing where all is well."""
+    ready.initialize()
+    try:
+        ready.run()
+    except RuntimeError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        return str(cause)
+    return ""
+
+
+@contextmanager
+def ray_on_this_machine(cores: int, **environment: str) -> Iterator[None]:
+    """Ray, without a token in the home directory."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RAY_AUTH_MODE": "disabled", **environment}.items():
+            patch.setenv(name, value)
+        local = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": 2**27}
+        ray.init("local", **local, _node_ip_address="127.0.0.1", log_to_driver=False)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import write_scan
+from conftest import ending_of, ray_on_this_machine, write_scan
 from test_configs import SMALL_PREDICTION, files, workflow
 
 from scripts.data import load_datalist
 from scripts.runs import PrepareBatchNearRibs
 from scripts.runs.archive_worker import ScanWorker
 
-ray = pytest.importorskip("ray", reason="the package ray is not installed: it is in the extra [cluster]")
+pytest.importorskip("ray", reason="the package ray is not installed: it is in the extra [cluster]")
 
 BROKEN = 503
 
@@ -25,12 +25,8 @@ BROKEN = 503
 @pytest.fixture(scope="module")
 def engine(the_only_cluster: None) -> Iterator[None]:
     """Ray on this machine, with room for two workers, and without a token in the home directory."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        local = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 2**27}
-        ray.init("local", **local, _node_ip_address="127.0.0.1", log_to_driver=False)
+    with ray_on_this_machine(2):
         yield
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -47,16 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, folder: Path, model: Path, *overlays: str, **settings: Any) -> str:
     """Run; returns what the run ends with, which is nothing where all is well."""
     settings = {"dataset_dir": str(data), "output_dir": str(folder), "checkpoint": str(model), **settings}
-    ready = workflow("inference.yaml", *overlays, **SMALL_PREDICTION | settings)
-    ready.initialize()
-    try:
-        ready.run()
-    except RuntimeError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        return str(cause)
-    return ""
+    return ending_of(workflow("inference.yaml", *overlays, **SMALL_PREDICTION | settings))
 
 
 def archive(data: Path, folder: Path, model: Path, **settings: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import prediction_run
+from conftest import prediction_run, ray_on_this_machine
 from dicom_scans import SERIES, write_series
 
 from scripts.data.datalist import load_datalist
@@ -19,19 +19,15 @@ from scripts.runs import archive_scans
 from scripts.runs.archive_run import Progress, _items
 from scripts.runs.archive_scans import ArchiveScans
 
-ray = pytest.importorskip("ray", reason="the package ray is not installed: it is in the extra [cluster]")
+pytest.importorskip("ray", reason="the package ray is not installed: it is in the extra [cluster]")
 
 LISTED = {"section": "test", "labels": False, "check": False}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def engine(the_only_cluster: None) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        local = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 2**27}
-        ray.init("local", **local, _node_ip_address="127.0.0.1", log_to_driver=False)
+    with ray_on_this_machine(1):
         yield
-        ray.shutdown()
 
 
 @pytest.fixture

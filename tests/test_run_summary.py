@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BUNDLE_ROOT, prediction_run, write_scan
+from conftest import BUNDLE_ROOT, ending_of, prediction_run, write_scan
 from test_configs import SMALL_PREDICTION, rows, workflow
 
 from scripts.data.dataloader import SkippedScan
@@ -39,16 +39,7 @@ def run(data: Path, folder: Path, model: Path, *overlays: str, **settings: Any) 
     settings |= {"dataset_dir": str(data), "output_dir": str(folder), "checkpoint": str(model)}
     if overlays:
         settings |= {"bootstrap": 0, "run_id": "evaluating"}
-    ready = workflow("inference.yaml", *overlays, **SETTINGS | settings)
-    ready.initialize()
-    try:
-        ready.run()
-    except RuntimeError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        return str(cause)
-    return ""
+    return ending_of(workflow("inference.yaml", *overlays, **SETTINGS | settings))
 
 
 def summary(folder: Path, name: str = "summary.json") -> dict[str, Any]:

@@ -8,23 +8,19 @@ from typing import Any
 
 import pool_workers
 import pytest
+from conftest import ray_on_this_machine
 
 from scripts.data.dataloader import SkippedScan
 from scripts.runs.worker_pool import WorkerPool
 
-ray = pytest.importorskip("ray", reason="the package ray is not installed: it is in the extra [cluster]")
+pytest.importorskip("ray", reason="the package ray is not installed: it is in the extra [cluster]")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def engine(the_only_cluster: None) -> Iterator[None]:
     """Ray on this machine, with room for two workers, and without a token in the home directory."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        local = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 2**27}
-        ray.init("local", **local, _node_ip_address="127.0.0.1", log_to_driver=False)
+    with ray_on_this_machine(2, PYTHONPATH=str(Path(__file__).parent)):
         yield
-        ray.shutdown()
 
 
 def pool(folder: Path, worker: type = pool_workers.Worker, **arguments: Any) -> WorkerPool:

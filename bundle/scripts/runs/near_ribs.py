@@ -15,7 +15,7 @@ from scripts.anatomy.rib_cage import RibCage
 from scripts.anatomy.straight_ribs import RibBlocks
 from scripts.engines import choose_bfloat16
 from scripts.networks import StraightRibNet
-from scripts.transforms.straight_ribs import look_along_ribs
+from scripts.transforms.straight_ribs import can_look, look_along_ribs
 
 __all__ = ["PrepareBatchNearRibs"]
 
@@ -88,7 +88,7 @@ class PrepareBatchNearRibs(PrepareBatch):
             cage, blocks = (
                 batchdata[key][place][()] if key in batchdata else None for key in (self.cage_key, self.blocks_key)
             )
-            if isinstance(self.network, StraightRibNet) and self.network.is_trained and blocks and blocks.ribs:
+            if can_look(self.network) and blocks is not None and blocks.ribs:
                 blocks = replace(blocks, logits=self._look(self.network, blocks))
                 batchdata[self.blocks_key][place][()] = blocks
             near.append(self._near(scan, cage, blocks))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from scripts.anatomy.straight_ribs import (
 from scripts.networks import StraightRibNet
 from scripts.transforms.anatomy import collated_as_list
 
-__all__ = ["RandCropStraightRibsd", "RefineAlongRibsd", "StraightenRibsd", "look_along_ribs"]
+__all__ = ["RandCropStraightRibsd", "RefineAlongRibsd", "StraightenRibsd", "can_look", "look_along_ribs"]
 
 _logger = logging.getLogger(__name__)
 
@@ -247,7 +247,7 @@ class RefineAlongRibsd(MapTransform):
         blocks: RibBlocks | None = d.get(self.blocks_key)
         if self.weight == 0 or blocks is None or not blocks.ribs:
             return d
-        if not isinstance(self.network, StraightRibNet) or not self.network.is_trained:
+        if not can_look(self.network):
             if not self._is_told:
                 _logger.warning("The weights hold no network along the ribs: probabilities are those of the windows.")
                 self._is_told = True
@@ -285,6 +285,11 @@ class RefineAlongRibsd(MapTransform):
         result = prediction.clone()
         result[0] = torch.from_numpy(refined).to(prediction.device)
         return result
+
+
+def can_look(network: Any) -> TypeGuard[StraightRibNet]:
+    """Tell whether something is a network along the ribs, and trained."""
+    return isinstance(network, StraightRibNet) and network.is_trained
 
 
 def look_along_ribs(
