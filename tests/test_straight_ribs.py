@@ -1,8 +1,7 @@
-"""The look along straightened ribs: blocks, pieces, the network, and what it does to probabilities."""
+"""The look along straightened ribs: blocks, pieces, the network, and its training."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from rib_cages import RIB_HU, WATER_HU, ball, image_of, made_cage
 from scripts.anatomy.straight_ribs import BLOCK_STEP_MM, rib_blocks
 from scripts.losses import MaskedBCELoss
 from scripts.networks import ResUNet, StraightRibNet
-from scripts.transforms import RandCropStraightRibsd, RefineAlongRibsd, StraightenRibsd
+from scripts.transforms import RandCropStraightRibsd, StraightenRibsd
 
 TURN = 1.0  # a radian on the bow of 70 mm
 WAY_MM = 70 * TURN
@@ -195,70 +194,6 @@ def test_unknown_labels_teach_nothing():
     assert MaskedBCELoss()(logits, torch.full((1, 1, 3), -1.0)).item() == 0
     with pytest.raises(ValueError, match="shape"):
         MaskedBCELoss()(logits, torch.zeros(1, 3))
-
-
-# ---- probabilities ----
-
-
-class Known(StraightRibNet):
-    """It says yes within 14 mm of a way on the rib of one number, and no elsewhere."""
-
-    def __init__(self, way_mm: float, number: int, logit: float = 8.0) -> None:
-        super().__init__(channels=(1, 1, 1))
-        self.way, self.number, self.logit = 2 * way_mm / 300 - 1, 2 * (number - 1) / 11 - 1, logit
-        torch.nn.init.ones_(self.head.weight)
-
-    def forward(self, ribs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        way, _, number = self.pool_positions(positions).unbind(1)
-        is_there = (abs(way - self.way) < 2 * 14 / 300) & (abs(number - self.number) < 0.05)
-        return torch.where(is_there, self.logit, -self.logit)[:, None]
-
-
-@pytest.fixture
-def predicted(cage):
-    """Two marks of probability 0.5 on the left ribs, at the same place, one off the ribs, and a weak one."""
-    marks = [ball(cage, on_rib(height)) for height in (25.0, 55.0)]
-    marks += [ball(cage, (0.0, 40.0, 60.0)), ball(cage, on_rib(25.0, "right"))]
-    probability = sum(mark * p for mark, p in zip(marks, (0.5, 0.5, 0.5, 0.001))).astype(np.float32)
-    affine = torch.as_tensor(cage.affine)
-    image = MetaTensor(torch.as_tensor(image_of(cage))[None], affine=affine)
-    pred = MetaTensor(torch.as_tensor(probability)[None], affine=affine)
-    return StraightenRibsd("image")({"image": image, "pred": pred, "rib_cage": cage}), marks
-
-
-def test_both_looks_are_weighed_in_the_logit(predicted):
-    data, (there, elsewhere, off, weak) = predicted
-    refined = RefineAlongRibsd("pred", Known(WAY_MM, 6), weight=0.25)(data)["pred"].numpy()[0]
-    assert np.median(refined[there]) == pytest.approx(1 / (1 + np.exp(-2.0)), abs=0.02)  # 0.25 of a logit of 8
-    assert refined[elsewhere].max() < 0.2
-    assert (refined[off] == 0.5).all() and refined[weak] == pytest.approx(0.001)
-    assert data["pred"].numpy()[0][there].max() == 0.5  # what was given stays
-
-
-def test_without_weight_ribs_or_training_the_prediction_stays(predicted, caplog):
-    data, _ = predicted
-    known = Known(WAY_MM, 6)
-    assert RefineAlongRibsd("pred", known, weight=0.0)(data)["pred"] is data["pred"]
-    assert RefineAlongRibsd("pred", known)({"pred": data["pred"]})["pred"] is data["pred"]
-    whole = {key: data[key] for key in ("image", "rib_cage")}
-    assert StraightenRibsd("image", enabled=False)(whole).keys() == whole.keys()
-    assert StraightenRibsd("image")({"image": data["image"]}).keys() == {"image"}
-    untrained = RefineAlongRibsd("pred", ResUNet(channels=(2, 3), straight_ribs=True))
-    with caplog.at_level(logging.WARNING):
-        for _ in range(2):
-            assert untrained(data)["pred"] is data["pred"]
-    assert caplog.text.count("no network along the ribs") == 1
-    with pytest.raises(ValueError, match="weight"):
-        RefineAlongRibsd("pred", known, weight=2)
-
-
-def test_the_network_within_a_network_is_found_and_left_in_its_mode(predicted):
-    data, (there, *_) = predicted
-    whole = ResUNet(channels=(2, 3), straight_ribs=True)
-    whole.straight_ribs = Known(WAY_MM, 6)
-    refined = RefineAlongRibsd("pred", whole, weight=0.5)(data)["pred"].numpy()[0]
-    assert np.median(refined[there]) > 0.9
-    assert whole.straight_ribs.training
 
 
 # ---- config ----

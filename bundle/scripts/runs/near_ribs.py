@@ -29,7 +29,7 @@ class PrepareBatchNearRibs(PrepareBatch):
     That is near the ribs, and wherever one of them may have been missed, see
     :meth:`scripts.anatomy.rib_cage.RibCage.surroundings`. With a network along the ribs, its look comes before that of
     the windows, and only what is near the places that it may take for a fracture counts. Its logits are kept in the
-    batch, for :class:`scripts.transforms.RefineAlongRibsd`.
+    batch, for :class:`scripts.transforms.PoolRegionsd`.
 
     Args:
         distance_mm: how far from a rib is near; None: a fracture can be anywhere.

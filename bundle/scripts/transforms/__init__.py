@@ -17,9 +17,10 @@ from .inversion import InvertCandidatesd
 from .labels import CheckLabeld, CropLabelSlicesd
 from .naming import NameScand, scan_name_formatter
 from .resampling import ResampleAlongAxes, SpacingOnlyd
+from .rib_regions import PoolRegionsd
 from .sampling import FindFracturesd, SymmetricROISamplerd
 from .saving import SaveProbabilityd, SaveScand
-from .straight_ribs import RandCropStraightRibsd, RefineAlongRibsd, StraightenRibsd
+from .straight_ribs import RandCropStraightRibsd, StraightenRibsd
 
 __all__ = [
     "CalibrateScoresd",
@@ -41,10 +42,10 @@ __all__ = [
     "MatchCandidatesd",
     "MidsagittalPlaned",
     "NameScand",
+    "PoolRegionsd",
     "QualityNotesd",
     "RandCropStraightRibsd",
     "RandImplantFracturesd",
-    "RefineAlongRibsd",
     "RemoveSpined",
     "ResampleAlongAxes",
     "SaveProbabilityd",

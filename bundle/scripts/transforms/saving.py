@@ -71,7 +71,8 @@ class SaveProbabilityd(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.enabled = str2bool(enabled)
-        self.invert = Invertd(self.keys, transform, orig_keys, nearest_interp=False)
+        # nearest, as candidates are: the probabilities of two regions do not mix at their border
+        self.invert = Invertd(self.keys, transform, orig_keys, nearest_interp=True)
         self.save = SaveScand(self.keys, output_dir, output_dtype=torch.float32)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

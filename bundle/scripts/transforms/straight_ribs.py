@@ -1,8 +1,7 @@
-"""The look along straightened ribs: blocks to train on, crops of them, and the probabilities of it and the windows."""
+"""The look along straightened ribs: blocks to look at and to train on, and crops of them."""
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, TypeGuard
@@ -10,37 +9,22 @@ from typing import Any, TypeGuard
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 from monai.utils import str2bool
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from scripts.anatomy.straight_ribs import (
-    BEYOND_MM,
-    BLOCK_STEP_MM,
-    RibBlocks,
-    rib_blocks,
-    sampled_ids,
-)
+from scripts.anatomy.straight_ribs import BLOCK_STEP_MM, RibBlocks, rib_blocks, sampled_ids
 from scripts.networks import StraightRibNet
 from scripts.transforms.anatomy import collated_as_list
 
-__all__ = ["RandCropStraightRibsd", "RefineAlongRibsd", "StraightenRibsd", "can_look", "look_along_ribs"]
-
-_logger = logging.getLogger(__name__)
+__all__ = ["RandCropStraightRibsd", "StraightenRibsd", "can_look", "look_along_ribs"]
 
 BLOCK_WIDTH = 32  # values across a rib that the network sees: 25.6 mm, a rib and the tissue around it
 _ROOM = 2  # more of them on each side where crops are moved
 # An annotation counts on the rib that it comes so near to; with less of a section in it, it has ended
 _CORE_MM = 8.0
 _LEAST_OF_SECTION = 8
-# Voxels so far from a centerline are looked at along no rib: half the height of a rib, and a displaced stub
-REACH_MM = 14.0
-# Below it nothing becomes a candidate, whatever the look along the ribs says
-LEAST_PROBABILITY = 0.002
-_LOGIT_MARGIN = 1e-6
 _RIBS_AT_A_TIME = 8
 
 
@@ -201,90 +185,6 @@ class RandCropStraightRibsd(Randomizable, MapTransform):
             "position": torch.from_numpy(position),
             "label": torch.from_numpy(label.astype(np.float32))[None],
         }
-
-
-class RefineAlongRibsd(MapTransform):
-    """
-    Weigh a prediction's probabilities with those of the network that looks along the straightened ribs.
-
-    In the logit, the result is the weighted mean of both. Voxels off the ribs and below a probability of 0.002 stay as
-    they are; so does the whole prediction where no ribs were found, and where the network along the ribs is untrained,
-    which is logged.
-
-    Args:
-        keys: key of the probabilities, shape ``(1, H, W, D)``, in [0, 1]; one key.
-        network: a :class:`scripts.networks.StraightRibNet`, or a network that has one as ``straight_ribs``.
-        weight: of the look along the ribs, in [0, 1]; 0 leaves it out.
-        hu_range: HU that are scaled to -1 and 1, as in training.
-        blocks_key: key of the blocks of the ribs, as ``StraightenRibsd`` stores them, where the data have them; with
-            the logits, where :class:`scripts.runs.PrepareBatchNearRibs` looked before.
-        allow_missing_keys: do nothing when the data lacks the probabilities.
-
-    Raises:
-        ValueError: when ``weight`` is not in [0, 1].
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection,
-        network: torch.nn.Module | None,
-        weight: float = 0.5,
-        hu_range: Sequence[float] = (-200.0, 1000.0),
-        blocks_key: str = "rib_blocks",
-        allow_missing_keys: bool = False,
-    ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        if not 0 <= weight <= 1:
-            raise ValueError(f"the weight of the look along the ribs must be in [0, 1], but is {weight}.")
-        self.network = getattr(network, "straight_ribs", network)
-        self.weight = weight
-        self.hu_range = hu_range
-        self.blocks_key = blocks_key
-        self._is_told = False
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        d = dict(data)
-        blocks: RibBlocks | None = d.get(self.blocks_key)
-        if self.weight == 0 or blocks is None or not blocks.ribs:
-            return d
-        if not can_look(self.network):
-            if not self._is_told:
-                _logger.warning("The weights hold no network along the ribs: probabilities are those of the windows.")
-                self._is_told = True
-            return d
-        for key in self.key_iterator(d):
-            d[key] = self._refined(d[key], blocks, self.network)
-        return d
-
-    def _refined(self, prediction: MetaTensor, blocks: RibBlocks, network: StraightRibNet) -> torch.Tensor:
-        affine = prediction.affine.cpu().numpy()
-        logits = look_along_ribs(network, blocks, self.hu_range) if blocks.logits is None else blocks.logits
-        probability = prediction[0].cpu().numpy()
-        voxels = np.argwhere(probability > LEAST_PROBABILITY)
-        points, own = [], []
-        for place, rib in enumerate(blocks.ribs):
-            points.append(np.column_stack([rib.points_mm, rib.way_mm]))
-            own.append(np.full(len(rib.points_mm), place))
-        on_ribs, rib_of = np.concatenate(points), np.concatenate(own)
-        away, nearest = cKDTree(on_ribs[:, :3]).query(
-            voxels @ affine[:3, :3].T + affine[:3, 3], distance_upper_bound=REACH_MM
-        )
-        is_near = np.isfinite(away)
-        voxels, nearest = voxels[is_near], nearest[is_near]
-        # the middle of a step of the network lies so far along the rib
-        steps = ((on_ribs[nearest, 3] + BEYOND_MM) / BLOCK_STEP_MM + 0.5) / StraightRibNet.STRIDE - 0.5
-        low = np.clip(np.floor(steps).astype(int), 0, logits.shape[1] - 1)
-        high = np.minimum(low + 1, logits.shape[1] - 1)
-        share = np.clip(steps - low, 0, 1)
-        ribs = rib_of[nearest]
-        along = (1 - share) * logits[ribs, low] + share * logits[ribs, high]
-        seen = np.clip(probability[tuple(voxels.T)].astype(np.float64), _LOGIT_MARGIN, 1 - _LOGIT_MARGIN)
-        both = (1 - self.weight) * np.log(seen / (1 - seen)) + self.weight * along
-        refined = probability.copy()
-        refined[tuple(voxels.T)] = 1 / (1 + np.exp(-both))
-        result = prediction.clone()
-        result[0] = torch.from_numpy(refined).to(prediction.device)
-        return result
 
 
 def can_look(network: Any) -> TypeGuard[StraightRibNet]:

@@ -1,0 +1,206 @@
+"""Regions of one probability: places on the ribs, and what the windows see elsewhere."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from rib_cages import RIB_HU, ball, image_of, made_cage
+from scipy import ndimage
+from scipy.special import expit, logit
+
+from scripts.anatomy.straight_ribs import RibBlocks
+from scripts.networks import ResUNet, StraightRibNet
+from scripts.transforms import LabelCandidatesd, PoolRegionsd, StraightenRibsd
+from scripts.transforms.rib_regions import RibPeak, rib_peaks
+
+TURN = 1.0  # a radian on the bow of 70 mm
+WAY_MM = 70 * TURN
+STEP_MM, BEYOND_MM = 6.4, 10.0
+CANDIDATES: dict[str, Any] = {
+    "threshold": 0.6,
+    "low_threshold": 0.2,
+    "min_volume_mm3": 100.0,
+    "split_distance_mm": 0.0,
+    "peak_share": 0.0,
+}
+QUIET = -9.0
+
+
+def on_rib(height_mm: float, side: str = "left") -> tuple[float, float, float]:
+    sign = -1 if side == "left" else 1
+    return sign * 70 * np.sin(TURN), -70 * np.cos(TURN), height_mm
+
+
+@pytest.fixture(scope="module")
+def cage():
+    return made_cage([("left", 5), ("left", 6), ("right", None)])
+
+
+@pytest.fixture(scope="module")
+def straightened(cage):
+    """The scan, as it comes from the first steps in HU, scaled, and its blocks without logits; the ribs by number."""
+    affine = torch.as_tensor(cage.affine)
+    image = MetaTensor(torch.as_tensor(image_of(cage))[None], affine=affine)
+    data = StraightenRibsd("image")({"image": image, "rib_cage": cage})
+    return {**data, "image": ((image + 200) / 600 - 1).clamp(-1, 1)}
+
+
+def data_of(straightened, cage, marks=(), logits=()) -> dict:
+    """
+    A prediction: marks (ball, probability) of the windows, and logits (number of the rib or None, way in mm, logit) of
+    the look, each of one step.
+    """
+    probability = np.zeros(cage.mask.shape, dtype=np.float32)
+    for where, value in marks:
+        probability[where] = value
+    blocks: RibBlocks = straightened["rib_blocks"]
+    looked = np.full((len(blocks.ribs), blocks.values.shape[1] // 8), QUIET)
+    for number, way_mm, value in logits:
+        rib = [of.rib.number for of in blocks.ribs].index(number)
+        looked[rib, int((way_mm + BEYOND_MM) // STEP_MM)] = value
+    pred = MetaTensor(torch.as_tensor(probability)[None], affine=torch.as_tensor(cage.affine))
+    return {**straightened, "pred": pred, "rib_blocks": replace(blocks, logits=looked)}
+
+
+def regions_of(data: dict, weight: float = 0.5, **settings: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and probabilities of the candidates that a prediction makes of the regions."""
+    pooled = PoolRegionsd("pred", None, {**CANDIDATES, **settings}, weight)(data)
+    labeling = {**CANDIDATES, **settings, "score": "mean_above_threshold"}
+    found = LabelCandidatesd("pred", **labeling)(pooled)
+    return found["pred"].numpy()[0], found["label_scores"].numpy()
+
+
+# ---- peaks ----
+
+
+def peaks_of(data: dict) -> list[RibPeak]:
+    return rib_peaks(data["rib_blocks"].logits, data["rib_blocks"].lengths)
+
+
+def test_peaks_are_the_highest_places_by_their_height(straightened, cage):
+    data = data_of(straightened, cage, logits=[(5, 40, 1.0), (5, 120, 3.0), (6, 40, -1.0), (None, 40, -4.5)])
+    peaks = peaks_of(data)
+    numbers = [data["rib_blocks"].ribs[peak.rib].rib.number for peak in peaks]
+    assert numbers == [5, 5, 6] and [peak.logit for peak in peaks] == [3.0, 1.0, -1.0]  # -4.5 is less than 0.02
+    assert all(peak.to_mm - peak.from_mm == pytest.approx(STEP_MM + 2 * 2.0) for peak in peaks)
+    assert peaks[0].from_mm < 120 < peaks[0].to_mm
+
+
+def test_a_peak_reaches_as_far_as_the_logit_stays_near_it(straightened, cage):
+    ways = WAY_MM + STEP_MM * np.arange(-5, 6)
+    slope = [(6, way, 2.0 - abs(step) * fall) for step, way in zip(range(-5, 6), ways) for fall in [1.5]]
+    (peak,) = peaks_of(data_of(straightened, cage, logits=slope))
+    assert peak.to_mm - peak.from_mm == pytest.approx(5 * STEP_MM + 4.0)  # two steps of 1.5 on either side
+    flat = [(6, way, 2.0 if step == 0 else 1.9) for step, way in zip(range(-5, 6), ways)]
+    peaks = peaks_of(data_of(straightened, cage, logits=flat))
+    assert peaks[0].to_mm - peaks[0].from_mm == pytest.approx(7 * STEP_MM + 4.0)  # three steps, no more
+
+
+# ---- regions ----
+
+
+def test_a_place_that_the_windows_do_not_see_is_bone_and_what_is_around_it(straightened, cage):
+    data = data_of(straightened, cage, logits=[(6, WAY_MM, 5.0)])
+    ids, scores = regions_of(data, weight=0.9)
+    assert scores == pytest.approx([expit(0.9 * 5.0 + 0.1 * logit(1e-5))], abs=1e-5)
+    places = np.argwhere(ids == 1) @ cage.affine[:3, :3].T + cage.affine[:3, 3]
+    assert np.linalg.norm(places.mean(axis=0) - on_rib(25.0)) < 4.0
+    assert np.linalg.norm(places - places.mean(axis=0), axis=1).max() < 16.0
+    beyond = ndimage.distance_transform_edt(cage.mask == 0, sampling=(2.0, 2.5, 3.0))[ids == 1]
+    assert beyond.max() <= 3.0 and (beyond > 0).any()
+
+
+def test_both_looks_are_weighed_in_the_logit(straightened, cage):
+    there = ball(cage, on_rib(25.0), 9.0)
+    data = data_of(straightened, cage, [(there, 0.9)], [(6, WAY_MM, -1.0)])
+    before = data["pred"].clone()
+    ids, scores = regions_of(data, weight=0.25)
+    assert scores == pytest.approx([expit(0.75 * logit(0.9) + 0.25 * -1.0)], abs=1e-3)
+    assert ids[there].max() == 1 and torch.equal(data["pred"], before)
+
+
+def test_what_the_windows_see_elsewhere_is_a_region_too(straightened, cage):
+    on_a_rib, off = ball(cage, on_rib(55.0), 9.0), ball(cage, (0.0, 40.0, 60.0), 9.0)
+    data = data_of(straightened, cage, [(on_a_rib, 0.9), (off, 0.95)])
+    ids, scores = regions_of(data)
+    expected = [expit((logit(0.95) + logit(0.02)) / 2), expit((logit(0.9) + QUIET) / 2)]  # off the ribs it is 0.02
+    assert scores == pytest.approx(expected, abs=1e-3)
+    assert (ids[off] == 1).all() and (ids[on_a_rib] == 2).all()
+
+
+def test_neighbors_do_not_become_one(straightened, cage):
+    near = [(6, WAY_MM - 13.0, 3.0), (6, WAY_MM, 4.0), (6, WAY_MM + 13.0, 2.0)]
+    ids, scores = regions_of(data_of(straightened, cage, logits=near), weight=1.0)
+    assert scores == pytest.approx(expit([4.0, 3.0, 2.0]), abs=1e-5)
+    grown = [ndimage.binary_dilation(ids == number, np.ones((3, 3, 3))) for number in (1, 2, 3)]
+    assert not any((ids[of] > 0).sum() > (ids == number).sum() for number, of in enumerate(grown, start=1))
+
+
+@pytest.mark.parametrize("flipped", [(0,), (1,), (2,), (0, 1, 2)])
+def test_flipped_axes_give_the_same_regions(straightened, cage, flipped):
+    data = data_of(straightened, cage, [(ball(cage, on_rib(55.0), 9.0), 0.9)], [(6, WAY_MM, 3.0)])
+    ids, scores = regions_of(data)
+    affine = data["pred"].affine.clone()
+    for axis in flipped:
+        affine[:3, 3] += affine[:3, axis] * (cage.mask.shape[axis] - 1)
+        affine[:3, axis] *= -1
+    turned = {
+        key: MetaTensor(data[key].as_tensor().flip([axis + 1 for axis in flipped]), affine=affine)
+        for key in ("image", "pred")
+    }
+    other_ids, other_scores = regions_of({**data, **turned})
+    assert other_scores == pytest.approx(scores, abs=1e-5)
+    assert np.array_equal(np.flip(other_ids, flipped), ids)
+
+
+def test_a_rib_at_the_border_of_the_scan(straightened, cage):
+    data = data_of(straightened, cage, logits=[(6, 0.0, 4.0), (6, 168.0, 4.0), (None, 0.0, 2.0)])
+    _, scores = regions_of(data, weight=1.0)
+    assert scores[:2] == pytest.approx(expit([4.0, 4.0]), abs=1e-5)
+
+
+# ---- without the look ----
+
+
+def test_without_weight_the_prediction_stays(straightened, cage):
+    data = data_of(straightened, cage, [(ball(cage, on_rib(55.0)), 0.9)])
+    assert PoolRegionsd("pred", None, CANDIDATES, weight=0.0)(data)["pred"] is data["pred"]
+    with pytest.raises(ValueError, match="weight"):
+        PoolRegionsd("pred", None, CANDIDATES, weight=2)
+
+
+def test_without_ribs_or_training_the_prediction_stays(straightened, cage, caplog):
+    data = data_of(straightened, cage, [(ball(cage, on_rib(55.0)), 0.9)])
+    untrained = PoolRegionsd("pred", ResUNet(channels=(2, 3), straight_ribs=True), CANDIDATES)
+    without_logits = {**data, "rib_blocks": straightened["rib_blocks"]}
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert untrained(without_logits)["pred"] is data["pred"]
+        assert untrained({**data, "rib_blocks": None})["pred"] is data["pred"]
+    assert caplog.text.count("no network along the ribs") == 1
+
+
+class Sure(StraightRibNet):
+    """It says yes everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__(channels=(1, 1, 1))
+        torch.nn.init.ones_(self.head.weight)
+
+    def forward(self, ribs: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return self.pool_positions(positions)[:, :1] * 0 + 4.0
+
+
+def test_the_network_within_a_network_looks_where_nothing_did_before(straightened, cage):
+    whole = ResUNet(channels=(2, 3), straight_ribs=True)
+    whole.straight_ribs = Sure()
+    data = {**data_of(straightened, cage), "rib_blocks": straightened["rib_blocks"]}
+    pooled = PoolRegionsd("pred", whole, CANDIDATES, weight=1.0)(data)["pred"].numpy()
+    assert pooled.max() == pytest.approx(0.2 + 0.8 * expit(4.0), abs=1e-4)
+    assert whole.straight_ribs.training and (image_of(cage)[pooled[0] > 0] == RIB_HU).any()
