@@ -154,7 +154,7 @@ def kills(count: int, scans: int, seed: int = 0) -> dict[str, int]:
     moments, stop, killed = random.Random(seed), Event(), []
 
     def kill() -> None:
-        while len(killed) < count and not stop.wait(moments.uniform(0.2, 2)):
+        while len(killed) < count and not stop.wait(moments.uniform(0.2, 8)):
             if found := _workers():
                 os.kill(moments.choice(found).pid, signal.SIGKILL)
                 killed.append(True)

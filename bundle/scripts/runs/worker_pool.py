@@ -262,7 +262,9 @@ class WorkerPool:
 
 
 def _bytes(item: Mapping[str, Any]) -> int:
-    """Return about the size of a scan's files; 0 where they cannot be asked for it."""
+    """Return about the size of a scan's files; 0 where they cannot be asked for it. Those of a bucket were asked."""
+    if "stored" in item:
+        return item["stored"]["bytes"]
     files = ensure_tuple(item["image"])
     try:
         return len(files) * os.stat(files[0]).st_size
