@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -88,7 +88,7 @@ class ObjectStore:
         """
         for path in files.values():
             path.parent.mkdir(parents=True, exist_ok=True)
-        with _reached(self.address, "read", (FileNotFoundError,)):
+        with _reading(self.address):
             if files:
                 self.system.get([self._path(name) for name in files], [str(path) for path in files.values()])
 
@@ -102,7 +102,7 @@ class ObjectStore:
         Raises:
             FileNotFoundError, RuntimeError: as :meth:`fetch`.
         """
-        with _reached(self.address, "read", (FileNotFoundError,)):
+        with _reading(self.address):
             full = {name: size for name, size in sizes.items() if size}
             starts, ends = [0] * len(full), list(full.values())
             parts = self.system.cat_ranges([self._path(name) for name in full], starts, ends, on_error="raise")
@@ -153,15 +153,20 @@ def _stored(info: Mapping[str, Any]) -> StoredFile:
     return StoredFile(int(info["size"]), next(str(info[key]) for key in _VERSIONS if info.get(key) is not None))
 
 
+def _reading(address: str) -> AbstractContextManager[None]:
+    """Leave out what a package says: there may be names of objects in it, which may be those of patients."""
+    return _reached(address, "read", (FileNotFoundError,), tells=False)
+
+
 @contextmanager
-def _reached(address: str, what: str, passed_on: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Name the address where a package raises one of its own errors, but for some."""
+def _reached(address: str, what: str, passed_on: tuple[type[Exception], ...] = (), tells: bool = True) -> Iterator[None]:
+    """Name the address where a package raises one of its own errors, but for some; and its text, unless forbidden."""
     try:
         yield
     except Exception as error:
         if isinstance(error, passed_on) or isinstance(error, OSError) and error.errno in _NO_ROOM:
             raise
+        reason = (str(error) if tells else "") or type(error).__name__
         raise RuntimeError(
-            f"{address} cannot be {what} ({error or type(error).__name__}): check the address, the credentials and the "
-            "network of each node."
+            f"{address} cannot be {what} ({reason}): check the address, the credentials and the network of each node."
         ) from error

@@ -138,8 +138,8 @@ class ScanWorker:
         folder = scratch_folder() / "scans" / item["scan"]
         try:
             answer = self.loader.put(fetch_scan(item, folder)).result()
-        except FileNotFoundError as error:
-            return SkippedScan(item["scan"], f"it is gone from {item['stored']['address']} ({error}).")
+        except FileNotFoundError:  # which may name the patient
+            return SkippedScan(item["scan"], f"a file of it is gone from {item['stored']['address']} since it was listed.")
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         if isinstance(answer, SkippedScan):
