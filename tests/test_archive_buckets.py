@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from test_configs import SMALL_PREDICTION, files, workflow
 
 from scripts.data.datalist import load_datalist
 from scripts.data.dataloader import SkippedScan
-from scripts.images.dicom_series import read_slices
+from scripts.images.dicom_series import DicomSlice, read_slices
 from scripts.runs import scratch
 from scripts.runs.archive_scans import ArchiveScans
 from scripts.runs.archive_worker import ScanWorker
@@ -79,10 +79,21 @@ def test_headers_are_read_as_those_of_files(studies):
     assert found == list(read_slices(paths)) and sum(one.series == f"{SERIES}.7" for one in found if one) == 12
 
 
-def test_a_scan_is_fetched_with_all_its_files_and_known_by_their_versions(studies, tmp_path):
-    stored = StoredScans(address(studies))
+def listed(folder: Path) -> dict[str, dict[str, Any]]:
+    """The scans of a bucket by their names, by one process."""
+    stored = StoredScans(address(folder))
     stored.pull()
-    items = {item["scan"]: stored.item(item) for item in load_datalist(stored.folder, **LISTED)}
+
+    def read(paths: Iterable[Path]) -> list[DicomSlice | None]:
+        sizes = {path.relative_to(stored.folder).as_posix(): path.stat().st_size for path in paths}
+        slices = read_stored_slices(address(folder), sizes)
+        return [one and replace(one, file=str(stored.folder / one.file)) for one in slices]
+
+    return {item["scan"]: stored.item(item) for item in load_datalist(stored.folder, read_headers=read, **LISTED)}
+
+
+def test_a_scan_is_fetched_with_all_its_files_and_known_by_their_versions(studies, tmp_path):
+    items = listed(studies)
     assert set(items) == {"ct", "long", "one", "pair"}
     assert items["pair"]["image"] == f"{address(studies)}/pair.img"
     for scan, names in {"pair": ["pair.hdr", "pair.img"], "one": ["one.mhd", "one.raw"]}.items():
@@ -93,9 +104,7 @@ def test_a_scan_is_fetched_with_all_its_files_and_known_by_their_versions(studie
     series = fetch_scan(items["ct"], tmp_path / "ct")
     assert [Path(path).name for path in series["image"]] == [Path(path).name for path in items["ct"]["image"]]
     os.utime(studies / "one.raw", (1, 1))
-    again = StoredScans(address(studies))
-    again.pull()
-    changed = {item["scan"]: again.item(item) for item in load_datalist(again.folder, **LISTED)}
+    changed = listed(studies)
     assert [scan for scan in items if changed[scan] != items[scan]] == ["one"]
 
 
@@ -147,7 +156,7 @@ def test_a_worker_fetches_a_scan_and_writes_what_it_finds(data, tmp_path, model,
     assert [name for name in files(found) if name not in same] == ["records/RibFrac501.json", "records/RibFrac502.json"]
     records = [json.loads((folder / "records/RibFrac501.json").read_text()) for folder in (found, usual)]
     assert {name for name in records[0] if records[0][name] != records[1][name]} == {"source"}
-    left = [name for name in files(scratch.scratch_folder()) if "images" not in name and not name.startswith(".lock")]
+    left = [name for name in files(scratch.scratch_folder()) if not name.startswith((".lock", "tmp"))]
     assert left == [], "but for the list"
     os.unlink(data / "ribfrac-test-images" / f"{CUT}-image.nii.gz")
     gone = f"a file of it is gone from {address(data)} since it was listed."
@@ -176,15 +185,21 @@ def test_from_a_bucket_to_a_bucket_as_from_a_folder_to_a_folder(engine, tmp_path
     assert {path: path.stat().st_mtime_ns for path in made} == made and len(made) == 2
     run(data, one, model)
     assert (two / "fractures.csv").read_bytes() == (one / "fractures.csv").read_bytes()
-    assert [name for name in files(two) if "predictions" in name] == [name for name in files(one) if "predictions" in name]
+    assert [name for name in files(two) if "predictions" in name] == [
+        name for name in files(one) if "predictions" in name
+    ]
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
         pytest.param({"output_dir": "odd://b/out"}, "odd://b/out cannot be opened: Protocol not known", id="scheme"),
-        pytest.param({"output_dir": "file:///data", "dataset_dir": "file:///data/x"}, "lies in output_dir", id="inside"),
-        pytest.param({"output_dir": "file:///data", "predictions_dir": "/masks"}, "leave predictions_dir out", id="masks"),
+        pytest.param(
+            {"output_dir": "file:///data", "dataset_dir": "file:///data/x"}, "lies in output_dir", id="inside"
+        ),
+        pytest.param(
+            {"output_dir": "file:///data", "predictions_dir": "/masks"}, "leave predictions_dir out", id="masks"
+        ),
     ],
 )
 def test_what_cannot_be_in_a_bucket_is_refused_before_any_work(settings, message, tmp_path, model):

@@ -49,17 +49,17 @@ def write(folder: Path, **texts: str) -> dict[str, Path]:
 
 
 def test_objects_are_written_listed_read_and_removed(store, tmp_path):
-    assert store.list() == {}
+    assert store.objects() == {}
     store.put(write(tmp_path / "here", **{"a.txt": "one", "b/c.txt": "three", "b/empty": ""}))
-    listed = store.list()
+    listed = store.objects()
     assert {name: one.size for name, one in listed.items()} == {"a.txt": 3, "b/c.txt": 5, "b/empty": 0}
     assert store.heads({"b/c.txt": 2, "b/empty": 0, "a.txt": 3}) == [b"th", b"", b"one"]
     store.fetch({"b/c.txt": tmp_path / "there" / "d" / "e"})
     assert (tmp_path / "there" / "d" / "e").read_text() == "three"
     store.put(write(tmp_path / "here", **{"a.txt": "two"}))
-    assert store.list()["a.txt"] != listed["a.txt"], "of the same size, and another version"
+    assert store.objects()["a.txt"] != listed["a.txt"], "of the same size, and another version"
     store.remove(["a.txt", "none"])
-    assert set(store.list()) == {"b/c.txt", "b/empty"}
+    assert set(store.objects()) == {"b/c.txt", "b/empty"}
     with pytest.raises(FileNotFoundError):
         store.fetch({"none": tmp_path / "none"})
 
@@ -80,11 +80,11 @@ def test_a_scheme_that_nothing_is_installed_for_is_refused(address, error, messa
 def test_what_is_no_folder_or_has_names_that_no_file_can_have_is_refused(store, tmp_path):
     store.put(write(tmp_path, **{"a.txt": "one"}))
     with pytest.raises(ValueError, match="a.txt is an object: give the folder"):
-        ObjectStore(f"{store.address}/a.txt").list()
+        ObjectStore(f"{store.address}/a.txt").objects()
     if store.address.startswith("s3"):
         store.system.pipe_file(f"{store.root}/b//c", b"")
         with pytest.raises(ValueError, match="found/b//c: no file can have that name"):
-            store.list()
+            store.objects()
 
 
 def test_a_store_that_does_not_answer_is_named(store):
@@ -108,7 +108,7 @@ def test_a_copy_has_names_and_sizes_and_follows_both_sides(store, tmp_path):
     (here / "masks/b.gz").unlink()
     store.put(write(tmp_path / "here", **{"masks/c.gz": "from elsewhere"}))
     copy.push()
-    assert set(store.list()) == {"records/a.json", "masks/a.gz", "masks/c.gz", "table.csv", "more.csv"}
+    assert set(store.objects()) == {"records/a.json", "masks/a.gz", "masks/c.gz", "table.csv", "more.csv"}
     store.fetch({"table.csv": tmp_path / "table"})
     assert (tmp_path / "table").read_text() == "new"
     before = os.stat(here / "masks/a.gz").st_mtime_ns

@@ -41,9 +41,9 @@ class HollowCopy:
             wanted: tells by its name whether a file is looked at.
 
         Raises:
-            RuntimeError, ValueError: see :meth:`ObjectStore.list`.
+            RuntimeError, ValueError: see :meth:`ObjectStore.objects`.
         """
-        new = {name: one for name, one in self.store.list().items() if wanted(name) and not self._has(name, one)}
+        new = {name: one for name, one in self.store.objects().items() if wanted(name) and not self._has(name, one)}
         self.store.fetch({name: self.folder / name for name in new if self.whole(name)})
         for name, one in new.items():
             path = self.folder / name

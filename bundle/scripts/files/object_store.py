@@ -51,15 +51,15 @@ class ObjectStore:
         try:
             self.system, self.root = fsspec.core.url_to_fs(self.address, **options)
         except ImportError as error:
-            raise ModuleNotFoundError(f"{address} cannot be opened: {error}, by pip on every node.") from error
+            raise ModuleNotFoundError(f"{address} cannot be opened: {error}, by pip on every node.") from None
         except ValueError as error:
-            raise ValueError(f"{address} cannot be opened: {error}.") from error
+            raise ValueError(f"{address} cannot be opened: {error}.") from None
 
     def address_of(self, name: str) -> str:
         """Return the address of an object."""
         return f"{self.address}/{name}"
 
-    def list(self) -> dict[str, StoredFile]:
+    def objects(self) -> dict[str, StoredFile]:
         """
         List the objects below the folder.
 
@@ -159,7 +159,9 @@ def _reading(address: str) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _reached(address: str, what: str, passed_on: tuple[type[Exception], ...] = (), tells: bool = True) -> Iterator[None]:
+def _reached(
+    address: str, what: str, passed_on: tuple[type[Exception], ...] = (), tells: bool = True
+) -> Iterator[None]:
     """Name the address where a package raises one of its own errors, but for some; and its text, unless forbidden."""
     try:
         yield

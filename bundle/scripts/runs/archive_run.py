@@ -103,8 +103,8 @@ def run_archive(
 
     Args:
         prediction: id of the :class:`PredictionRun` in the config.
-        folders: folders of the run, which each node sees under the same path; the first one gets ``config.yaml``. It may
-            be one of a bucket, and all others lie in it then.
+        folders: folders of the run, which each node sees under the same path; the first one gets ``config.yaml``. It
+            may be one of a bucket, and all others lie in it then.
         files: the files that settings name, see :func:`check_files`; each node sees them, too.
         address: of the cluster, such as ``auto`` or ``ray://host:10001``; None starts one on this machine.
         workers: processes that predict; None: as many as the cluster has room for.

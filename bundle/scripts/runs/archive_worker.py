@@ -139,7 +139,9 @@ class ScanWorker:
         try:
             answer = self.loader.put(fetch_scan(item, folder)).result()
         except FileNotFoundError:  # which may name the patient
-            return SkippedScan(item["scan"], f"a file of it is gone from {item['stored']['address']} since it was listed.")
+            return SkippedScan(
+                item["scan"], f"a file of it is gone from {item['stored']['address']} since it was listed."
+            )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         if isinstance(answer, SkippedScan):

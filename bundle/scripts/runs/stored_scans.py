@@ -48,7 +48,7 @@ class StoredScans:
 
         Raises:
             FileNotFoundError: when there are none.
-            RuntimeError, ValueError: see :meth:`ObjectStore.list`.
+            RuntimeError, ValueError: see :meth:`ObjectStore.objects`.
         """
         self.copy.pull()
         if not self.folder.exists():
