@@ -174,11 +174,12 @@ def test_from_a_bucket_to_a_bucket_as_from_a_folder_to_a_folder(engine, tmp_path
     said = run(data, one, model)
     settings = {"dataset_dir": address(data), "output_dir": address(two)}
     assert archive(data, two, model, **settings) == said.replace(str(data), address(data))
-    expected, found = contents(one), contents(two)
+    expected = contents(one)
+    found = {name: text.replace(address(data).encode(), str(data).encode()) for name, text in contents(two).items()}
     assert json.loads(found.pop("progress.json"))["done"] == 2
     assert list(found) == list(expected)
     differ = [name for name in found if found[name] != expected[name]]
-    assert [name for name in differ if not name.startswith("records/")] in ([], ["report.html", "summary.json"])
+    assert [name for name in differ if not name.startswith("records/")] == [], "but for what tells the files"
     cut.write_bytes(whole)
     made = {path: path.stat().st_mtime_ns for path in (two / "predictions").glob("*.nii.gz")}
     assert archive(data, two, model, **settings) == "", "the last one can be read now"

@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import fsspec
 from monai.config import PathLike
 
 __all__ = ["ObjectStore", "StoredFile", "is_address"]
@@ -45,11 +44,13 @@ class ObjectStore:
     """
 
     def __init__(self, address: str) -> None:
+        from fsspec.core import url_to_fs
+
         self.address = address.rstrip("/")
         is_local = self.address.startswith("file:")
         options: dict[str, Any] = {"use_listings_cache": False} | ({"auto_mkdir": True} if is_local else {})
         try:
-            self.system, self.root = fsspec.core.url_to_fs(self.address, **options)
+            self.system, self.root = url_to_fs(self.address, **options)
         except ImportError as error:
             raise ModuleNotFoundError(f"{address} cannot be opened: {error}, by pip on every node.") from None
         except ValueError as error:
