@@ -136,16 +136,17 @@ class ScanWorker:
     def _predict_stored(self, item: Mapping[str, Any]) -> Any:
         """Predict a scan of a bucket."""
         folder = scratch_folder() / "scans" / item["scan"]
+        address = item["stored"]["address"]
         try:
-            answer = self.loader.put(fetch_scan(item, folder)).result()
-        except FileNotFoundError:  # which may name the patient
-            return SkippedScan(
-                item["scan"], f"a file of it is gone from {item['stored']['address']} since it was listed."
-            )
+            try:
+                local = fetch_scan(item, folder)
+            except FileNotFoundError:  # which may name the patient
+                return SkippedScan(item["scan"], f"a file of it is gone from {address} since it was listed.")
+            answer = self.loader.put(local).result()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         if isinstance(answer, SkippedScan):
-            return SkippedScan(answer.scan, answer.reason.replace(str(folder), item["stored"]["address"]))
+            return SkippedScan(answer.scan, answer.reason.replace(str(folder), address))
         return answer
 
     def _write(self, store: ObjectStore, scan: str) -> None:
