@@ -401,7 +401,7 @@ def test_a_series_that_nothing_can_refer_to_gets_a_note(tmp_path):
 
 
 def test_more_candidates_than_a_segmentation_holds_get_a_note(tmp_path, monkeypatch):
-    monkeypatch.setattr("scripts.handlers.dicom.MAX_SEGMENTS", 1)
+    monkeypatch.setattr("scripts.reporting.dicom.MAX_SEGMENTS", 1)
     files = [str(path) for path in write_series(tmp_path / "ct", np.zeros(SHAPE), OBLIQUE)]
     note = notes_of(evaluator_of(candidates(), SCORES), tmp_path, files)
     assert note == "No DICOM is written, which holds 1 candidates at most."
