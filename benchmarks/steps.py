@@ -85,7 +85,10 @@ def steps_table(columns: Mapping[str, Mapping[str, float]], least_seconds: float
     names = dict.fromkeys(name for column in columns.values() for name in column)
     shown = [name for name in names if any(column.get(name, 0.0) >= least_seconds for column in columns.values())]
     small = [sum(of.get(name, 0.0) for name in names if name not in shown) for of in columns.values()]
-    rows = [[f"`{name}`" if name[0].isupper() else name, *(f"{of.get(name, 0.0):.2f}" for of in columns.values())] for name in shown]
+    rows = [
+        [f"`{name}`" if name[0].isupper() else name, *(f"{of.get(name, 0.0):.2f}" for of in columns.values())]
+        for name in shown
+    ]
     rows += [["smaller steps", *(f"{seconds:.2f}" for seconds in small)]] if any(small) else []
     rows += [["sum", *(f"{sum(of.values()):.2f}" for of in columns.values())]]
     return table(["step", *columns], rows)
