@@ -7,6 +7,8 @@ Neither is installed for it. ``tests/integration/`` holds programs that run both
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,13 @@ def test_monai_deploy_infers(config: ConfigParser, scan: Path) -> None:
 
 def test_a_mask_shows_fractures_where_it_is_not_background() -> None:
     assert list(OUTPUTS) == ["pred"] and OUTPUTS["pred"]["channel_def"] == {"0": "background", "1": "rib fracture"}
+
+
+@pytest.mark.slow
+def test_monai_label_trains_beside_an_older_pydicom() -> None:
+    """It needs pydicom 2 and highdicom pydicom 3, which only a prediction of DICOM may ask for."""
+    program = "import sys, scripts.handlers, scripts.runs, scripts.data; sys.exit('highdicom' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=BUNDLE_ROOT, check=False).returncode == 0
 
 
 def test_monai_label_trains_from_the_weights() -> None:

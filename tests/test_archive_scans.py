@@ -13,6 +13,7 @@ from conftest import prediction_run, ray_on_this_machine
 from dicom_scans import SERIES, write_series
 
 from scripts.data.datalist import load_datalist
+from scripts.files.hollow_copy import NoCopy
 from scripts.images.dicom_series import read_slices
 from scripts.images.header_index import HeaderIndex
 from scripts.runs import archive_scans
@@ -83,7 +84,7 @@ def test_what_came_early_and_is_in_the_list_otherwise_is_predicted_again(tmp_pat
     run = prediction_run(tmp_path / "out", Told(tmp_path / "headers.db", tmp_path))
     answers: dict[str, Any] = {}
     progress = Progress(tmp_path / "progress.json")
-    items = _items(run, answers, progress)
+    items = _items(run, answers, progress, NoCopy())
     assert [next(items)["scan"] for _ in range(3)] == ["scan0", "scan1", "none"]
     mask = tmp_path / "out" / "predictions" / "none.nii.gz"
     mask.parent.mkdir(parents=True)

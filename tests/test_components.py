@@ -1,4 +1,4 @@
-"""Tests of scripts/anatomy/components.py: against a plain search, above all on masks of one slice; and packing."""
+"""Tests of scripts/anatomy/components.py: against a plain search, above all on masks of one slice; boxes; packing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from scripts.anatomy.components import connected_components, packed_components
+from scripts.anatomy.components import connected_components, foreground_box, instance_boxes, packed_components
 
 
 def components_by_search(mask: np.ndarray) -> np.ndarray:
@@ -109,3 +110,25 @@ def test_packed_components_leave_little_between_them() -> None:
 def test_no_component_is_packed_into_one_voxel() -> None:
     (packed,) = packed_components(np.zeros((4, 3, 2), int), np.ones((4, 3, 2)))
     assert packed.tolist() == [[[0.0]]]
+
+
+def test_the_box_of_the_foreground() -> None:
+    volume = np.zeros((5, 6, 7), dtype=np.int32)
+    volume[1, 4, 2], volume[3, 2, 2] = 7, -1
+    assert foreground_box(volume) == (slice(1, 4), slice(2, 5), slice(2, 3))
+    assert foreground_box(volume == 7) == (slice(1, 2), slice(4, 5), slice(2, 3))
+    assert volume[foreground_box(volume == 9)].size == 0
+    assert foreground_box(volume[::-1, :, ::-1]) == (slice(1, 4), slice(2, 5), slice(4, 5))
+
+
+@pytest.mark.parametrize("count", [0, 2, 5])
+def test_boxes_of_instances_are_those_of_scipy(count: int) -> None:
+    ids = np.zeros((9, 8, 7), dtype=np.int32)
+    ids[2:4, 3, 1:5], ids[6, 1:4, 2] = 1, 3  # there is no 2
+    assert instance_boxes(ids, count) == ndimage.find_objects(ids, count)
+    assert instance_boxes(ids)[:2] == [(slice(2, 4), slice(3, 4), slice(1, 5)), None]
+
+
+def test_nothing_has_no_boxes() -> None:
+    nothing = np.zeros((3, 3, 3), dtype=np.int32)
+    assert instance_boxes(nothing) == [] and instance_boxes(nothing, 2) == [None, None]

@@ -496,9 +496,9 @@ def test_every_scan_of_the_run_has_a_row_with_its_status(tmp_path):
     evaluator.run([0, 1])
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert scan_table(page) == [
-        ["scan", "status", "candidates", "3 or more", "highest score", "notes"],
+        ["scan", "status", "candidates", "3 or more", "highest score, 0-1", "notes"],
         ["cut", "failed", "–", "–", "–", "cut.nii.gz: is no readable NIfTI file"],
-        ["sure", "done", "3", "yes", "0.75", ""],
+        ["sure", "done", "3", "yes", "0.75", "none"],
         ["doubtful", "doubtful", "3", "yes", "0.75", "no lungs found"],
     ]
     assert [e.text for e in page.all("h1")] == ["Possible rib fractures in 3 scans"]

@@ -171,6 +171,16 @@ def test_sorting(page):
     assert header.get_attribute("aria-sort") == "none"
 
 
+@pytest.mark.parametrize("width", [1600, 1000, 780])
+def test_the_bar_covers_no_title_that_a_link_leads_to(page, width):
+    page.set_viewport_size({"width": width, "height": 700})
+    page.wait_for_timeout(100)  # until the rows of the bar are measured
+    page.click("#scan-table tbody tr:last-child a")
+    page.wait_for_timeout(100)
+    bar, title = (page.locator(selector).bounding_box() for selector in (".tool", "#s1-name"))
+    assert bar["y"] == 0 and bar["height"] <= title["y"] < bar["height"] + 100
+
+
 def test_outlines_can_be_hidden(page):
     path, card = page.locator("#s0-c2 .own").first, page.locator("#s0-c2")
     for is_shown in (True, False, True):

@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import replace
 
 import highdicom as hd
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -289,6 +290,64 @@ def test_an_independent_validator_finds_no_error(is_empty, tmp_path):
             assert errors == [], name
 
 
+def converted(words):
+    done = subprocess.run([str(word) for word in words], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+needs_dcmqi = pytest.mark.skipif(shutil.which("tid1500reader") is None, reason="needs dcmqi: pip install dcmqi")
+
+
+@needs_dcmqi
+@pytest.mark.parametrize("directions", [UPRIGHT, OBLIQUE], ids=["upright", "oblique"])
+def test_another_library_finds_the_segments_where_the_candidates_are(directions, tmp_path):
+    seg, _, _ = objects(tmp_path / "ct", directions)
+    seg.save_as(tmp_path / "seg.dcm", enforce_file_format=True)
+    source = ["--inputDICOM", tmp_path / "seg.dcm"]
+    converted(["segimage2itkimage", *source, "--outputDirectory", tmp_path, "--outputType", "nii"])
+    pred = candidates(directions)
+    for number in (1, 2):
+        volume = nib.load(tmp_path / f"{number}.nii.gz")
+        found, expected = (
+            nib.affines.apply_affine(affine, np.argwhere(ids))
+            for affine, ids in (
+                (volume.affine, np.asarray(volume.dataobj) == number),
+                (pred.affine.numpy(), pred[0].numpy() == number),
+            )
+        )
+        np.testing.assert_allclose(sorted(found.round(2).tolist()), sorted(expected.round(2).tolist()), atol=0.02)
+    told = [its for (its,) in json.loads((tmp_path / "meta.json").read_text())["segmentAttributes"]]
+    assert [(its["labelID"], its["SegmentLabel"], its["SegmentDescription"]) for its in told] == [
+        (1, "Candidate 1", "Score 0.88"),
+        (2, "Candidate 2", "Score 0.25"),
+    ]
+    assert {its["SegmentedPropertyTypeCodeSequence"]["CodeMeaning"] for its in told} == {"Fracture"}
+
+
+@needs_dcmqi
+def test_another_library_reads_the_report_by_its_template(tmp_path):
+    seg, report, described = objects(tmp_path / "ct")
+    report.save_as(tmp_path / "sr.dcm", enforce_file_format=True)
+    converted(["tid1500reader", "--inputDICOM", tmp_path / "sr.dcm", "--outputMetadata", tmp_path / "sr.json"])
+    told = json.loads((tmp_path / "sr.json").read_text())
+    assert (told["CompletionFlag"], told["VerificationFlag"]) == ("COMPLETE", "UNVERIFIED")
+    scan, *groups = told["Measurements"]
+    assert [float(item["value"]) for item in scan["measurementItems"]] == [1]  # at the operating score, 0.5
+    for group, candidate in zip(groups, described, strict=True):
+        assert (group["ReferencedSegment"], group["segmentationSOPInstanceUID"]) == (candidate.id, seg.SOPInstanceUID)
+        assert group["SourceSeriesForImageSegmentation"] == SERIES
+        assert (group["FindingSite"]["CodeMeaning"], group["Laterality"]["CodeMeaning"]) == ("Rib", "Right")
+        measured = {
+            item["quantity"]["CodeMeaning"]: (float(item["value"]), item["units"]["CodeValue"])
+            for item in group["measurementItems"]
+        }
+        assert measured == {
+            "Certainty of Finding": (100 * candidate.score, "%"),
+            "Volume": (candidate.volume_mm3, "mm3"),
+            "Length": (candidate.length_mm, "mm"),
+        }
+
+
 def evaluator_of(pred, scores):
     def step(engine, number):
         return [{"pred": pred, "candidates": describe_candidates(pred, scores, *chest())}]
@@ -342,7 +401,7 @@ def test_a_series_that_nothing_can_refer_to_gets_a_note(tmp_path):
 
 
 def test_more_candidates_than_a_segmentation_holds_get_a_note(tmp_path, monkeypatch):
-    monkeypatch.setattr("scripts.handlers.dicom.MAX_SEGMENTS", 1)
+    monkeypatch.setattr("scripts.reporting.dicom.MAX_SEGMENTS", 1)
     files = [str(path) for path in write_series(tmp_path / "ct", np.zeros(SHAPE), OBLIQUE)]
     note = notes_of(evaluator_of(candidates(), SCORES), tmp_path, files)
     assert note == "No DICOM is written, which holds 1 candidates at most."

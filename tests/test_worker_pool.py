@@ -72,6 +72,12 @@ def test_workers_that_cannot_start_or_are_of_another_kind_end_the_run(tmp_path):
         pool(tmp_path, workers=None, cpus_per_worker=4)
 
 
+def test_workers_that_are_killed_as_they_start_are_started_again(tmp_path):
+    """As where several nodes leave while none has started."""
+    assert answers(pool(tmp_path, pool_workers.StartsLate, workers=1), scans(tmp_path, {})) == {"scan0": "scan0 done"}
+    assert len(tries(tmp_path, "starts")) == 6
+
+
 def test_a_worker_that_is_busy_keeps_nobody_waiting(tmp_path):
     """The long scan's worker has at most one other; the other worker has all the rest."""
     items = scans(tmp_path, {"seconds": 3}, *[{"seconds": 0.05}] * 11)

@@ -181,8 +181,11 @@ def _interpolated(volume: NDArray[np.float32], places: Sequence[NDArray[np.float
         low = np.minimum(inside.astype(int), max(volume.shape[axis] - 2, 0))
         high = np.minimum(low + 1, volume.shape[axis] - 1)
         share = (inside - low).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
-        below = np.take(volume, low, axis)
-        volume = below + share * (np.take(volume, high, axis) - below)
+        below, between = np.take(volume, low, axis), np.take(volume, high, axis)
+        between -= below
+        between *= share
+        between += below
+        volume = between
     return volume
 
 

@@ -302,16 +302,27 @@ def _at_tip(side: _Side, i: int, number: int) -> float:
 
 def _step(side: _Side, j: int, i: int, above: int, number: int, scale: float) -> float:
     """Weigh what a rib and the one found above it have in common."""
-    between = np.clip(np.arange(above, number) - 1, 0, len(_PITCH_MM) - 1)
+    pitch_mm, pitch_sd, ahead_mm, ahead_sd, reach, reach_sd = _expected(above, number)
     down, ahead = (float(values[j] - values[i]) for values in (side.height, side.ahead))
-    score = _weigh(
-        float(np.hypot(down, ahead)), scale * _PITCH_MM[between].sum(), np.sqrt((_PITCH_SD[between] ** 2).sum())
-    )
-    score += _weigh(ahead, _AHEAD_MM[between].sum(), np.sqrt((_AHEAD_SD[between] ** 2).sum()))
+    score = _weigh(float(np.hypot(down, ahead)), scale * pitch_mm, pitch_sd) + _weigh(ahead, ahead_mm, ahead_sd)
     share = side.reach[j] / side.reach[i]
     if np.isfinite(share):
-        score += _weigh(float(share), _REACH[between].prod(), float(np.linalg.norm(_REACH_SD[between])))
+        score += _weigh(float(share), reach, reach_sd)
     return score
+
+
+@cache
+def _expected(above: int, number: int) -> tuple[float, float, float, float, float, float]:
+    """Return the distance of two ribs, how far the lower one lies ahead, and the ratio of their reach, each with SD."""
+    between = np.clip(np.arange(above, number) - 1, 0, len(_PITCH_MM) - 1)
+    return (
+        float(_PITCH_MM[between].sum()),
+        float(np.sqrt((_PITCH_SD[between] ** 2).sum())),
+        float(_AHEAD_MM[between].sum()),
+        float(np.sqrt((_AHEAD_SD[between] ** 2).sum())),
+        float(_REACH[between].prod()),
+        float(np.linalg.norm(_REACH_SD[between])),
+    )
 
 
 def _weigh(value: float, mean: float, sd: float, limit: float = MAX_DEVIATION) -> float:

@@ -51,8 +51,8 @@ def _archive() -> CommandParser:
         "inference.yaml can be given, as docs/reference.md lists them.",
         allow_abbrev=False,
     )
-    parser.add_argument("--dataset_dir", help="folder of the scans, or a data list")
-    parser.add_argument("--output_dir", help="folder of the results")
+    parser.add_argument("--dataset_dir", help="folder of the scans, or a data list; or s3://bucket/folder and its like")
+    parser.add_argument("--output_dir", help="folder of the results; or s3://bucket/folder and its like")
     parser.add_argument("--address", help="of a Ray cluster, such as auto; without it one is started on this machine")
     parser.add_argument("--workers", help="processes that predict; as many as there is room for")
     parser.add_argument("--cpus_per_worker", help="cores of each; 4")

@@ -29,6 +29,7 @@ from scripts.data.loading_faults import loading_fault
 from scripts.data.ribfrac import UNKNOWN_CLASS, read_ribfrac_table
 from scripts.data.verdicts import Verdict, read_verdicts
 from scripts.files.atomic_write import write_json, write_text, write_volume
+from scripts.files.scan_files import find_mask
 from scripts.images.image_reader import CTReader
 from scripts.images.volume_files import volume_suffix
 from scripts.metrics.folders import load_instances
@@ -109,7 +110,7 @@ def label_reviewed(
     for scan, its in chosen.items():  # before anything is written
         if scan not in items:
             raise ValueError(f"{dataset_dir} has no scan {scan} of {review}: give the scans that were predicted.")
-        masks[scan] = _checked_mask(Path(predictions_dir) / f"{scan}.nii.gz", its, scores)
+        masks[scan] = _checked_mask(find_mask(Path(predictions_dir), scan), its, scores)
     hard: dict[str, dict[str, Any]] = {}
     fractures: dict[str, int] = {}
     rows = ["public_id,label_id,label_code"]

@@ -23,6 +23,7 @@ from scripts.data.datalist import load_datalist
 from scripts.data.label_classes import instances_of_classes
 from scripts.data.ribfrac import MIN_OVERLAP
 from scripts.files.atomic_write import write_json
+from scripts.files.scan_files import find_mask
 from scripts.metrics.folders import load_pair
 from scripts.metrics.froc import instance_overlaps
 
@@ -80,7 +81,7 @@ def mine(
         ValueError: when a prediction does not fit its annotation, or one of them cannot be read.
     """
     items = load_datalist(dataset_dir, section, assumed_orientation=assumed_orientation)
-    predicted = [item for item in items if (Path(predictions_dir) / f"{item['scan']}.nii.gz").is_file()]
+    predicted = [item for item in items if find_mask(Path(predictions_dir), item["scan"]).is_file()]
     if not predicted:
         raise FileNotFoundError(
             f"{predictions_dir} holds no prediction of a scan of {dataset_dir} ({section}): predict them first, "
@@ -88,7 +89,7 @@ def mine(
         )
     places = {}
     for item in tqdm(predicted, desc="mine", unit="scan"):
-        prediction = Path(predictions_dir) / f"{item['scan']}.nii.gz"
+        prediction = find_mask(Path(predictions_dir), item["scan"])
         pred, label, affine = load_pair(prediction, Path(item["label"]), assumed_orientation)
         if "label_classes" in item:
             label, _ = instances_of_classes(label, item["label_classes"], item["label"])

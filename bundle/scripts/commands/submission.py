@@ -20,6 +20,7 @@ import numpy as np
 from scripts.commands._parsers import parser_of
 from scripts.data.ribfrac import read_ribfrac_table
 from scripts.files.atomic_write import whole_file
+from scripts.files.scan_files import subfolders_in
 from scripts.metrics.folders import load_instances
 from scripts.reporting.tables import CHALLENGE_COLUMNS
 
@@ -80,8 +81,14 @@ def submission_problems(predictions_dir: str | Path, section: str = "test") -> l
 
 
 def _visible(folder: Path) -> list[Path]:
-    """List what is in a folder, in order, without what systems and editors leave there: that is not packed."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in _OF_WINDOWS)
+    """
+    List what is in a folder, in order, without what systems and editors leave there: that is not packed.
+
+    Of a prediction's 256 folders in it, what is in these.
+    """
+    inner = subfolders_in(folder)
+    paths = (path for one in (folder, *inner) for path in one.iterdir() if path not in inner)
+    return sorted(path for path in paths if not path.name.startswith(".") and path.name not in _OF_WINDOWS)
 
 
 def _missing_scans(folder: Path, masks: dict[str, Path], section: str) -> list[str]:

@@ -28,6 +28,7 @@ from scripts.commands._parsers import MIN_SPACING_MM, parser_of
 from scripts.data.datalist import load_datalist
 from scripts.data.loading_faults import loading_fault
 from scripts.data.ribfrac import integer_ids
+from scripts.files.scan_files import find_mask
 from scripts.images.grids import grid_difference, on_grid_of
 from scripts.images.headers import checked_axcodes
 from scripts.images.image_reader import CTReader
@@ -76,7 +77,7 @@ def write_views(
         str(item["scan"]): item
         for item in load_datalist(settings["dataset_dir"], settings["section"], settings["labels"], check=False)
     }
-    scans = scans or [scan for scan in items if (masks_dir / f"{scan}.nii.gz").is_file()]
+    scans = scans or [scan for scan in items if find_mask(masks_dir, scan).is_file()]
     if not scans:
         raise FileNotFoundError(
             f"{masks_dir} holds no mask of a scan of {settings['dataset_dir']}: predict them first."
@@ -88,7 +89,7 @@ def write_views(
     pages = []
     reports = sorted(output_dir.glob("report*.html"))
     for scan in scans:
-        mask, path = masks_dir / f"{scan}.nii.gz", record_path(output_dir, scan)
+        mask, path = find_mask(masks_dir, scan), record_path(output_dir, scan)
         record = read_record(path)
         candidates = None if record is None else recorded_candidates(record)
         if candidates is None or not mask.is_file():

@@ -16,6 +16,8 @@ import nibabel as nib
 import torch
 from numpy.typing import NDArray
 
+from scripts.files.memory_order import in_fortran_order
+
 __all__ = ["unfinished_files", "whole_file", "write_json", "write_tensors", "write_text", "write_volume"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, a user's share of it, the largest size of a file
@@ -106,7 +108,7 @@ def write_volume(path: str | os.PathLike[str], volume: NDArray, affine: NDArray)
         volume: shape ``(H, W, D)``.
         affine: voxels to mm in RAS, shape ``(4, 4)``.
     """
-    image = nib.Nifti1Image(volume, affine)
+    image = nib.Nifti1Image(in_fortran_order(volume), affine)
     image.header.set_xyzt_units("mm", "sec")
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)

@@ -15,19 +15,12 @@ from scripts.data.loading_faults import where_raised
 from scripts.files.atomic_write import whole_file
 from scripts.images.dicom_series import is_dicom, series_files
 from scripts.images.header_privacy import header_fault
-from scripts.reporting.dicom import (
-    MAX_SEGMENTS,
-    Algorithm,
-    candidate_report,
-    candidate_segmentation,
-    encoded,
-    read_sources,
-    reference_problem,
-)
 from scripts.runs.prediction import PredictionRun
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
+
+    from scripts.reporting.dicom import Algorithm
 
 __all__ = ["DicomResultHandler"]
 
@@ -59,13 +52,16 @@ class DicomResultHandler:
     """
 
     def __init__(self, run: PredictionRun) -> None:
+        from scripts.reporting import dicom  # of highdicom, without which a training runs, as in MONAI Label
+
+        self._dicom = dicom
         self.run = run
         self.output_dir = run.path("dicom")
 
     @cached_property
     def algorithm(self) -> Algorithm:
         """What the objects name as their maker."""
-        return Algorithm.of_bundle(self.run.bundle_root / "configs" / "metadata.json", self.run.checkpoint)
+        return self._dicom.Algorithm.of_bundle(self.run.bundle_root / "configs" / "metadata.json", self.run.checkpoint)
 
     def attach(self, engine: Engine) -> None:
         if not self.run.outputs["dicom"]:
@@ -99,14 +95,15 @@ class DicomResultHandler:
         self, scan: str, ids: NDArray, affine: NDArray, candidates: Sequence[Candidate]
     ) -> tuple[dict[str, bytes], str]:
         """Return the objects of a scan as files, ``seg`` and ``sr``, and what a user should know of them."""
-        sources, emptied = read_sources(series_files(self.run.items[scan]["image"]))
-        if problem := reference_problem(sources):
+        dicom = self._dicom
+        sources, emptied = dicom.read_sources(series_files(self.run.items[scan]["image"]))
+        if problem := dicom.reference_problem(sources):
             return {}, f"No DICOM is written, since {problem}."
-        if len(candidates) > MAX_SEGMENTS:
-            return {}, f"No DICOM is written, which holds {MAX_SEGMENTS} candidates at most."
-        found = candidate_segmentation(sources, ids, affine, candidates, self.algorithm) if candidates else None
+        if len(candidates) > dicom.MAX_SEGMENTS:
+            return {}, f"No DICOM is written, which holds {dicom.MAX_SEGMENTS} candidates at most."
+        found = dicom.candidate_segmentation(sources, ids, affine, candidates, self.algorithm) if candidates else None
         summary = self.run.records.summarize(candidates)
-        report = candidate_report(sources, found, candidates, summary, self.algorithm)
-        files = {} if found is None else {"seg": encoded(found)}
+        report = dicom.candidate_report(sources, found, candidates, summary, self.algorithm)
+        files = {} if found is None else {"seg": dicom.encoded(found)}
         note = f"Not valid in its headers, and left empty in DICOM: {', '.join(emptied)}." if emptied else ""
-        return files | {"sr": encoded(report)}, note
+        return files | {"sr": dicom.encoded(report)}, note

@@ -145,6 +145,11 @@ class DicomSlice:
     orientation: tuple[float, ...] = ()
     position: tuple[float, ...] = ()
 
+    @property
+    def is_dicom(self) -> bool:
+        """Whether its file is DICOM of any kind, even if damaged."""
+        return self.skipped != _NO_DICOM
+
 
 HeaderReader = Callable[[Iterable[Path]], Iterable[DicomSlice | None]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,12 @@ class HeaderIndex:
 
     Args:
         path: the file, made where it is missing. One that is no such index is refused by SQLite.
+        known_as: gives the path by which a file is known, where that is another than its own.
     """
 
-    def __init__(self, path: PathLike) -> None:
+    def __init__(self, path: PathLike, known_as: Callable[[Path], str] = str) -> None:
         self.path = Path(path)
+        self.known_as = known_as
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._open() as database:
             database.execute("CREATE TABLE IF NOT EXISTS headers (path TEXT PRIMARY KEY, version TEXT, header TEXT)")
@@ -45,12 +47,12 @@ class HeaderIndex:
         found: dict[Path, DicomSlice | None] = {}
         with self._open() as database:
             for start in range(0, len(files), _AT_ONCE):
-                some = {str(path): path for path in files[start : start + _AT_ONCE]}
+                some = {self.known_as(path): path for path in files[start : start + _AT_ONCE]}
                 marks = ",".join("?" * len(some))
                 rows = database.execute(f"SELECT * FROM headers WHERE path IN ({marks})", list(some))
                 for name, version, header in rows.fetchall():
                     if version == _version(some[name]):
-                        found[some[name]] = _slice(name, json.loads(header))
+                        found[some[name]] = _slice(str(some[name]), json.loads(header))
         return found
 
     def put(self, headers: Mapping[Path, DicomSlice | None]) -> None:
@@ -63,7 +65,10 @@ class HeaderIndex:
         with self._open() as database:
             database.executemany(
                 "INSERT OR REPLACE INTO headers VALUES (?, ?, ?)",
-                [(str(path), _version(path), json.dumps(one and asdict(one))) for path, one in headers.items()],
+                [
+                    (self.known_as(path), _version(path), json.dumps(one and asdict(one)))
+                    for path, one in headers.items()
+                ],
             )
 
     def _open(self) -> sqlite3.Connection:

@@ -19,6 +19,7 @@ from monai.data.image_reader import ImageReader
 from monai.data.utils import correct_nifti_header_if_necessary
 from monai.utils import ensure_tuple
 
+from scripts.files.memory_order import in_c_order
 from scripts.images.dicom_pixels import decode_slices
 from scripts.images.dicom_series import DicomSeries, is_dicom, read_series
 from scripts.images.headers import assumed_affine, checked_axcodes, nifti_affine, orientation_problem, tells_orientation
@@ -29,7 +30,6 @@ __all__ = ["CheckedNibabelReader", "CTReader"]
 _BYTES_AT_A_TIME = 1 << 20
 # What MONAI's ITKReader says itself; the rest is from the file
 _KEPT_META = ("affine", "original_affine", "space", "spacing", "spatial_shape", "original_channel_dim")
-_SLICES_AT_A_TIME = 16  # measured on 512 x 512 x 357 voxels: four times as fast as all at once
 
 
 class CheckedNibabelReader(NibabelReader):
@@ -82,7 +82,7 @@ class CheckedNibabelReader(NibabelReader):
             present, image = path.stat().st_size, img
         if present < needed:
             raise ValueError(f"{path}: is cut short: holds {present} of {needed} bytes: copy it again.")
-        return _in_c_order(np.asanyarray(image.dataobj))
+        return in_c_order(np.asanyarray(image.dataobj))
 
 
 def _decompressed(path: Path, needed: int) -> bytes:
@@ -153,7 +153,7 @@ class CTReader(ImageReader):
             kept["file_notes"] = " ".join(img.series.notes)
         elif img.assumed_orientation:
             kept["assumed_orientation"] = img.assumed_orientation
-        return _in_c_order(volume), kept
+        return in_c_order(volume), kept
 
 
 class _Volume(NamedTuple):
@@ -186,14 +186,3 @@ class _DicomFiles:
     def decoded(self) -> itk.Image:
         """Return the volume in HU."""
         return decode_slices(self.series.files)
-
-
-def _in_c_order(volume: np.ndarray) -> np.ndarray:
-    """Copy a volume whose first axis runs fastest, some slices at a time; return others as they are."""
-    if volume.ndim != 3 or volume.flags.c_contiguous or not volume.flags.f_contiguous:
-        return volume
-    copy = np.empty(volume.shape, volume.dtype)
-    for start in range(0, volume.shape[2], _SLICES_AT_A_TIME):
-        slices = np.s_[..., start : start + _SLICES_AT_A_TIME]
-        copy[slices] = volume[slices]
-    return copy

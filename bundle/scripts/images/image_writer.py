@@ -10,6 +10,7 @@ from monai.data import NibabelWriter
 from monai.utils.type_conversion import get_equivalent_dtype
 
 from scripts.files.atomic_write import whole_file
+from scripts.files.memory_order import in_fortran_order
 
 __all__ = ["AtomicNibabelWriter"]
 
@@ -50,5 +51,7 @@ class AtomicNibabelWriter(NibabelWriter):
             if lowest < 0:
                 raise ValueError(f"{filename}: ids must not be negative, but the lowest is {lowest}.")
             self.output_dtype = np.min_scalar_type(highest)
+        stored = np.asarray(self.data_obj).astype(get_equivalent_dtype(self.output_dtype, np.ndarray), copy=False)
+        self.data_obj = in_fortran_order(stored)
         with whole_file(filename) as temporary:
             super().write(temporary, verbose=verbose, **obj_kwargs)

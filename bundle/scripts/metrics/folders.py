@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.data.ribfrac import UNKNOWN_CLASS, integer_ids, is_hidden, read_ribfrac_table
+from scripts.files.scan_files import subfolders_in
 from scripts.images.grids import grid_difference
 from scripts.images.headers import checked_axcodes, nifti_affine, orientation_problem, tells_orientation
 from scripts.metrics.froc import ScanResult, score_scan
@@ -168,9 +169,9 @@ def score_folders(
     Args:
         gt_dir: holds ``*-label.nii.gz`` and tables ``*info*.csv`` (``public_id,label_id,label_code``), at any depth;
             the tables may also lie beside the folder.
-        pred_dir: holds ``NAME.nii.gz`` or ``NAME-label.nii.gz`` per scan and tables ``*pred*.csv``
-            (``public_id,label_id,confidence`` and, where candidates have a class, ``label_code``). Each scan has at
-            least one row, id 0 for the background.
+        pred_dir: holds ``NAME.nii.gz`` or ``NAME-label.nii.gz`` per scan, or a prediction's 256 folders of them, and
+            tables ``*pred*.csv`` (``public_id,label_id,confidence`` and, where candidates have a class,
+            ``label_code``). Each scan has at least one row, id 0 for the background.
         workers: scans that are read and scored at the same time.
         assumed_orientation: of a volume that tells none, see `load_pair`.
 
@@ -186,7 +187,10 @@ def score_folders(
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not a folder")
     labels = _volumes([*_files(gt_dir, "**/*-label.nii.gz"), *_files(gt_dir, "**/*-label.nii")])
-    predictions = _volumes([*_files(pred_dir, "*.nii.gz"), *_files(pred_dir, "*.nii")])
+    pred_dirs = (pred_dir, *subfolders_in(pred_dir))
+    predictions = _volumes(
+        [path for folder in pred_dirs for end in ("", ".gz") for path in _files(folder, f"*.nii{end}")]
+    )
     # RibFrac's tables lie beside the folders of labels.
     gt_tables = _files(gt_dir, "**/*info*.csv") or _files(gt_dir.resolve().parent, "*info*.csv")
     pred_tables = _files(pred_dir, "*pred*.csv")

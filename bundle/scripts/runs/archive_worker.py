@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 
+from scripts.data.dataloader import SkippedScan
+from scripts.files.object_store import ObjectStore, is_address
 from scripts.runs.memory import keep_freed_memory
 from scripts.runs.prediction import PredictionRun
+from scripts.runs.records import record_path
+from scripts.runs.scratch import scratch_folder
+from scripts.runs.stored_scans import fetch_scan
 
 __all__ = ["PagePart", "ScanWorker", "WorkerRun"]
 
@@ -66,7 +73,8 @@ class ScanWorker:
     """
     Predict single scans by a prediction's own config, into its folders; made an actor by ``ray.remote``.
 
-    Its evaluator runs as long as it lives, in a thread, so that network, weights and handlers are made once.
+    Its evaluator runs as long as it lives, in a thread, so that network, weights and handlers are made once. A scan of
+    a bucket is fetched, and results for one are written, while others are predicted.
 
     Args:
         config: of the run, as ``ConfigParser.get`` gives it, without objects.
@@ -88,6 +96,9 @@ class ScanWorker:
         keep_freed_memory()
         parser = ConfigParser(dict(self.config))
         parser.update(_OF_WORKER)
+        self.store = ObjectStore(parser["output_dir"]) if is_address(parser["output_dir"]) else None
+        if self.store is not None:
+            parser["output_dir"] = str(scratch_folder() / "results")
         parser.get_parsed_content("initialize")
         self.run: WorkerRun = parser.get_parsed_content("prediction")
         evaluator: Any = parser.get_parsed_content("evaluator")
@@ -105,12 +116,51 @@ class ScanWorker:
 
         Returns:
             The arguments of ``ReviewPage.add_scan``, or None where there is no page; or a ``SkippedScan``.
+
+        Raises:
+            RuntimeError: when a bucket does not answer.
         """
-        self.run.items[item["scan"]] = item
+        scan = item["scan"]
+        self.run.items[scan] = item
         try:
-            return self.loader.put(item).result()
+            if "stored" not in item:
+                answer = self.loader.put(item).result()
+            else:
+                answer = self._predict_stored(item)
+            if self.store is not None and not isinstance(answer, SkippedScan):
+                self._write(self.store, scan)
+            return answer
         finally:
-            del self.run.items[item["scan"]]
+            del self.run.items[scan]
+
+    def _predict_stored(self, item: Mapping[str, Any]) -> Any:
+        """Predict a scan of a bucket."""
+        folder = scratch_folder() / "scans" / item["scan"]
+        address = item["stored"]["address"]
+        try:
+            try:
+                local = fetch_scan(item, folder)
+            except FileNotFoundError:  # which may name the patient
+                return SkippedScan(item["scan"], f"a file of it is gone from {address} since it was listed.")
+            answer = self.loader.put(local).result()
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(answer, SkippedScan):
+            return SkippedScan(answer.scan, answer.reason.replace(str(folder), address))
+        return answer
+
+    def _write(self, store: ObjectStore, scan: str) -> None:
+        """Write the results of a scan to a bucket: its record last, and first none that tells of what was there."""
+        folder = self._finished(scan)
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        record = record_path(folder, scan).relative_to(folder).as_posix()
+        store.remove([record])
+        store.put({name: path for name, path in files.items() if name != record})
+        store.put({record: files[record]})
+        shutil.rmtree(folder)
+
+    def _finished(self, scan: str) -> Path:
+        return scratch_folder() / "finished" / scan
 
     def _predict(self, evaluator: Any) -> None:
         try:
@@ -121,4 +171,8 @@ class ScanWorker:
     def _finish(self, engine: Engine) -> None:
         outputs: Any = engine.state.output
         for output in outputs:
+            if self.store is not None:
+                finished = self._finished(output["pred"].meta["scan"])
+                finished.parent.mkdir(exist_ok=True)
+                self.run.output_dir.rename(finished)  # the next scan's are written anew
             self.loader.finish(output["pred"].meta["scan"], self.run.page.scan)

@@ -34,7 +34,13 @@ _SHIPPED_NOTE = (
 )
 
 # Settings that change neither a mask nor a table
-_WITHOUT_EFFECT = ("output_dir", "predictions_dir", "windows::batch_size", "outputs::probabilities")
+_WITHOUT_EFFECT = (
+    "output_dir",
+    "predictions_dir",
+    "windows::batch_size",
+    "outputs::probabilities",
+    "outputs::subfolders",
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -53,7 +59,7 @@ class PredictionRun:
         bundle_root: the bundle's folder, whose metadata tell its name and version.
         checkpoint: the weights; None where they are part of the network.
         outputs: what is written beside masks and tables: switches ``pictures``, ``review_page``, ``dicom`` and
-            ``probabilities``.
+            ``probabilities``; and ``subfolders``, whether masks lie in 256 folders.
         operating_score: candidates of this score or more count in ``scans.csv``.
         many_fractures: so many that count, or more, raise a scan's flag there.
         definition: ids of the config that decide what a mask is: a scan that others have predicted is not done.
@@ -104,7 +110,8 @@ class PredictionRun:
         self.metrics = metrics
         self.ribs = str2bool(ribs)
         weights = [path for path in [self.checkpoint] if path is not None]
-        files_of_a_scan = [Path(predictions_dir) / "{scan}.nii.gz"]
+        subfolder = "{subfolder}" if str2bool(outputs.get("subfolders", False)) else ""
+        files_of_a_scan = [Path(predictions_dir) / subfolder / "{scan}.nii.gz"]
         files_of_a_scan += [self.output_dir / "pictures" / "{scan}.png"] if self.outputs["pictures"] else []
         files_of_a_scan += [self.output_dir / "ribs" / "{scan}.nii.gz"] if self.ribs else []
         if self.outputs["probabilities"]:

@@ -24,6 +24,7 @@ from scripts.candidates import (
 )
 from scripts.data.dataset import files_hashing
 from scripts.files.atomic_write import unfinished_files, write_json
+from scripts.files.scan_files import subfolder_of, subfolders_in
 from scripts.files.scan_names import natural_order
 from scripts.reporting.tables import write_candidate_tables, write_scan_table
 
@@ -60,8 +61,8 @@ class ScanRecords:
         predictions_dir: folder of the masks, where the challenge wants its table.
         data: all scans, as ``load_datalist`` gives them.
         made_by: what tells this prediction from one of other settings, weights or code.
-        outputs: names of the files that each scan gets, with ``{scan}`` in them, the mask's first. Without any of them
-            a scan is not done; None are those that are not asked for.
+        outputs: names of the files that each scan gets, with ``{scan}`` in them, the mask's first, which may have
+            ``{subfolder}``, too. Without any of them a scan is not done; None are those that are not asked for.
         shard: number of this process, from 0. It gets scans ``shard``, ``shard + shards`` and so on.
         shards: number of processes.
         resume: leave out what is done.
@@ -176,6 +177,7 @@ class ScanRecords:
     def _remove_unfinished(self, items: Sequence[Mapping[str, Any]]) -> None:
         names = {path.name for item in items for path in (self._record(item["scan"]), *self._files(item["scan"]))}
         folders = {path.parent for path in (*self.tables, self._record(""), *self._files(""))}
+        folders.update(subfolders_in(self.predictions_dir))
         for folder in folders:
             for path, final in unfinished_files(folder):
                 if self.shards == 1 or final in names:
@@ -239,17 +241,25 @@ class ScanRecords:
 
     def check_masks(self) -> None:
         """
-        Raise ``ValueError`` when ``predictions_dir`` holds masks of scans that are not in ``data``.
+        Raise ``ValueError`` when ``predictions_dir`` holds masks of scans that are not in ``data``, or at other places.
 
         No table would tell of them, and the challenge refuses them.
         """
         expected = {f"{item['scan']}.nii.gz" for item in self.data}
-        for mask in sorted(self.predictions_dir.glob("*.nii.gz")):
-            if not mask.name.startswith(".") and mask.name not in expected:
+        are_inside = any("{subfolder}" in output for output in self.outputs)
+        for folder in (self.predictions_dir, *subfolders_in(self.predictions_dir)):
+            for mask in sorted(folder.glob("[!.]*.nii.gz")):
+                is_inside = folder != self.predictions_dir
+                if mask.name in expected and is_inside == are_inside:
+                    continue
+                whose = (
+                    f"written where outputs#subfolders is {str(is_inside).lower()}"
+                    if mask.name in expected
+                    else "on a scan that this one does not have"
+                )
                 raise ValueError(
-                    f"{mask} is a prediction of another run, on a scan that this one does not have: give this run a "
-                    f"folder of its own, as by --output_dir {_free_folder(self.output_dir)}, or remove "
-                    f"{self.predictions_dir}."
+                    f"{mask} is a prediction of another run, {whose}: give this run a folder of its own, as by "
+                    f"--output_dir {_free_folder(self.output_dir)}, or remove {self.predictions_dir}."
                 )
 
     def check_sources(self) -> None:
@@ -279,7 +289,8 @@ class ScanRecords:
         return _tables(self.output_dir, self.predictions_dir)
 
     def _files(self, scan: str) -> list[Path]:
-        return [Path(output.replace("{scan}", scan)) for output in self.outputs]
+        inner = subfolder_of(scan)
+        return [Path(output.replace("{subfolder}", inner).replace("{scan}", scan)) for output in self.outputs]
 
     def _record(self, scan: str) -> Path:
         return record_path(self.output_dir, scan)

@@ -21,7 +21,9 @@ __all__ = ["WorkerPool", "connected", "worker_environment"]
 _WAITING = 1000  # scans that are listed ahead
 _LISTING_S = 0.1  # until the list is asked again for more
 _LOOKS_AGAIN_S = 1.0
-_FAILED_STARTS = 3  # workers that end as they start, one behind the other, before the run does
+# Workers that end as they start, one behind the other, before the run does: by an error of theirs, which the next one
+# meets, or by whatever ends processes and nodes
+_FAILED_STARTS, _LOST_STARTS = 3, 10
 _OBJECT_STORE_BYTES = 256 * 2**20  # of an engine on this machine: what goes through it is small
 
 _logger = logging.getLogger(__name__)
@@ -220,10 +222,11 @@ class WorkerPool:
             except self.ray.exceptions.RayTaskError as error:  # raised in the worker
                 if isinstance(error, OSError) and worker.is_ready:  # such as a disk that is full, which the next meets
                     self.count -= 1
-                yield from self._lost(worker, str(error.cause))
+                yield from self._lost(worker, str(error.cause), _FAILED_STARTS)
             except self.ray.exceptions.RayError as error:
                 _logger.debug("a worker is lost: %s", error)
-                yield from self._lost(worker, "its process was ended, perhaps because memory ran out, or its node left")
+                reason = "its process was ended, perhaps because memory ran out, or its node left"
+                yield from self._lost(worker, reason, _LOST_STARTS)
             else:
                 if worker.is_ready:
                     yield worker.in_hand.pop(answer).item, value
@@ -239,12 +242,12 @@ class WorkerPool:
         worker.is_ready = True
         self.failed_starts = 0
 
-    def _lost(self, worker: _Worker, reason: str) -> Iterator[tuple[Mapping[str, Any], Any]]:
-        """Take back what a worker had; yield what is given up."""
+    def _lost(self, worker: _Worker, reason: str, most_starts: int) -> Iterator[tuple[Mapping[str, Any], Any]]:
+        """Take back what a worker had; yield what is given up. So many are lost as they start before the run ends."""
         self.workers.remove(worker)
         self.ray.kill(worker.actor)
         self.failed_starts += not worker.is_ready
-        if self.failed_starts == _FAILED_STARTS or self.count == 0:
+        if self.failed_starts >= most_starts or self.count == 0:
             raise RuntimeError(f"no worker can go on: {reason}")
         names = ", ".join(str(task.item["scan"]) for task in worker.in_hand.values()) or "no scan"
         _logger.warning(f"A worker is lost, which had {names}: {reason}.")
@@ -259,7 +262,9 @@ class WorkerPool:
 
 
 def _bytes(item: Mapping[str, Any]) -> int:
-    """Return about the size of a scan's files; 0 where they cannot be asked for it."""
+    """Return about the size of a scan's files; 0 where they cannot be asked for it. Those of a bucket were asked."""
+    if "stored" in item:
+        return item["stored"]["bytes"]
     files = ensure_tuple(item["image"])
     try:
         return len(files) * os.stat(files[0]).st_size

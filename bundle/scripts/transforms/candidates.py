@@ -11,11 +11,12 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, MapTransform, Transform
 from monai.utils import StrEnum, convert_to_dst_type, str2bool
+from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
-from scripts.anatomy.components import connected_components
+from scripts.anatomy.components import Box, connected_components, foreground_box, instance_boxes
 from scripts.anatomy.rib_cage import RibCage
 from scripts.candidates import describe_candidates
 from scripts.metrics.calibration import calibrated_scores
@@ -213,7 +214,7 @@ def local_means(probability: np.ndarray, spacing_mm: Sequence[float], ids: np.nd
     Returns:
         the mean around each voxel, in [0, 1], shape ``(H, W, D)``; 0 outside the candidates' boxes.
     """
-    size = 2 * np.round((LOCAL_MEAN_MM / np.asarray(spacing_mm) - 1) / 2).clip(min=0).astype(int) + 1
+    size = _window(spacing_mm)
     if ids is None:
         return ndimage.uniform_filter(probability, size, mode="constant").clip(0, 1)
     means = np.zeros_like(probability)
@@ -223,6 +224,20 @@ def local_means(probability: np.ndarray, spacing_mm: Sequence[float], ids: np.nd
         inside = tuple(slice(low, low + side.stop - side.start) for low, side in zip(reach, box))
         means[box] = ndimage.uniform_filter(probability[wide], size, mode="constant")[inside].clip(0, 1)
     return means
+
+
+def _window(spacing_mm: Sequence[float]) -> NDArray[np.int_]:
+    """Return the voxels of a box of odd size nearest to ``LOCAL_MEAN_MM`` a side, shape ``(3,)``."""
+    return 2 * np.round((LOCAL_MEAN_MM / np.asarray(spacing_mm) - 1) / 2).clip(min=0).astype(int) + 1
+
+
+def _with_margin(box: Box, margin: NDArray[np.int_], shape: Sequence[int]) -> Box:
+    """Widen a box on both sides of each axis, as far as the volume goes."""
+    sides = [
+        slice(max(side.start - int(more), 0), min(side.stop + int(more), size))
+        for side, more, size in zip(box, margin, shape)
+    ]
+    return sides[0], sides[1], sides[2]
 
 
 def mean_probabilities(ids: np.ndarray, probability: np.ndarray) -> np.ndarray:
@@ -341,6 +356,9 @@ class LabelCandidatesd(MapTransform):
             spacing_mm = [1.0, 1.0, 1.0]
             if self.split_distance_mm or self.peak_share or self.low_threshold or self.score == CandidateScore.MAX:
                 spacing_mm = _spacing_mm(probability, key)
+            lowest = lowest_threshold(self.threshold, self.low_threshold)
+            around = _with_margin(foreground_box(values > lowest), _window(spacing_mm), values.shape)
+            values = values[around]  # all else is background
             ids = label_candidates(
                 values,
                 self.threshold,
@@ -352,10 +370,11 @@ class LabelCandidatesd(MapTransform):
             )
             means = mean_probabilities(ids, values)
             local = local_means(values, spacing_mm, ids) if self.score == CandidateScore.MAX else None
-            lowest = lowest_threshold(self.threshold, self.low_threshold)
             scores = candidate_scores(self.score, ids, means, local, lowest)
             order = np.argsort(-scores, kind="stable")
-            output[key] = renumbered(ids, order, like=probability)
+            whole = np.zeros(probability.shape[1:], dtype=np.int32)
+            whole[around] = ids
+            output[key] = renumbered(whole, order, like=probability)
             output[self.score_key] = torch.as_tensor(scores[order], dtype=torch.float32)
             output[self.mean_key] = torch.as_tensor(means[order], dtype=torch.float32)
         return output
@@ -477,7 +496,8 @@ class FilterCandidatesd(MapTransform):
             candidates = output[key]
             voxel_mm3 = float(np.prod(_spacing_mm(candidates, key)))
             ids = candidates[0].cpu().numpy()
-            volumes_mm3 = np.bincount(ids[ids > 0], minlength=len(output[self.score_key]) + 1)[1:] * voxel_mm3
+            marked = ids[foreground_box(ids)]
+            volumes_mm3 = np.bincount(marked[marked > 0], minlength=len(output[self.score_key]) + 1)[1:] * voxel_mm3
             means, scores = output[self.mean_key].numpy(), output[self.score_key].numpy()
             kept = np.flatnonzero(
                 (volumes_mm3 >= self.min_volume_mm3) & (means >= self.min_mean_probability) & (scores >= self.min_score)
@@ -597,10 +617,12 @@ def _are_off_ribs(
     ids: np.ndarray, candidates: np.ndarray, affine: np.ndarray, cage: RibCage, max_rib_mm: float
 ) -> np.ndarray:
     """Tell which of some candidates of a volume of ids lie farther than ``max_rib_mm`` from every rib."""
-    boxes = ndimage.find_objects(ids)
+    boxes = instance_boxes(ids)
     is_off = np.zeros(len(candidates), dtype=bool)
     for place, candidate in enumerate(candidates):
         box = boxes[candidate - 1]
+        if box is None:
+            continue
         voxels = np.argwhere(ids[box] == candidate) + [part.start for part in box]
         is_off[place] = cage.is_off_ribs(voxels @ affine[:3, :3].T + affine[:3, 3], max_rib_mm)
     return is_off
@@ -618,6 +640,10 @@ def renumbered(ids: np.ndarray, order: np.ndarray, like: torch.Tensor) -> torch.
     Returns:
         int32 ids of shape ``(1, H, W, D)``.
     """
-    new_ids = np.zeros(int(ids.max(initial=0)) + 1, dtype=np.int32)
+    around = foreground_box(ids)  # the rest stays 0
+    own = ids[around]
+    new_ids = np.zeros(int(own.max(initial=0)) + 1, dtype=np.int32)
     new_ids[order + 1] = np.arange(1, len(order) + 1)
-    return convert_to_dst_type(new_ids[ids][None], dst=like, dtype=torch.int32)[0]
+    changed = np.zeros(ids.shape, dtype=np.int32)
+    changed[around] = new_ids[own]
+    return convert_to_dst_type(changed[None], dst=like, dtype=torch.int32)[0]

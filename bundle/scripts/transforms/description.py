@@ -13,8 +13,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import str2bool
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from scripts.anatomy.components import instance_boxes
 from scripts.anatomy.rib_cage import RibCage
 from scripts.anatomy.straight_ribs import RibBlocks, StraightRib, straight_ribs
 from scripts.candidates import Candidate, instance_points_mm
@@ -102,7 +102,7 @@ class DescribeFracturesd(MapTransform):
         lines = axillary_lines(list(straight.values()), data.get(self.plane_key, np.full(4, np.nan)))
         ids, affine = pred[0].cpu().numpy(), np.asarray(pred.affine, dtype=float)
         described, breaks = [], []
-        for candidate, box in zip(candidates, ndimage.find_objects(ids, len(candidates))):
+        for candidate, box in zip(candidates, instance_boxes(ids, len(candidates))):
             if candidate.score >= self.min_score and box is not None:
                 rib = straight.get(candidate.rib_id or 0)
                 measured = self._measured(ids[box] == candidate.id, box, affine, data[self.image_key], rib, cage)

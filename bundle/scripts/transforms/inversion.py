@@ -11,8 +11,8 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Invertd, InvertibleTransform
-from scipy import ndimage
 
+from scripts.anatomy.components import instance_boxes
 from scripts.transforms.candidates import renumbered
 
 __all__ = ["InvertCandidatesd"]
@@ -83,7 +83,7 @@ class InvertCandidatesd(Invertd):
 
 def _lost(ids: np.ndarray, candidates: int) -> list[int]:
     """List which of the ids 1..n a volume lacks."""
-    boxes = ndimage.find_objects(ids, candidates) if candidates else []
+    boxes = instance_boxes(ids, candidates) if candidates else []
     return [number for number, box in enumerate(boxes, start=1) if box is None]
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
+from scripts.files.scan_files import subfolder_of
 from scripts.files.scan_names import safe_name
 from scripts.images.volume_files import scan_name
 
-__all__ = ["NameScand", "scan_name_formatter"]
+__all__ = ["NameScand", "scan_name_formatter", "scan_path_formatter"]
 
 
 class NameScand(MapTransform):
@@ -55,3 +56,17 @@ def scan_name_formatter(metadata: Mapping[str, Any], saver: Any) -> dict[str, An
         otherwise take a name's last dot for one.
     """
     return {"subject": f"{metadata['scan']}.nii.gz"}
+
+
+def scan_path_formatter(metadata: Mapping[str, Any], saver: Any) -> dict[str, Any]:
+    """
+    Name a prediction as :func:`scan_name_formatter` does, in one of 256 folders.
+
+    Args:
+        metadata: as there.
+        saver: likewise.
+
+    Returns:
+        As there.
+    """
+    return {"subject": f"{subfolder_of(metadata['scan'])}/{metadata['scan']}.nii.gz"}

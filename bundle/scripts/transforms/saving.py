@@ -11,7 +11,7 @@ from monai.transforms import Invertd, InvertibleTransform, MapTransform, SaveIma
 from monai.utils import str2bool
 
 from scripts.images.image_writer import AtomicNibabelWriter
-from scripts.transforms.naming import scan_name_formatter
+from scripts.transforms.naming import scan_name_formatter, scan_path_formatter
 
 __all__ = ["SaveProbabilityd", "SaveScand"]
 
@@ -26,21 +26,29 @@ class SaveScand(SaveImaged):
         keys: keys of the volumes, shape ``(1, H, W, D)``, whose metadata tell the scan's name (:class:`NameScand`).
         output_dir: folder of the files.
         output_dtype: type of the voxels; None: the smallest that holds the ids.
+        subfolders: write into 256 folders in that one, see :mod:`scripts.files.scan_files`.
         allow_missing_keys: skip keys that the data lacks.
     """
 
     def __init__(
-        self, keys: KeysCollection, output_dir: PathLike, output_dtype: Any = None, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        output_dir: PathLike,
+        output_dtype: Any = None,
+        subfolders: bool | str = False,
+        allow_missing_keys: bool = False,
     ) -> None:
+        is_inside = str2bool(subfolders)
         super().__init__(
             keys,
             output_dir=str(output_dir),
             output_postfix="",
             output_dtype=output_dtype,
             separate_folder=False,
+            data_root_dir="." if is_inside else "",  # a folder in a name counts only below one
             print_log=False,
             writer=AtomicNibabelWriter,
-            output_name_formatter=scan_name_formatter,
+            output_name_formatter=scan_path_formatter if is_inside else scan_name_formatter,
             allow_missing_keys=allow_missing_keys,
         )
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 __all__ = ["Axis", "Chart", "Series"]
 
 WIDTH, HEIGHT = 560.0, 320.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 72.0, 12.0, 12.0, 44.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 84.0, 12.0, 12.0, 44.0
 
 
 @dataclass(frozen=True)

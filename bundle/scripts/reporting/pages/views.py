@@ -14,8 +14,8 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
+from scripts.anatomy.components import instance_boxes
 from scripts.anatomy.midline import known_plane
 from scripts.reporting.pages.pictures import cut_square, encode, gray_values, outline, shrink
 
@@ -115,7 +115,7 @@ class Scan:
     def boxes(self) -> dict[str, dict[int, tuple[slice, slice, slice]]]:
         """The bounding box of each instance in LPI axes."""
         return {
-            kind: {i: box for i, box in enumerate(ndimage.find_objects(ids), start=1) if box is not None}
+            kind: {i: box for i, box in enumerate(instance_boxes(ids), start=1) if box is not None}
             for kind, ids in self.turned_instances.items()
         }
 
@@ -175,7 +175,7 @@ def places_mm(ids: NDArray, affine: NDArray) -> dict[int, tuple[float, float, fl
         The place of the voxel that is closest to the center of mass, mm in RAS, by the instance's id.
     """
     places = {}
-    for instance, box in enumerate(ndimage.find_objects(ids), start=1):
+    for instance, box in enumerate(instance_boxes(ids), start=1):
         if box is not None:
             x, y, z = affine[:3, :3] @ _middle_voxel(ids, box, instance, affine[:3, :3]) + affine[:3, 3]
             places[instance] = (float(x), float(y), float(z))

@@ -148,6 +148,11 @@
     if (picture) key.src = picture.src;
     else key.remove();
   }
+  // What a link leads to must not lie below the bar, whose rows depend on the width of the window.
+  const bar = document.querySelector(".tool");
+  new ResizeObserver(() => {
+    document.documentElement.style.setProperty("--covered", `${bar.offsetHeight + 8}px`);
+  }).observe(bar);
   // Pictures that were never in view would be missing in print and in a picture of the whole page.
   const loadAll = () => { for (const picture of all("img[loading]")) picture.removeAttribute("loading"); };
   window.addEventListener("beforeprint", loadAll);
