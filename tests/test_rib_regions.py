@@ -84,22 +84,20 @@ def peaks_of(data: dict) -> list[RibPeak]:
 
 
 def test_peaks_are_the_highest_places_by_their_height(straightened, cage):
-    data = data_of(straightened, cage, logits=[(5, 40, 1.0), (5, 120, 3.0), (6, 40, -1.0), (None, 40, -4.5)])
+    data = data_of(straightened, cage, logits=[(5, 40, 1.0), (5, 120, 3.0), (6, 40, -1.0), (None, 40, -3.5)])
     peaks = peaks_of(data)
     numbers = [data["rib_blocks"].ribs[peak.rib].rib.number for peak in peaks]
-    assert numbers == [5, 5, 6] and [peak.logit for peak in peaks] == [3.0, 1.0, -1.0]  # -4.5 is less than 0.02
+    assert numbers == [5, 5, 6] and [peak.logit for peak in peaks] == [3.0, 1.0, -1.0]  # -3.5 is less than 0.05
     assert all(peak.to_mm - peak.from_mm == pytest.approx(STEP_MM + 2 * 2.0) for peak in peaks)
     assert peaks[0].from_mm < 120 < peaks[0].to_mm
 
 
-def test_a_peak_reaches_as_far_as_the_logit_stays_near_it(straightened, cage):
-    ways = WAY_MM + STEP_MM * np.arange(-5, 6)
-    slope = [(6, way, 2.0 - abs(step) * fall) for step, way in zip(range(-5, 6), ways) for fall in [1.5]]
-    (peak,) = peaks_of(data_of(straightened, cage, logits=slope))
-    assert peak.to_mm - peak.from_mm == pytest.approx(5 * STEP_MM + 4.0)  # two steps of 1.5 on either side
-    flat = [(6, way, 2.0 if step == 0 else 1.9) for step, way in zip(range(-5, 6), ways)]
-    peaks = peaks_of(data_of(straightened, cage, logits=flat))
-    assert peaks[0].to_mm - peaks[0].from_mm == pytest.approx(7 * STEP_MM + 4.0)  # three steps, no more
+@pytest.mark.parametrize("height, fall_per_step, steps", [(-1.0, 1.0, 3), (-1.0, 1.6, 1), (5.0, 1.5, 5), (5.0, 0.1, 7)])
+def test_a_peak_reaches_as_far_as_the_logit_stays_near_it(straightened, cage, height, fall_per_step, steps):
+    """By 1.5 from one below even odds, by 4 from a sure one, and no more than three steps on either side."""
+    slope = [(6, WAY_MM + STEP_MM * step, height - fall_per_step * abs(step)) for step in range(-5, 6)]
+    peak = peaks_of(data_of(straightened, cage, logits=slope))[0]
+    assert peak.logit == height and peak.to_mm - peak.from_mm == pytest.approx(steps * STEP_MM + 4.0)
 
 
 # ---- regions ----
@@ -129,13 +127,13 @@ def test_what_the_windows_see_elsewhere_is_a_region_too(straightened, cage):
     on_a_rib, off = ball(cage, on_rib(55.0), 9.0), ball(cage, (0.0, 40.0, 60.0), 9.0)
     data = data_of(straightened, cage, [(on_a_rib, 0.9), (off, 0.95)])
     ids, scores = regions_of(data)
-    expected = [expit((logit(0.95) + logit(0.02)) / 2), expit((logit(0.9) + QUIET) / 2)]  # off the ribs it is 0.02
+    expected = [expit((logit(0.95) + logit(0.05)) / 2), expit((logit(0.9) + QUIET) / 2)]  # off the ribs it is 0.05
     assert scores == pytest.approx(expected, abs=1e-3)
     assert (ids[off] == 1).all() and (ids[on_a_rib] == 2).all()
 
 
 def test_neighbors_do_not_become_one(straightened, cage):
-    near = [(6, WAY_MM - 13.0, 3.0), (6, WAY_MM, 4.0), (6, WAY_MM + 13.0, 2.0)]
+    near = [(6, WAY_MM - 20.0, 3.0), (6, WAY_MM - 7.0, 1.0), (6, WAY_MM, 4.0), (6, WAY_MM + 20.0, 2.0)]
     ids, scores = regions_of(data_of(straightened, cage, logits=near), weight=1.0)
     assert scores == pytest.approx(expit([4.0, 3.0, 2.0]), abs=1e-5)
     grown = [ndimage.binary_dilation(ids == number, np.ones((3, 3, 3))) for number in (1, 2, 3)]

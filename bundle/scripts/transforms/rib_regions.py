@@ -32,11 +32,14 @@ __all__ = ["PoolRegionsd", "RibPeak", "rib_peaks"]
 
 _logger = logging.getLogger(__name__)
 
-# Less than this along the ribs is no place to look at: on the validation scans all fractures that are found lie above
-LEAST_PROBABILITY = 0.02
-# A place reaches as far along the rib as the logit falls by so much from its peak, and no more steps than that on
-# either side; annotations of RibFrac are 10 to 40 mm long
-_FALL, _MOST_STEPS = 4.0, 3
+# A place reaches as far along the rib as the logit falls by so little from its peak: more from a sure one, whose sides
+# are steep. No more steps than that lie on either side; annotations of RibFrac are 10 to 40 mm long
+_LEAST_FALL, _FALL_PER_LOGIT, _MOST_FALL = 1.5, 0.6, 4.0
+_MOST_STEPS = 3
+# In the challenge's rule all masks that touch make one union, in which a fracture's share gets small: less probable
+# places right beside one, and all below so much, cost more hits than they bring
+_STEPS_APART = 2
+LEAST_PROBABILITY = 0.05
 # RibFrac's masks go around the bone: so far beyond it, and no farther from the centerline than a rib and its stubs
 _BONE_HU, _BEYOND_BONE_MM, _RADIUS_MM = 200.0, 3.0, 10.0
 _MARGIN_MM = 2.0  # at both ends: a step of the network does not tell where in it a fracture ends
@@ -73,7 +76,7 @@ class PoolRegionsd(MapTransform):
     A place on a rib where the look is highest becomes a region: bone and 3 mm around it, as far along the rib as the
     look stays near its peak. What the windows see elsewhere becomes one too, as :class:`LabelCandidatesd` finds it. A
     region's probability is, in the logit, the weighted mean of the look and of the windows' highest local mean in it;
-    off the ribs, the look counts as 0.02. Regions do not touch each other.
+    off the ribs, the look counts as 0.05. Regions do not touch each other.
 
     With the same settings, :class:`LabelCandidatesd` makes one candidate of each region, and its score
     ``mean_above_threshold`` is the region's probability. Probabilities stay as they are where no ribs were found, and
@@ -181,7 +184,7 @@ def rib_peaks(logits: NDArray[np.float64], lengths: NDArray[np.int64]) -> list[R
         lengths: places of each rib in its block, see :class:`scripts.anatomy.straight_ribs.RibBlocks`.
 
     Returns:
-        The places of a probability of 0.02 or more, by falling logit; those of one rib do not overlap.
+        The places of a probability of 0.05 or more, by falling logit; those of one rib have steps between them.
     """
     peaks = []
     for rib, (of_rib, length) in enumerate(zip(logits, lengths)):
@@ -193,13 +196,14 @@ def rib_peaks(logits: NDArray[np.float64], lengths: NDArray[np.int64]) -> list[R
             is_peak = values[top] >= values[max(top - 1, 0) : top + 2].max()
             if is_taken[top] or not is_peak:
                 continue
-            belongs = (values > values[top] - _FALL) & ~is_taken
+            fall = np.clip(_LEAST_FALL + _FALL_PER_LOGIT * values[top], _LEAST_FALL, _MOST_FALL)
+            belongs = (values > values[top] - fall) & ~is_taken
             first = last = int(top)
             while first > 0 and top - first < _MOST_STEPS and belongs[first - 1]:
                 first -= 1
             while last + 1 < len(values) and last - top < _MOST_STEPS and belongs[last + 1]:
                 last += 1
-            is_taken[max(first - 1, 0) : last + 2] = True
+            is_taken[max(first - _STEPS_APART, 0) : last + 1 + _STEPS_APART] = True
             ends = (first * _STEP_MM - BEYOND_MM - _MARGIN_MM, (last + 1) * _STEP_MM - BEYOND_MM + _MARGIN_MM)
             peaks.append(RibPeak(rib, *ends, float(values[top])))
     return sorted(peaks, key=lambda peak: -peak.logit)
