@@ -99,7 +99,7 @@ def _seconds(pool: WorkerPool, scans: Iterable[dict[str, Any]]) -> float:
     return time.perf_counter() - begin
 
 
-def overhead(scans: int) -> dict[str, Any]:
+def overhead(scans: int) -> dict[str, float]:
     """
     Time the pool by itself, and watch its memory.
 
@@ -107,20 +107,26 @@ def overhead(scans: int) -> dict[str, Any]:
         scans: of no time.
 
     Returns:
-        ``ms_a_scan``; and MiB of the driver and of a worker after a tenth of the scans, half of them, and all.
+        Milliseconds a scan; and MiB of the driver and of a worker after a tenth of the scans, and at the end.
     """
-    driver: list[float] = []
-    worker: list[float] = []
+    memory: list[tuple[float, float]] = []
 
     def watched() -> Iterator[dict[str, Any]]:
         for number, item in enumerate(_scans([0.0] * scans)):
-            if number in (scans // 10, scans // 2, scans - 1):
-                driver.append(psutil.Process().memory_info().rss / MIB)
-                worker.append(max(_workers(), key=lambda process: process.pid).memory_info().rss / MIB)
+            if number in (scans // 10, scans - 1):
+                worker = max(_workers(), key=lambda process: process.pid)
+                memory.append((psutil.Process().memory_info().rss / MIB, worker.memory_info().rss / MIB))
             yield item
 
     seconds = _seconds(_pool(), watched())
-    return {"ms_a_scan": 1000 * seconds / scans, "driver_mib": driver, "worker_mib": worker}
+    (driver, worker_mib), (driver_end, worker_end) = memory
+    return {
+        "ms_a_scan": 1000 * seconds / scans,
+        "driver_mib": driver,
+        "driver_mib_at_the_end": driver_end,
+        "worker_mib": worker_mib,
+        "worker_mib_at_the_end": worker_end,
+    }
 
 
 def _workers() -> list[psutil.Process]:
@@ -148,7 +154,7 @@ def kills(count: int, scans: int, seed: int = 0) -> dict[str, int]:
     moments, stop, killed = random.Random(seed), Event(), []
 
     def kill() -> None:
-        while len(killed) < count and not stop.wait(moments.uniform(0.2, 8)):
+        while len(killed) < count and not stop.wait(moments.uniform(0.2, 2)):
             if found := _workers():
                 os.kill(moments.choice(found).pid, signal.SIGKILL)
                 killed.append(True)

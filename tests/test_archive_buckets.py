@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from test_configs import SMALL_PREDICTION, files, workflow
 from scripts.data.datalist import load_datalist
 from scripts.data.dataloader import SkippedScan
 from scripts.images.dicom_series import DicomSlice, read_slices
-from scripts.runs import scratch
+from scripts.runs import archive_run, scratch
 from scripts.runs.archive_scans import ArchiveScans
 from scripts.runs.archive_worker import ScanWorker
 from scripts.runs.stored_scans import StoredScans, fetch_scan, read_stored_slices
@@ -163,8 +164,28 @@ def test_a_worker_fetches_a_scan_and_writes_what_it_finds(data, tmp_path, model,
     assert worker.predict(scans[2]) == SkippedScan(CUT, gone)
 
 
-@pytest.mark.slow
-def test_from_a_bucket_to_a_bucket_as_from_a_folder_to_a_folder(engine, tmp_path, model):
+class Here:
+    """A pool of one worker in this process, in place of an engine."""
+
+    def __init__(self, worker: type[ScanWorker], arguments: tuple[Any, ...], *others: Any) -> None:
+        self.worker = worker(*arguments)
+        assert self.worker.start() == others[-1], "another prediction than the run's"
+
+    def predict(self, items: Iterable[dict[str, Any] | None]) -> Iterator[tuple[dict[str, Any], Any]]:
+        return ((item, self.worker.predict(item)) for item in items if item is not None)
+
+
+@pytest.fixture(params=["here", pytest.param("engine", marks=pytest.mark.slow)])
+def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two on an engine; or one in this process."""
+    if request.param == "engine":
+        request.getfixturevalue("engine")
+        return
+    monkeypatch.setattr(archive_run, "WorkerPool", Here)
+    monkeypatch.setattr(archive_run, "connected", lambda address, cpus: nullcontext())
+
+
+def test_from_a_bucket_to_a_bucket_as_from_a_folder_to_a_folder(workers, tmp_path, model):
     data, one, two = tmp_path / "data", tmp_path / "one", tmp_path / "bucket" / "two"
     for number in (501, 502, 503):
         write_scan(data, "test", number, fractures=1, shape=(24, 22, 16))
