@@ -1,4 +1,4 @@
-"""The fenced blocks of the documentation, with the reason of those that are marked as not tested."""
+"""What tests take from the pages: fenced blocks, with why some are not tested, and the messages of troubleshooting."""
 
 from __future__ import annotations
 
@@ -50,3 +50,21 @@ def blocks_of(page: Path) -> list[Block]:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+
+
+def quoted_messages() -> list[str]:
+    """The messages of the page on troubleshooting; in them, ``...`` stands for what is filled in."""
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| (?!message |--- )(.+?) \|", page, re.MULTILINE)
+    quotes = [cell[1:-1] for cell in cells if re.fullmatch(r"`[^`]+`", cell)]
+    assert quotes and len(quotes) == len(cells), "each row begins with one message"
+    return quotes
+
+
+def is_of(quote: str, message: str) -> bool:
+    """Tell whether the constant parts of a quote stand in a message, in their order."""
+    for part in filter(None, quote.split("...")):
+        _, found, message = message.partition(part)
+        if not found:
+            return False
+    return True

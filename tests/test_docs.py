@@ -15,7 +15,7 @@ import pytest
 import yaml
 from conftest import BUNDLE_ROOT
 from monai.bundle import ConfigParser
-from page_blocks import PAGES, ROOT
+from page_blocks import PAGES, ROOT, is_of, quoted_messages
 
 from scripts.__main__ import COMMANDS
 from scripts.reporting.tables import CHALLENGE_COLUMNS, FRACTURE_COLUMNS, SCAN_COLUMNS
@@ -170,22 +170,10 @@ def test_code_named_in_prose_exists(page):
 
 
 def test_messages_on_the_troubleshooting_page_are_printed_by_the_code():
-    """In a quoted message, ``...`` stands for what is filled in."""
-    cells = re.findall(r"^\| (?!message |--- )(.+?) \|", text(ROOT / "docs" / "troubleshooting.md"), re.MULTILINE)
-    quotes = [cell[1:-1] for cell in cells if re.fullmatch(r"`[^`]+`", cell)]
-    assert quotes and len(quotes) == len(cells), "each row begins with one message"
+    quotes = quoted_messages()
     printed = messages()
     assert [quote for quote in quotes if not any(is_of(quote, message) for message in printed)] == []
     assert [quote for quote in quotes if len(re.findall(r"[A-Za-z]+", quote)) < 2] == []
-
-
-def is_of(quote: str, message: str) -> bool:
-    """Tell whether the constant parts of a quote stand in a message, in their order."""
-    for part in filter(None, quote.split("...")):
-        _, found, message = message.partition(part)
-        if not found:
-            return False
-    return True
 
 
 def messages() -> list[str]:

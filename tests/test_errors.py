@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import BUNDLE_ROOT, write_scan
 from forked_python import forked_python
+from page_blocks import is_of, quoted_messages
 
 from scripts.errors import end_at_error, explanation
 
@@ -191,7 +192,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_each_mistake_ends_in_one_line_with_nothing_half_written(folder: Path, tmp_path: Path) -> None:
     there = {path for path in folder.rglob("*") if path.is_file()}
-    wrong = {}
+    wrong, lines_told = {}, {}
     with forked_python(tmp_path) as python:
         for name, mistake in MISTAKES.items():
             words = [word.replace("{tmp}", str(folder)) for word in mistake.words]
@@ -209,11 +210,14 @@ def test_each_mistake_ends_in_one_line_with_nothing_half_written(folder: Path, t
                 stderr=subprocess.STDOUT,
             )
             lines = done.stdout.splitlines()
+            lines_told[name] = lines[-1]
             has_traceback = any(line.startswith("Traceback") for line in lines)
             matches = re.fullmatch(mistake.last.replace("{tmp}", re.escape(str(folder))), lines[-1])
             if not matches or done.returncode != mistake.status or has_traceback != mistake.has_traceback:
                 wrong[name] = done
     assert wrong == {}
+    errors = {name: line for name, line in lines_told.items() if line.startswith("error: ")}
+    assert [name for name, line in errors.items() if not any(is_of(quote, line) for quote in quoted_messages())] == []
     written = {path for path in folder.rglob("*") if path.is_file()} - there
     # TensorBoard begins its file where a training's parts are made
     names = {path.name for path in written if "cache" not in path.parts and "tfevents" not in path.name}
