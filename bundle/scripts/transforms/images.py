@@ -226,7 +226,7 @@ class ScaleByPlaned(ScaleIntensityRanged):
         tensor([[[[-1.,  0.,  1.]]]])
     """
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         scaled = dict(data)
         for key in self.key_iterator(scaled):
             volume = convert_to_tensor(scaled[key], track_meta=False)
