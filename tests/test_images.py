@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import ScaleIntensityRanged
 from nibabel.nifti1 import Nifti1Image
 
 from scripts.anatomy.rib_cage import RibCage
-from scripts.transforms import CheckImaged, CropBodyd, QualityNotesd, ScaleByPlaned
+from scripts.transforms import CheckImaged, CropBodyd, QualityNotesd
 
 
 def image(volume):
@@ -116,16 +115,3 @@ def test_what_is_doubtful_in_the_header_is_noted_too(tmp_path):
     data = {"image": MetaTensor(torch.full((1, 4, 4, 4), 400.0), meta={"filename_or_obj": str(tmp_path / "a.nii.gz")})}
     notes = QualityNotesd("image")(data | {"thorax_axis": LUNGS, "midsagittal_plane": PLANE})["image"].meta["notes"]
     assert notes == "its sform and its qform lie up to 3 mm apart; the sform is used."
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int16])
-def test_a_plane_at_a_time_is_scaled_as_by_monai(dtype):
-    generator = torch.Generator().manual_seed(0)
-    volume = torch.randint(-1024, 3072, (1, 7, 5, 6), generator=generator).to(dtype)
-    image = MetaTensor(volume, affine=torch.diag(torch.tensor([2.0, 1.0, 3.0, 1.0])), meta={"scan": "a"})
-    settings = {"a_min": -200.0, "a_max": 1000.0, "b_min": -1.0, "b_max": 1.0, "clip": True}
-    expected = ScaleIntensityRanged("image", **settings)({"image": image})["image"]
-    scaled = ScaleByPlaned("image", **settings)({"image": image, "other": 1})
-    assert torch.equal(scaled["image"], expected) and scaled["image"].dtype == expected.dtype == torch.float32
-    assert torch.equal(scaled["image"].affine, image.affine) and scaled["image"].meta["scan"] == "a"
-    assert scaled["other"] == 1 and torch.equal(image, volume)

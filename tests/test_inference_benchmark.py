@@ -43,7 +43,7 @@ def test_the_stock_row_is_monais_inferer_on_the_whole_scan_with_the_weights() ->
     parser.update({"dataset_dir": str(BUNDLE_ROOT), "scans": [], "dataset::data": []})
     assert type(parser.get_parsed_content("inferer")).__name__ == "SlidingWindowInferer"
     names = [type(transform).__name__ for transform in parser.get_parsed_content("preprocessing").transforms]
-    assert "CropBodyd" not in names and "ScaleByPlaned" in names
+    assert "CropBodyd" not in names and "ScaleIntensityRanged" in names
     network, weights = (parser.get_parsed_content(name) for name in ("network", "network_def"))
     probability = network.eval()(torch.zeros(1, 1, 16, 16, 16))
     assert 0 < probability.min() and probability.max() < 1

@@ -28,7 +28,7 @@ def foreground_box(volume: NDArray) -> Box:
 
 def instance_boxes(ids: NDArray, count: int = 0) -> list[Box | None]:
     """
-    Return the box of each instance, as ``scipy.ndimage.find_objects``, in a third of its time for few instances.
+    Return the box of each instance, as ``scipy.ndimage.find_objects``, which searches the whole volume slowly.
 
     Args:
         ids: integers, 0 is background, shape ``(H, W, D)``.

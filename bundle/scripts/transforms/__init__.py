@@ -11,7 +11,7 @@ from .candidates import (
     MatchCandidatesd,
 )
 from .description import DescribeFracturesd
-from .images import CheckFilesd, CheckImaged, CropBodyd, QualityNotesd, ScaleByPlaned
+from .images import CheckFilesd, CheckImaged, CropBodyd, QualityNotesd
 from .implant import FindRibsd, RandImplantFracturesd
 from .inversion import InvertCandidatesd
 from .labels import CheckLabeld, CropLabelSlicesd
@@ -50,7 +50,6 @@ __all__ = [
     "ResampleAlongAxes",
     "SaveProbabilityd",
     "SaveScand",
-    "ScaleByPlaned",
     "SpacingOnlyd",
     "StraightenRibsd",
     "SymmetricROISamplerd",

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import CropForegroundd, MapTransform, ScaleIntensityRanged
-from monai.utils import convert_to_dst_type, convert_to_numpy, convert_to_tensor
+from monai.transforms import CropForegroundd, MapTransform
+from monai.utils import convert_to_numpy
 
 from scripts.anatomy.midline import known_plane
 from scripts.images.file_checks import file_notes, file_problems
 from scripts.images.headers import checked_axcodes, orientation_note
 from scripts.images.hounsfield import BONE_HU, hu_problem
 
-__all__ = ["CheckFilesd", "CheckImaged", "CropBodyd", "QualityNotesd", "ScaleByPlaned"]
+__all__ = ["CheckFilesd", "CheckImaged", "CropBodyd", "QualityNotesd"]
 
 
 class CheckFilesd(MapTransform):
@@ -207,31 +207,3 @@ class QualityNotesd(MapTransform):
                 notes += [f"{note}." for note in noted[self.cage_key].notes]
             image.meta["notes"] = " ".join(notes)
         return noted
-
-
-class ScaleByPlaned(ScaleIntensityRanged):
-    """
-    Scale volumes as MONAI's ``ScaleIntensityRanged`` does, to the same values, one plane at a time.
-
-    MONAI goes over a whole scan five times, and each time through new memory; a plane stays in the processor's cache,
-    which takes a third of the time.
-
-    Args:
-        keys: keys of the volumes, shape ``(1, H, W, D)``.
-        kwargs: those of ``monai.transforms.ScaleIntensityRanged``.
-
-    Example:
-        >>> scale = ScaleByPlaned("image", a_min=-200.0, a_max=1000.0, b_min=-1.0, b_max=1.0, clip=True)
-        >>> scale({"image": torch.tensor([[[[-1000.0, 400.0, 1000.0]]]])})["image"]
-        tensor([[[[-1.,  0.,  1.]]]])
-    """
-
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
-        scaled = dict(data)
-        for key in self.key_iterator(scaled):
-            volume = convert_to_tensor(scaled[key], track_meta=False)
-            planes = torch.empty(volume.shape, dtype=torch.float32, device=volume.device)
-            for place, plane in enumerate(volume.unbind(1)):
-                planes[:, place] = convert_to_tensor(self.scaler(plane), track_meta=False)
-            scaled[key] = convert_to_dst_type(planes, dst=scaled[key], dtype=torch.float32)[0]
-        return scaled
