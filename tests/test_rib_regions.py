@@ -133,7 +133,7 @@ def test_what_the_windows_see_elsewhere_is_a_region_too(straightened, cage):
 
 
 def test_neighbors_do_not_become_one(straightened, cage):
-    near = [(6, WAY_MM - 20.0, 3.0), (6, WAY_MM - 7.0, 1.0), (6, WAY_MM, 4.0), (6, WAY_MM + 20.0, 2.0)]
+    near = [(6, WAY_MM - 26.0, 3.0), (6, WAY_MM - 13.0, 1.0), (6, WAY_MM, 4.0), (6, WAY_MM + 20.0, 2.0)]
     ids, scores = regions_of(data_of(straightened, cage, logits=near), weight=1.0)
     assert scores == pytest.approx(expit([4.0, 3.0, 2.0]), abs=1e-5)
     grown = [ndimage.binary_dilation(ids == number, np.ones((3, 3, 3))) for number in (1, 2, 3)]

@@ -203,7 +203,9 @@ def describe_candidates(
     around = foreground_box(whole)
     first = np.array([side.start for side in around])
     ids = whole[around].astype(np.uint32)
-    statistics = cc3d.statistics(ids) if ids.size else {}
+    if not ids.size:
+        return []
+    statistics = cc3d.statistics(ids)
     plane = known_plane(midsagittal_plane)
     candidates = []
     for number, score in enumerate(label_scores, start=1):
