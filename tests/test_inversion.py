@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Orientationd
 
 from scripts.candidates import describe_candidates
-from scripts.transforms import InvertCandidatesd, SpacingOnlyd
+from scripts.transforms import InvertCandidatesd, SeparateCandidatesd, SpacingOnlyd
 
 # Slices of 5 mm are predicted at 1.25 mm: slice s of the scan is slice 4 s of the prediction.
 SHAPE, SPACING_MM = (12, 10, 4), (0.75, 0.75, 5.0)
@@ -115,3 +115,18 @@ def test_all_may_lie_between_the_slices(steps: Compose) -> None:
 def test_no_candidate_is_none(steps: Compose) -> None:
     output = inverted(steps)
     assert not output["pred"].any() and output["label_scores"].shape == (0,)
+
+
+def test_candidates_that_touch_are_parted_at_the_cost_of_the_later_one() -> None:
+    ids = torch.zeros(1, 9, 5, 3, dtype=torch.int32)
+    ids[0, 0:3], ids[0, 3:6], ids[0, 7:9] = 2, 1, 3
+    affine = torch.diag(torch.tensor([1.0, 1.0, 3.0, 1.0], dtype=torch.float64))
+    parted = SeparateCandidatesd("pred")({"pred": MetaTensor(ids, affine=affine)})["pred"]
+    assert parted[0, :, 0, 0].tolist() == [2, 2, 0, 1, 1, 1, 0, 3, 3]
+    assert torch.equal(parted.affine, affine) and ids[0, 2, 0, 0] == 2  # what was given stays
+
+
+def test_a_candidate_is_not_parted_away() -> None:
+    ids = torch.ones(1, 3, 3, 3, dtype=torch.int32)
+    ids[0, 1, 1, 1] = 2
+    assert torch.equal(SeparateCandidatesd("pred")({"pred": MetaTensor(ids)})["pred"].as_tensor(), ids)

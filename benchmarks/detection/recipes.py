@@ -16,8 +16,6 @@ from typing import Any
 
 import yaml
 
-from benchmarks.detection.data import TRAINING_LIST
-
 __all__ = [
     "BASES",
     "BUNDLE_DIR",
@@ -112,7 +110,6 @@ class Recipe:
         tuned_on: the recipe whose prediction of the validation scans its post-processing is chosen on; None: on none.
         goes_on_from: the recipe whose weights the training starts from; None: from scratch.
         mines: whether it trains on that recipe's errors.
-        data_list: what is trained on, in the folder of the data.
         per_scan: the setting that tells how many ROIs, or pieces of ribs, a scan gives.
         rois: ROIs that its training sees.
         threads: threads of training and prediction.
@@ -132,7 +129,6 @@ class Recipe:
     tuned_on: str | None
     goes_on_from: str | None
     mines: bool
-    data_list: str
     per_scan: str
     rois: int
     threads: int
@@ -334,7 +330,6 @@ def find_recipe(name: str) -> Recipe:
         tuned_on=tuned_on,
         goes_on_from=goes_on_from,
         mines=last is not None and last.mines,
-        data_list=TRAINING_LIST,
         per_scan="straight_ribs::per_scan" if along_ribs else "rois::per_scan",
         rois=base.rois,
         threads=base.threads,

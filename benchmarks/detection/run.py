@@ -110,7 +110,7 @@ def train(
     recipe = find_recipe(find_recipe(name).trained_as)
     if recipe.shipped or recipe.given:
         raise ValueError(f"'{name}' has weights that are given: nothing is to be trained, run the command 'predict'.")
-    data_list = data_dir / recipe.data_list
+    data_list = data_dir / TRAINING_LIST
     if not data_list.is_file():
         raise FileNotFoundError(f"{data_list} does not exist: make the data first, by the command 'data'.")
     folder = output_dir / recipe.name

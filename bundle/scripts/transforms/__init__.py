@@ -13,7 +13,7 @@ from .candidates import (
 from .description import DescribeFracturesd
 from .images import CheckFilesd, CheckImaged, CropBodyd, QualityNotesd
 from .implant import FindRibsd, RandImplantFracturesd
-from .inversion import InvertCandidatesd
+from .inversion import InvertCandidatesd, SeparateCandidatesd
 from .labels import CheckLabeld, CropLabelSlicesd
 from .naming import NameScand, scan_name_formatter
 from .resampling import ResampleAlongAxes, SpacingOnlyd
@@ -50,6 +50,7 @@ __all__ = [
     "ResampleAlongAxes",
     "SaveProbabilityd",
     "SaveScand",
+    "SeparateCandidatesd",
     "SpacingOnlyd",
     "StraightenRibsd",
     "SymmetricROISamplerd",

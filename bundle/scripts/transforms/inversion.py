@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Invertd, InvertibleTransform
+from monai.transforms import Invertd, InvertibleTransform, MapTransform
+from monai.utils import convert_to_dst_type
+from scipy import ndimage
 
 from scripts.anatomy.components import instance_boxes
 from scripts.transforms.candidates import renumbered
 
-__all__ = ["InvertCandidatesd"]
+__all__ = ["InvertCandidatesd", "SeparateCandidatesd"]
 
 _logger = logging.getLogger(__name__)
 
@@ -78,6 +80,35 @@ class InvertCandidatesd(Invertd):
             output[key] = renumbered(ids, kept, like=inverted)
             output[self.score_key] = output[self.score_key][kept]
             output[self.mean_key] = output[self.mean_key][kept]
+        return output
+
+
+class SeparateCandidatesd(MapTransform):
+    """
+    Keep candidates from touching each other.
+
+    In the challenge's rule, all masks that touch make one union, in which a fracture's share gets small. Candidates
+    that are apart on the grid on which they were found can touch on a scan's coarser one. There, the one of the higher
+    id, which is that of the lower score, loses the voxels that touch the other; one that would lose them all stays.
+
+    Args:
+        keys: key of the candidates' ids 1..n by falling score, integer, shape ``(1, H, W, D)``.
+        allow_missing_keys: skip keys that the data lacks.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        output = dict(data)
+        for key in self.key_iterator(output):
+            ids = output[key][0].cpu().numpy().copy()
+            for number, box in enumerate(instance_boxes(ids), start=1):
+                if box is None:
+                    continue
+                around = ids[tuple(slice(max(side.start - 1, 0), side.stop + 1) for side in box)]
+                own, others = around == number, (around > 0) & (around < number)
+                touching = own & ndimage.binary_dilation(others, np.ones((3, 3, 3), dtype=bool))
+                if (own & ~touching).any():
+                    around[touching] = 0
+            output[key] = convert_to_dst_type(ids[None], dst=output[key])[0]
         return output
 
 
