@@ -181,6 +181,15 @@ def test_the_bar_covers_no_title_that_a_link_leads_to(page, width):
     assert bar["y"] == 0 and bar["height"] <= title["y"] < bar["height"] + 100
 
 
+def test_a_page_that_is_opened_at_a_scan_shows_its_title(page):
+    address = page.url.partition("#")[0]
+    page.goto("about:blank")
+    page.goto(f"{address}#s1")
+    page.wait_for_timeout(200)
+    bar, title = (page.locator(selector).bounding_box() for selector in (".tool", "#s1-name"))
+    assert bar["height"] <= title["y"] < bar["height"] + 100
+
+
 def test_outlines_can_be_hidden(page):
     path, card = page.locator("#s0-c2 .own").first, page.locator("#s0-c2")
     for is_shown in (True, False, True):

@@ -150,8 +150,11 @@
   }
   // What a link leads to must not lie below the bar, whose rows depend on the width of the window.
   const bar = document.querySelector(".tool");
+  let linked = document.getElementById(location.hash.slice(1)); // the page was opened at it
   new ResizeObserver(() => {
     document.documentElement.style.setProperty("--covered", `${bar.offsetHeight + 8}px`);
+    linked?.scrollIntoView();
+    linked = null;
   }).observe(bar);
   // Pictures that were never in view would be missing in print and in a picture of the whole page.
   const loadAll = () => { for (const picture of all("img[loading]")) picture.removeAttribute("loading"); };
