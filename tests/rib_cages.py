@@ -14,6 +14,7 @@ SHAPE = (96, 72, 40)  # 192 x 180 x 120 mm
 WATER_HU, RIB_HU = 0.0, 800.0
 RADIUS_MM = 5.0
 APART_MM = 30.0
+WAY_MM = 70.0  # a radian on the bow
 _SIGN = {"left": -1.0, "right": 1.0}  # of x in RAS
 
 
@@ -29,6 +30,12 @@ def centerline(side: str, row: int) -> np.ndarray:
     level = np.concatenate([bow, ahead])
     height = np.full(len(level), 25.0 + APART_MM * row)
     return np.column_stack([_SIGN[side] * level[:, 0], level[:, 1], height])
+
+
+def on_rib(height_mm: float, side: str = "left") -> tuple[float, float, float]:
+    """The place on a rib's bow that is WAY_MM from its spinal end."""
+    turn = WAY_MM / 70
+    return _SIGN[side] * 70 * np.sin(turn), -70 * np.cos(turn), height_mm
 
 
 def made_cage(ribs: Sequence[tuple[str, int | None]], whole: bool = True) -> RibCage:

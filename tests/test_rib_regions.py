@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from rib_cages import RIB_HU, ball, image_of, made_cage
+from rib_cages import RIB_HU, WAY_MM, ball, image_of, made_cage, on_rib
 from scipy import ndimage
 from scipy.special import expit, logit
 
@@ -19,8 +19,6 @@ from scripts.networks import ResUNet, StraightRibNet
 from scripts.transforms import LabelCandidatesd, PoolRegionsd, StraightenRibsd
 from scripts.transforms.rib_regions import RibPeak, rib_peaks
 
-TURN = 1.0  # a radian on the bow of 70 mm
-WAY_MM = 70 * TURN
 STEP_MM, BEYOND_MM = 6.4, 10.0
 CANDIDATES: dict[str, Any] = {
     "threshold": 0.6,
@@ -30,11 +28,6 @@ CANDIDATES: dict[str, Any] = {
     "peak_share": 0.0,
 }
 QUIET = -9.0
-
-
-def on_rib(height_mm: float, side: str = "left") -> tuple[float, float, float]:
-    sign = -1 if side == "left" else 1
-    return sign * 70 * np.sin(TURN), -70 * np.cos(TURN), height_mm
 
 
 @pytest.fixture(scope="module")

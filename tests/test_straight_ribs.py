@@ -10,21 +10,14 @@ import torch
 from conftest import BUNDLE_ROOT
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from rib_cages import RIB_HU, WATER_HU, ball, image_of, made_cage
+from rib_cages import RIB_HU, WATER_HU, WAY_MM, ball, image_of, made_cage, on_rib
 
 from scripts.anatomy.straight_ribs import BLOCK_STEP_MM, rib_blocks
 from scripts.losses import MaskedBCELoss
 from scripts.networks import ResUNet, StraightRibNet
 from scripts.transforms import RandCropStraightRibsd, StraightenRibsd
 
-TURN = 1.0  # a radian on the bow of 70 mm
-WAY_MM = 70 * TURN
 LENGTH_MM = 70 * np.pi / 2 + 60
-
-
-def on_rib(height_mm: float, side: str = "left") -> tuple[float, float, float]:
-    sign = -1 if side == "left" else 1
-    return sign * 70 * np.sin(TURN), -70 * np.cos(TURN), height_mm
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.special import expit, logit
 
+from scripts.anatomy.components import instance_boxes
 from scripts.anatomy.straight_ribs import BEYOND_MM, BLOCK_STEP_MM, RibBlocks, StraightRib
 from scripts.networks import StraightRibNet
 from scripts.transforms.candidates import (
@@ -156,7 +157,9 @@ class PoolRegionsd(MapTransform):
             if _add(regions, near.voxels_of(peak, image[0], bone, spacing_mm), len(looks) + 1):
                 looks.append(peak.logit)
         seen = label_candidates(probability, self.threshold, spacing_mm, clear_mm3=self.min_volume_mm3, **self.labeling)
-        for number, box in enumerate(ndimage.find_objects(seen), start=1):
+        for number, box in enumerate(instance_boxes(seen), start=1):
+            if box is None:
+                continue
             voxels = np.argwhere(seen[box] == number) + [side.start for side in box]
             is_covered = np.count_nonzero(regions[tuple(voxels.T)]) > _COVERED * len(voxels)
             if not is_covered and _add(regions, voxels, len(looks) + 1):
