@@ -117,7 +117,7 @@ class _Part:
 _PARTS = (
     _Part("mixed", "training", 4, (8, 14), 0.6, seed=1, first_id=101, as_is=True),
     _Part("further", "training", 4, (8, 14), 0.6, seed=7, first_id=201),
-    _Part("more", "training", 8, (8, 14), 0.6, seed=8, first_id=301),
+    _Part("more", "training", 6, (8, 14), 0.6, seed=8, first_id=301),
     _Part("usual", "validation", 1, (6, 10), 0.0, seed=2, first_id=441, as_is=True),
     _Part("subtle", "validation", 1, (6, 10), 1.0, seed=3, first_id=471),
     _Part("usual", "test", 1, (6, 10), 0.0, seed=4, first_id=541, as_is=True),
