@@ -2,14 +2,16 @@
 Measure how displacement and type of fractures are told, on synthetic fractures whose truth is known.
 
     python benchmarks/description.py --phantoms 12 --json output/description.json
-    python benchmarks/description.py --implanted output/detection/usual_test --section test
+    python benchmarks/description.py --implanted data/benchmark/usual_test --section test --results_dir output/usual_test
 
-Fractures are measured where they are annotated, or with ``--predictions_dir`` where a prediction found them.
+Fractures are measured where they are annotated. With ``--results_dir`` what a prediction tells of those that it found is
+compared instead.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 import time
@@ -27,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "bundle")]
 
 from benchmarks.markdown import table  # noqa: E402
+from scripts.candidates import TYPE_CODES  # noqa: E402
 from scripts.commands.fit_types import annotated_fractures, loading, preparation  # noqa: E402
 from scripts.data.datalist import load_datalist  # noqa: E402
 from scripts.data.ribfrac import CLASS_NAMES, MIN_OVERLAP  # noqa: E402
@@ -58,7 +61,7 @@ class Row:
         found_contact: likewise.
         found_kind: class of the displacement, likewise.
         found_code: the most probable type; -1 where there is none.
-        seconds: that measuring took.
+        seconds: that measuring took; None where it was read.
     """
 
     scan: str
@@ -73,7 +76,7 @@ class Row:
     found_contact: float | None
     found_kind: str
     found_code: int
-    seconds: float
+    seconds: float | None
 
 
 def _row(scan: str, truth: Mapping[str, Any], measured: Measured, model: TypeModel, seconds: float) -> Row:
@@ -117,28 +120,63 @@ def phantom_rows(count: int, seed: int, model: TypeModel, subtle: float) -> Iter
         yield from _measured_rows(f"phantom {number}", data["image"], label, data["rib_cage"], truths, model)
 
 
-def implanted_rows(folder: Path, section: str, model: TypeModel, predictions_dir: Path | None) -> Iterator[Row]:
-    """Measure implanted fractures where they are annotated, or where a prediction found them."""
-    info = json.loads((folder / "dataset-info.json").read_text(encoding="utf-8"))
-    made = {scan["public_id"]: scan["fractures"] for scan in info["made"] if scan["fractures"]}
+def implanted_rows(folder: Path, section: str, model: TypeModel) -> Iterator[Row]:
+    """Measure implanted fractures where they are annotated."""
     load = loading()
-    for item in tqdm([one for one in load_datalist(folder, section) if one["scan"] in made], unit="scan"):
-        truths = {one["label_id"]: one for one in made[item["scan"]]}
+    for item, truths in _implanted(folder, section):
         data: Any = load(item)
-        ids = data["label"]
-        if predictions_dir is not None:
-            pred, label, _ = load_pair(predictions_dir / f"{item['scan']}.nii.gz", Path(item["label"]))
-            overlaps = instance_overlaps(pred, label)
-            best = overlaps.overlap.argmax(axis=1) if overlaps.overlap.size else []
-            hits: dict[int, tuple[float, int]] = {}
-            for row, column in enumerate(best):
-                share = float(overlaps.overlap[row, column])
-                fracture = int(overlaps.fracture_ids[column])
-                if share > MIN_OVERLAP and share > hits.get(fracture, (0.0, 0))[0]:
-                    hits[fracture] = (share, int(overlaps.candidate_ids[row]))
-            truths = {candidate: truths[fracture] for fracture, (_, candidate) in hits.items() if fracture in truths}
-            ids = MetaTensor(np.asarray(pred)[None].astype(np.int32), affine=data["label"].affine)
-        yield from _measured_rows(item["scan"], data["image"], ids, data["rib_cage"], truths, model)
+        yield from _measured_rows(item["scan"], data["image"], data["label"], data["rib_cage"], truths, model)
+
+
+def predicted_rows(folder: Path, section: str, results_dir: Path) -> Iterator[Row]:
+    """Read what a prediction tells of the implanted fractures that it found and described."""
+    with open(results_dir / "fractures.csv", newline="", encoding="utf-8") as file:
+        told = {(row["scan"], int(row["id"])): row for row in csv.DictReader(file) if _is_described(row)}
+    for item, truths in _implanted(folder, section):
+        scan = item["scan"]
+        pred, label, _ = load_pair(results_dir / "predictions" / f"{scan}.nii.gz", Path(item["label"]))
+        overlaps = instance_overlaps(pred, label)
+        best: dict[int, tuple[float, int]] = {}
+        for candidate, shares in zip(overlaps.candidate_ids, overlaps.overlap):
+            for fracture, share in zip(overlaps.fracture_ids, shares):
+                if (scan, candidate) in told and share > max(MIN_OVERLAP, best.get(fracture, (0.0, 0))[0]):
+                    best[fracture] = (share, candidate)
+        yield from (_told_row(scan, truths[fracture], told[scan, best[fracture][1]]) for fracture in sorted(best))
+
+
+def _is_described(row: Mapping[str, str]) -> bool:
+    return bool(row["displacement"] or row["not_measurable"])
+
+
+def _told_row(scan: str, truth: Mapping[str, Any], row: Mapping[str, str]) -> Row:
+    measured = row["displacement"] in CLASSES
+
+    def number(column: str, scale: float = 1.0) -> float | None:
+        return float(row[column]) * scale if measured else None
+
+    return Row(
+        scan,
+        truth["code"],
+        truth["offset_mm"],
+        truth["gap_mm"],
+        truth["contact"],
+        row["not_measurable"],
+        number("offset_mm"),
+        number("offset_sd_mm"),
+        number("along_mm"),
+        number("contact_percent", 0.01),
+        row["displacement"] if measured else "",
+        TYPE_CODES["segmental" if row["segmental_with"] else row["type"]] if row["type"] else -1,
+        None,
+    )
+
+
+def _implanted(folder: Path, section: str) -> Iterator[tuple[dict[str, Any], dict[int, dict[str, Any]]]]:
+    """Yield the scans with implants, each with what was implanted, by the fractures' ids."""
+    info = json.loads((folder / "dataset-info.json").read_text(encoding="utf-8"))
+    made = {scan["public_id"]: {one["label_id"]: one for one in scan["fractures"]} for scan in info["made"]}
+    for item in tqdm([one for one in load_datalist(folder, section) if made.get(one["scan"])], unit="scan"):
+        yield item, made[item["scan"]]
 
 
 def figures(rows: Sequence[Row]) -> dict[str, Any]:
@@ -151,7 +189,7 @@ def figures(rows: Sequence[Row]) -> dict[str, Any]:
     Returns:
         Numbers of fractures, and why some were not measured; median and 90th percentile of the error of the offset of
         displaced fractures, of gap and contact of all; the share whose class is right; confusion, F1 of each type and
-        macro F1, where a fracture without a type is wrong; seconds a fracture.
+        macro F1, where a fracture without a type is wrong; seconds a fracture, 0 where they were read.
     """
     measured = [row for row in rows if row.found_offset_mm is not None]
     moved = [row for row in measured if row.code == 1]
@@ -175,7 +213,7 @@ def figures(rows: Sequence[Row]) -> dict[str, Any]:
         "types": confusion.tolist(),
         "f1": f1.round(3).tolist(),
         "macro_f1": float(f1.mean()),
-        "seconds": float(np.mean([row.seconds for row in rows])) if rows else 0.0,
+        "seconds": float(np.mean([row.seconds or 0.0 for row in rows])) if rows else 0.0,
     }
 
 
@@ -196,7 +234,7 @@ def _report(name: str, numbers: Mapping[str, Any]) -> str:
         ["class right", f"{numbers['class_right']:.3f}"],
         ["macro F1 of types", f"{numbers['macro_f1']:.3f}"],
         *([f"F1 {title.lower()}", f"{f1:.2f}"] for title, f1 in zip(CLASS_NAMES.values(), numbers["f1"])),
-        ["seconds a fracture", f"{numbers['seconds']:.2f}"],
+        *([["seconds a fracture", f"{numbers['seconds']:.2f}"]] if numbers["seconds"] else []),
     ]
     lines = [*table([name, ""], rows), ""]
     lines += [f"not measured: {numbers['not_measured']}", f"classes (rows drawn): {numbers['classes']}"]
@@ -214,16 +252,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--subtle", type=float, default=0.0, help="share of subtle fractures in the synthetic scans")
     add("--implanted", action="append", default=[], help="folder that python -m scripts implant made; again for more")
     add("--section", default="test", help="of these folders")
-    add("--predictions_dir", help="masks of a prediction of them: fractures are measured where it found them")
+    add("--results_dir", help="output folder of a prediction of them, whose fractures.csv is compared instead")
     add("--model", default=str(SHIPPED_MODEL), help="of the types, as python -m scripts fit_types writes it")
     add("--json", help="file for all figures and rows")
     options = parser.parse_args(arguments)
     model, results = TypeModel.read(options.model), {}
-    predictions_dir = None if options.predictions_dir is None else Path(options.predictions_dir)
     if options.phantoms:
         results["phantoms"] = list(phantom_rows(options.phantoms, options.seed, model, options.subtle))
     for folder in options.implanted:
-        results[Path(folder).name] = list(implanted_rows(Path(folder), options.section, model, predictions_dir))
+        path = Path(folder)
+        results[path.name] = list(
+            predicted_rows(path, options.section, Path(options.results_dir))
+            if options.results_dir
+            else implanted_rows(path, options.section, model)
+        )
     for name, rows in results.items():
         print(_report(name, figures(rows)), end="\n\n")
     if options.json:

@@ -231,7 +231,9 @@ def _lists(scans: Mapping[str, list[dict[str, Any]]]) -> dict[str, dict[str, lis
     """Put the scans of all parts into the lists of training and of each set; a set without scans has no list."""
     validated = ("usual_validation", "subtle_validation", "as_is_validation")
     real = {
-        "training": [item for part in ("mixed", "further", "more", "as_is") for item in scans.get(f"{part}_training", [])],
+        "training": [
+            item for part in ("mixed", "further", "more", "as_is") for item in scans.get(f"{part}_training", [])
+        ],
         "validation": [item for name in validated for item in scans.get(name, [])],
     }
     synthetic = {

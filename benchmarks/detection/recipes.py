@@ -158,14 +158,9 @@ BASES = {
         weights="model.pt",
         given=True,
     ),
-    "v0.17": Base(
-        "the weights of version 0.17.0, with its thresholds",
-        inference=(_OVERLAYS / "v0.17_inference.yaml",),
-        weights="model.pt",
-        given=True,
-    ),
-    "v0.18": Base(
-        "the default of this bundle, with the weights of version 0.18.0",
+    "v0.19": Base(
+        "the weights of version 0.19.0, with its scores",
+        inference=(_OVERLAYS / "v0.19_inference.yaml",),
         weights="model.pt",
         given=True,
     ),
