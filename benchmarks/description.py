@@ -2,9 +2,9 @@
 Measure how displacement and type of fractures are told, on synthetic fractures whose truth is known.
 
     python benchmarks/description.py --phantoms 12 --json output/description.json
-    python benchmarks/description.py --implanted data/benchmark/usual_test --section test --results_dir output/usual_test
+    python benchmarks/description.py --implanted data/benchmark/usual_test --results_dir output/usual_test
 
-Fractures are measured where they are annotated. With ``--results_dir`` what a prediction tells of those that it found is
+Fractures are measured where they are annotated; with ``--results_dir`` what a prediction tells of those it found is
 compared instead.
 """
 
