@@ -104,7 +104,7 @@ def test_a_place_that_the_windows_do_not_see_is_bone_and_what_is_around_it(strai
     assert np.linalg.norm(places.mean(axis=0) - on_rib(25.0)) < 4.0
     assert np.linalg.norm(places - places.mean(axis=0), axis=1).max() < 16.0
     beyond = ndimage.distance_transform_edt(cage.mask == 0, sampling=(2.0, 2.5, 3.0))[ids == 1]
-    assert beyond.max() <= 3.0 and (beyond > 0).any()
+    assert beyond.max() <= 2.0 and (beyond > 0).any()
 
 
 def test_both_looks_are_weighed_in_the_logit(straightened, cage):

@@ -41,8 +41,9 @@ _MOST_STEPS = 3
 # places right beside one, and all below so much, cost more hits than they bring
 _STEPS_APART = 2
 LEAST_PROBABILITY = 0.05
-# RibFrac's masks go around the bone: so far beyond it, and no farther from the centerline than a rib and its stubs
-_BONE_HU, _BEYOND_BONE_MM, _RADIUS_MM = 200.0, 3.0, 10.0
+# A mask goes around the bone: so far beyond it, and no farther from the centerline than a rib and its stubs. RibFrac's
+# reach 3 mm and more, but masks as wide touch those of the ribs beside them
+_BONE_HU, _BEYOND_BONE_MM, _RADIUS_MM = 200.0, 2.0, 10.0
 _MARGIN_MM = 2.0  # at both ends: a step of the network does not tell where in it a fracture ends
 _LEAST_VOXELS = 20
 _COVERED = 0.3  # a region of the windows of which more lies in places along the ribs is the same fracture
@@ -74,7 +75,7 @@ class PoolRegionsd(MapTransform):
     """
     Turn probabilities of voxels into regions of one probability each, by the look along the ribs and the windows.
 
-    A place on a rib where the look is highest becomes a region: bone and 3 mm around it, as far along the rib as the
+    A place on a rib where the look is highest becomes a region: bone and 2 mm around it, as far along the rib as the
     look stays near its peak. What the windows see elsewhere becomes one too, as :class:`LabelCandidatesd` finds it. A
     region's probability is, in the logit, the weighted mean of the look and of the windows' highest local mean in it;
     off the ribs, the look counts as 0.05. Regions do not touch each other.
