@@ -108,7 +108,7 @@ def froc_figure(details: Mapping[str, Any]) -> Figure:
             textcoords="offset points",
             ha="right" if is_last else "left",
             va="top" if is_high else "bottom",
-            fontsize=9,
+            fontsize=8,
             path_effects=[withStroke(linewidth=2, foreground="white")],
         )
     axes.set(

@@ -27,7 +27,8 @@ _ROOM_MM = 30.0  # around an instance
 VIEW_PIXELS = 160
 PROJECTION_PIXEL_MM = 1.2
 ALONG_RIB = "along the rib"  # name of the view that follows a rib
-_NAME_MM = 11.0  # height of a name on a projection, with the room beneath it
+_LEAST_TEXT_MM, _TEXT_SHARE = 10.0, 0.028  # of letters on a picture of the whole scan, and of its height
+_BENEATH_MM = 1.0  # a name
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,12 @@ class View:
     @property
     def text_mm(self) -> float:
         """Height of letters on it."""
-        return 0.06 * self.height_mm if self.name in (*PLANES, ALONG_RIB) else _NAME_MM - 1
+        return 0.06 * self.height_mm if self.name in (*PLANES, ALONG_RIB) else _text_mm(self.height_mm)
+
+
+def _text_mm(height_mm: float) -> float:
+    """Return the height of letters on a picture of the whole scan: pages show high ones smaller."""
+    return max(_LEAST_TEXT_MM, _TEXT_SHARE * height_mm)
 
 
 @dataclass(frozen=True)
@@ -264,6 +270,7 @@ def _projection(
     """Draw a projection; ``mirrored`` turns its first axis, and with it the lines."""
     spacing_mm = scan.spacing_mm[list(axes)]
     width_mm, height_mm = (float(n * s) for n, s in zip(values.shape, spacing_mm))
+    name_mm = _text_mm(height_mm) + _BENEATH_MM
     (across,) = {0, 1, 2} - set(axes)
     outlines: list[Outline] = []
     labels: list[tuple[float, float]] = []
@@ -279,8 +286,8 @@ def _projection(
             last_mm = first_mm + np.array(shadow.shape) * spacing_mm
             label_ends = bool(last_mm[0] > 0.82 * width_mm)
             x, y = float(first_mm[0] - 2 if label_ends else last_mm[0] + 2), float(first_mm[1] + last_mm[1]) / 2
-            step_mm = -_NAME_MM if y > 0.85 * height_mm else _NAME_MM
-            while any(abs(x - a) < 4 * _NAME_MM and abs(y - b) < _NAME_MM for a, b in labels):
+            step_mm = -name_mm if y > 0.85 * height_mm else name_mm
+            while any(abs(x - a) < 4 * name_mm and abs(y - b) < name_mm for a, b in labels):
                 y += step_mm
             labels.append((x, y))
             outlines.append(Outline(kind, instance, outline(shadow, spacing_mm, first_mm), (x, y), label_ends))
