@@ -286,10 +286,21 @@ def _projection(
             last_mm = first_mm + np.array(shadow.shape) * spacing_mm
             label_ends = bool(last_mm[0] > 0.82 * width_mm)
             x, y = float(first_mm[0] - 2 if label_ends else last_mm[0] + 2), float(first_mm[1] + last_mm[1]) / 2
-            step_mm = -name_mm if y > 0.85 * height_mm else name_mm
-            while any(abs(x - a) < 4 * name_mm and abs(y - b) < name_mm for a, b in labels):
-                y += step_mm
+            y = _free_height((x, y), labels, name_mm, height_mm)
             labels.append((x, y))
             outlines.append(Outline(kind, instance, outline(shadow, spacing_mm, first_mm), (x, y), label_ends))
     gray = gray_values(values[::-1] if mirrored else values, scan.window)
     return View(name, encode(shrink(gray, spacing_mm, PROJECTION_PIXEL_MM)), width_mm, height_mm, edges, outlines)
+
+
+def _free_height(
+    place_mm: tuple[float, float], taken_mm: list[tuple[float, float]], name_mm: float, height_mm: float
+) -> float:
+    """Return the height nearest to a place at which a name covers no other, and is not cut; its own in a crowd."""
+    x, y = place_mm
+    for step in range(int(height_mm / name_mm) + 1):
+        for height in (y + step * name_mm, y - step * name_mm):
+            covers = any(abs(x - a) < 4 * name_mm and abs(height - b) < name_mm for a, b in taken_mm)
+            if not covers and name_mm / 2 <= height <= height_mm - name_mm / 2:
+                return height
+    return y
