@@ -13,16 +13,17 @@ phantoms="$PWD/data/demo_phantoms"
 sample="$PWD/data/sample_ct"
 cd bundle
 
-echo "== 1 of 4: synthetic scans with fractures (no patient's data)"
+echo "Four steps. The times are those of two cores: about two and a half minutes in all."
+echo "== 1 of 4: synthetic scans with fractures, no patient's data (about 40 seconds)"
 python -m scripts phantom --output_dir "$phantoms" --training 0 --validation 0 --test 3 --size slab --seed 2026
 
-echo "== 2 of 4: predict and score them"
+echo "== 2 of 4: predict and score them (about a minute)"
 python -m monai.bundle run evaluating --config_file "['configs/inference.yaml','configs/evaluate.yaml']" \
   --dataset_dir "$phantoms" --output_dir "$results/synthetic"
 
-echo "== 3 of 4: fetch a real chest CT"
+echo "== 3 of 4: fetch a real chest CT (some seconds, as the network allows)"
 if python -m scripts sample_ct --output_dir "$sample"; then
-  echo "== 4 of 4: predict it"
+  echo "== 4 of 4: predict it (about 40 seconds)"
   python -m monai.bundle run inference --config_file configs/inference.yaml \
     --dataset_dir "$sample/images" --output_dir "$results/real_ct"
 else
@@ -43,9 +44,10 @@ fi
 cat <<MESSAGE
   .../fractures.csv              a row for each candidate: score, place in mm, volume, side
   .../predictions/               a mask for each scan, one id for each candidate, in the challenge's layout
-Next:
+Next (docs/get-started.md tells more):
   . .venv/bin/activate && cd bundle
   python -m monai.bundle run inference --config_file configs/inference.yaml --dataset_dir YOUR_SCANS
   python -m monai.bundle run training --config_file configs/train.yaml --dataset_dir RIBFRAC
-and docs/get-started.md tells more.
+
+Open this in a browser: $results/synthetic/report.html
 MESSAGE

@@ -158,7 +158,7 @@ def test_candidates_below_the_operating_score_are_counted_but_not_drawn(figures:
     pred = blocks(shape, (2, 2, 1), (2, 2, 9), (2, 2, 17), (2, 2, 25))
     scan_picture(np.zeros(shape), RAS, pred, [0.5, 0.9, 0.49, 0.1], tmp_path / "scan.png", operating_score=0.5)
     coronal, *axials = figures[0].axes
-    assert coronal.get_title().replace("\n", " ") == "predicted: 2 candidates of score 0.5 or more, 2 below"
+    assert coronal.get_title() == "predicted: 2 candidates of score 0.5 or more, 2 below"  # two columns have room
     assert len(outlines(coronal, pictures.CANDIDATE_COLOR)) == 2
     # From the head, through candidate 2, then 1; none through the others.
     assert [text for axes in axials for text in texts(axes) if text.startswith("C")] == ["C2 0.90", "C1 0.50"]
@@ -179,6 +179,8 @@ def test_only_the_best_candidates_are_named_in_a_crowd(figures: list[Figure], tm
     assert len(outlines(coronal, pictures.CANDIDATE_COLOR)) == 25
     named = [text for text in texts(coronal) if text.startswith("C")]
     assert len(named) == pictures.MAX_NAMED_CANDIDATES and named[0] == "C1 0.90"
+    (told,) = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert told == "C: candidate (predicted; id, score of the 20 highest)"
 
 
 def test_names_of_neighbors_do_not_lie_on_each_other(figures: list[Figure], tmp_path: Path) -> None:
@@ -252,6 +254,11 @@ def test_froc_picture_shows_the_five_points(bootstrap: int, figures: list[Figure
     assert ("95 % interval (bootstrap over scans)" in labels) == bool(bootstrap)
     assert {"every score as threshold", "beyond the lowest threshold: maximum recall"} <= set(labels)
     assert (tmp_path / "new" / "froc.png").exists()
+
+
+def test_froc_picture_of_one_scan_counts_in_the_singular(figures: list[Figure], tmp_path: Path) -> None:
+    froc_picture(challenge_scores([one_scan([0.9], [0], 1)], bootstrap=0), tmp_path / "froc.png")
+    assert figures[0].axes[0].get_title().splitlines()[1] == "1 scan, 1 fracture, 1 candidate"
 
 
 def test_curves_picture_marks_the_lowest_validation_loss(figures: list[Figure], tmp_path: Path) -> None:

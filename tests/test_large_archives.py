@@ -74,7 +74,7 @@ def test_two_processes_write_what_one_does(archive, undisturbed, model, tmp_path
     ranks = [start(tmp_path, archive, model, {"RANK": str(rank), "WORLD_SIZE": "2"}) for rank in (0, 1)]
     outputs = [process.communicate()[0] for process in ranks]
     assert [process.returncode for process in ranks] == [0, 0], outputs
-    assert "5 scans, of which 3 are for this process" in outputs[0] and "of which 2 are" in outputs[1]
+    assert "5 scans, 3 of them for this process" in outputs[0] and ", 2 of them" in outputs[1]
     assert contents(tmp_path) == contents(undisturbed)
 
 
@@ -89,7 +89,7 @@ def test_killed_and_started_again(archive, undisturbed, model, tmp_path, caplog)
     assert 1 <= done < 5 and not (tmp_path / "fractures.csv").exists()
     with caplog.at_level(logging.INFO):
         predict(tmp_path, archive, model)
-    assert f"{done} of them are done and left out, {5 - done} are predicted" in caplog.text
+    assert f"5 scans: {done} done and left out, {5 - done} to predict." in caplog.text
     assert contents(tmp_path) == contents(undisturbed)
 
 

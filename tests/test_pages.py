@@ -154,6 +154,17 @@ def test_the_level_is_counted_from_the_uppermost_slice():
     assert synthetic_scan().below_top_mm((7, 3, 30 * 1.25)) == pytest.approx(29 * 1.25)
 
 
+def test_names_in_a_crowd_cover_no_other_and_are_not_cut():
+    ids = np.zeros((80, 80, 60), dtype=np.int32)
+    for number in range(1, 6):  # one behind the other, at the lower edge: 60 slices of 1.25 mm are 75 mm
+        ids[40, 10 * number, 1] = number
+    scan = Scan(np.zeros(ids.shape), np.diag([*SPACING_MM, 1.0]), (-1.0, 1.0), {"candidate": ids})
+    front = projections(scan, None)[0]
+    heights = sorted(line.label_mm[1] for line in front.outlines)
+    assert front.text_mm == 10 and min(np.diff(heights)) >= 10
+    assert heights[0] >= 5 and heights[-1] <= 75 - 5
+
+
 def test_each_half_of_the_rib_cage_is_seen_from_its_side():
     image = np.full((40, 30, 20), -1.0)
     image[30:34, 20:24, 10:12] = 1  # right and in front

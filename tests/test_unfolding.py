@@ -9,6 +9,7 @@ from rib_cages import RIB_HU, ball, image_of, made_cage
 
 from scripts.anatomy.rib_cage import rib_id
 from scripts.anatomy.straight_ribs import sampled, sampled_ids, straight_ribs
+from scripts.reporting import rib_picture as rib_picture_module
 from scripts.reporting.rib_picture import rib_picture
 from scripts.reporting.unfolding import HALF_HEIGHT_MM, UnfoldedCage
 
@@ -132,3 +133,13 @@ def test_the_picture_shows_candidates_and_fractures(cage, tmp_path):
         assert in_panels.sum() > 100
         assert ((columns[in_panels] > rgb.shape[1] / 2) == is_left).all()
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_picture_counts_candidates_beside_the_ribs(cage, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(rib_picture_module, "save_figure", lambda figure, path: saved.append(figure))
+    pred = ball(cage, place_on("left", 0.8, 55)).astype(np.int32)
+    scores = [0.875, 0.5, 0.25]  # the second lies on no rib, the third counts nowhere
+    rib_picture(image_of(cage), cage.affine, cage, pred, scores, {1: 5}, tmp_path / "a.png", operating_score=0.5)
+    (told,) = [text.get_text() for text in saved[0].legends[0].get_texts()]
+    assert told == "C: candidate of score 0.5 or more (predicted; id, score); 1 beside the ribs not drawn"

@@ -18,6 +18,7 @@ from scripts.anatomy.rib_cage import RibCage, RibPlace, rib_id
 from scripts.anatomy.thorax import chest_position, largest_extent_mm
 from scripts.data.ribfrac import CLASS_NAMES, UNKNOWN_CLASS
 from scripts.description.rib_score import ChestFacts, chest_facts
+from scripts.words import counted
 
 __all__ = [
     "TYPE_CODES",
@@ -270,16 +271,16 @@ def summarize(
     Returns:
         The sum.
     """
-    counted = [candidate for candidate in candidates if candidate.score >= operating_score]
+    counting = [candidate for candidate in candidates if candidate.score >= operating_score]
     return ScanSummary(
         candidates=len(candidates),
-        at_operating_point=len(counted),
-        right=sum(candidate.side == "right" for candidate in counted),
-        left=sum(candidate.side == "left" for candidate in counted),
+        at_operating_point=len(counting),
+        right=sum(candidate.side == "right" for candidate in counting),
+        left=sum(candidate.side == "left" for candidate in counting),
         highest_score=max((candidate.score for candidate in candidates), default=None),
-        many_fractures=len(counted) >= many_fractures,
+        many_fractures=len(counting) >= many_fractures,
         notes=notes,
-        chest=chest_facts(counted) if described else None,
+        chest=chest_facts(counting) if described else None,
     )
 
 
@@ -294,9 +295,9 @@ def count_words(scores: Iterable[float], operating_score: float) -> str:
     Returns:
         Such as ``6 candidates of score 0.5 or more, 5 below``.
     """
-    counted = [score >= operating_score for score in scores]
-    number, below = counted.count(True), counted.count(False)
-    words = f"{number} candidate{'' if number == 1 else 's'} of score {operating_score:g} or more"
+    counts = [score >= operating_score for score in scores]
+    number, below = counts.count(True), counts.count(False)
+    words = f"{counted(number, 'candidate')} of score {operating_score:g} or more"
     return f"{words}, {below} below" if below else words
 
 

@@ -32,6 +32,7 @@ from scripts.images.image_reader import CTReader
 from scripts.reporting import tables
 from scripts.reporting.rib_picture import rib_picture
 from scripts.transforms import CheckFilesd, CheckImaged
+from scripts.words import counted
 
 __all__ = ["RIB_COLUMNS", "main", "write_ribs"]
 
@@ -156,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         done, faults = write_ribs(options.scans, options.output_dir, options.assumed_orientation)
     except (FileNotFoundError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")
-    print(f"{Path(options.output_dir) / _TABLE} lists the ribs of {done} scan{'' if done == 1 else 's'}.")
+    print(f"{Path(options.output_dir) / _TABLE} lists the ribs of {counted(done, 'scan')}.")
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
     sys.exit(1 if faults else 0)

@@ -24,6 +24,7 @@ from scripts.candidates import count_words
 from scripts.data.ribfrac import KEY_FALSE_POSITIVES
 from scripts.files.atomic_write import whole_file
 from scripts.images.hounsfield import BONE_WINDOW_HU
+from scripts.words import counted
 
 __all__ = [
     "BLUE",
@@ -45,7 +46,7 @@ SKIN_HU = -300.0
 # More texts than this on one projection hide each other.
 MAX_NAMED_CANDIDATES = 20
 DOTS_PER_INCH = 130
-_TITLE_WIDTH = 40  # characters above a panel
+_TITLE_WIDTH = 40  # characters above a panel of one column
 RIM = [withStroke(linewidth=3, foreground="black")]  # of texts and lines on gray bone
 
 _Box = tuple[slice, slice, slice]
@@ -107,7 +108,7 @@ def froc_figure(details: Mapping[str, Any]) -> Figure:
             textcoords="offset points",
             ha="right" if is_last else "left",
             va="top" if is_high else "bottom",
-            fontsize=9,
+            fontsize=8,
             path_effects=[withStroke(linewidth=2, foreground="white")],
         )
     axes.set(
@@ -116,7 +117,7 @@ def froc_figure(details: Mapping[str, Any]) -> Figure:
     axes.set_xticks([0, *key_fp], [f"{at:g}" for at in (0, *key_fp)])
     axes.set_title(
         f"FROC: average recall {detection['average_recall']:.3f}, maximum {detection['max_recall']:.3f}\n"
-        f"{counts['scans']} scans, {counts['fractures']} fractures, {counts['candidates']} candidates",
+        + ", ".join(counted(counts[f"{noun}s"], noun) for noun in ("scan", "fracture", "candidate")),
         fontsize=11,
     )
     axes.grid(alpha=0.3)
@@ -246,10 +247,8 @@ def scan_picture(
 
     sides: list[tuple[str, np.ndarray, dict[int, str], str]] = []
     if scan.label is not None:
-        number = f"{len(fractures)} fracture{'' if len(fractures) == 1 else 's'}"
-        sides.append((f"annotated: {number}", scan.label, fractures, FRACTURE_COLOR))
-    counted = count_words(label_scores, operating_score)
-    sides.append((f"predicted: {counted}", scan.pred, candidates, CANDIDATE_COLOR))
+        sides.append((f"annotated: {counted(len(fractures), 'fracture')}", scan.label, fractures, FRACTURE_COLOR))
+    sides.append((f"predicted: {count_words(label_scores, operating_score)}", scan.pred, candidates, CANDIDATE_COLOR))
     if fractures and scan.label is not None:
         slices = _slices_through(scan.label, list(fractures), max_slices)
     else:
@@ -271,7 +270,7 @@ def scan_picture(
     for side, (text, ids, names, color) in enumerate(sides):
         axes = figure.add_subplot(grid[0, side * span : (side + 1) * span])
         _draw_projection(axes, scan, ids, names, color, body)
-        axes.set_title(fill(text, _TITLE_WIDTH), fontsize=10)
+        axes.set_title(fill(text, _TITLE_WIDTH * span), fontsize=10)
     for place, index in enumerate(slices):
         for side, (_, ids, names, color) in enumerate(sides):
             column = place % per_row * len(sides) + side
@@ -283,11 +282,14 @@ def scan_picture(
     between, size = (" ", 11) if columns > 1 else ("\n", 10)  # one column is too narrow for a line of all
     heading = f"coronal maximum projection;{between}axial slices, bone window ({low_hu} to {high_hu} HU)"
     figure.suptitle(f"{title}\n{heading}" if title else heading, fontsize=size, parse_math=False)
+    named = "id, score"
+    if len(candidates) > MAX_NAMED_CANDIDATES:
+        named += f" of the {MAX_NAMED_CANDIDATES} highest"
     handles = [
         Line2D([], [], label=what, linewidth=2, color=color)
         for what, color in (
             ("F: fracture (annotated)", FRACTURE_COLOR),
-            ("C: candidate (predicted; id, score)", CANDIDATE_COLOR),
+            (f"C: candidate (predicted; {named})", CANDIDATE_COLOR),
         )
         if scan.label is not None or color is CANDIDATE_COLOR
     ]

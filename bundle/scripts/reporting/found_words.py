@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from scripts.candidates import Candidate
 from scripts.description.rib_score import SIDES, ChestFacts
+from scripts.words import counted
 
 __all__ = ["found_words"]
 
@@ -26,7 +27,7 @@ def found_words(candidates: Sequence[Candidate], chest: ChestFacts | None = None
         return "No possible fracture"
     where = _on_ribs(candidates) if any(one.rib_order for one in candidates) else _on_sides(candidates)
     flail = "" if chest is None else f"; flail segment: {_flail(chest)}"
-    return f"{count} possible fracture{'' if count == 1 else 's'}: {', '.join(where)}{flail}"
+    return f"{counted(count, 'possible fracture')}: {', '.join(where)}{flail}"
 
 
 def _on_ribs(candidates: Sequence[Candidate]) -> list[str]:
@@ -37,7 +38,7 @@ def _on_ribs(candidates: Sequence[Candidate]) -> list[str]:
             words.append(f"{side} rib{'' if len(numbers) == 1 else 's'} {_runs(numbers)}")
     unknown = len({one.rib_id for one in candidates if one.rib_order and one.rib_number is None})
     if unknown:
-        words.append(f"{unknown} rib{'' if unknown == 1 else 's'} of unknown number")
+        words.append(f"{counted(unknown, 'rib')} of unknown number")
     beside = sum(one.rib_order is None for one in candidates)
     return [*words, f"{beside} on no rib"] if beside else words
 

@@ -66,8 +66,9 @@ def rib_picture(
         raise ValueError("there is no rib to draw: leave out the picture.")
     unfolded = UnfoldedCage.of(cage)
     maximum, mean = unfolded.pictures(image_hu, affine, _OUTSIDE_HU)
-    counted = {i: rib for i, rib in rib_of.items() if label_scores[i - 1] >= operating_score}
-    candidates = unfolded.shadows(pred, affine, counted)
+    on_ribs = {i: rib for i, rib in rib_of.items() if label_scores[i - 1] >= operating_score}
+    candidates = unfolded.shadows(pred, affine, on_ribs)
+    left_out = sum(score >= operating_score for score in label_scores) - len(candidates)
     fractures = [] if label is None else unfolded.shadows(label, affine, label_rib_of or {})
     names = {
         shadow.instance: f"C{shadow.instance} {float(label_scores[shadow.instance - 1]):.2f}" for shadow in candidates
@@ -86,7 +87,9 @@ def rib_picture(
         axes.set_title(text, fontsize=9)
     heading = "ribs straightened, from the spine in the middle outward"
     figure.suptitle(f"{title}\n{heading}" if title else heading, fontsize=11, parse_math=False)
-    kinds = [(f"C: candidate of score {operating_score:g} or more (predicted; id, score)", CANDIDATE_COLOR)]
+    words = f"C: candidate of score {operating_score:g} or more (predicted; id, score)"
+    words += f"; {left_out} beside the ribs not drawn" if left_out else ""
+    kinds = [(words, CANDIDATE_COLOR)]
     kinds = [("F: fracture (annotated)", FRACTURE_COLOR), *kinds] if label is not None else kinds
     figure.legend(
         handles=[Line2D([], [], label=text, linewidth=2, color=color) for text, color in kinds],

@@ -11,6 +11,7 @@ import numpy as np
 from scripts.data.ribfrac import CHALLENGE_THRESHOLDS, KEY_FALSE_POSITIVES
 from scripts.files.atomic_write import whole_file, write_json
 from scripts.reporting.figures import froc_picture
+from scripts.words import counted
 
 __all__ = ["METRICS_FILES", "NO_INTERVAL", "metrics_table", "write_metrics"]
 
@@ -49,7 +50,7 @@ def metrics_table(details: dict[str, Any]) -> str:
     rows = [(f"recall at {key:g} FP", "key_recall", i) for i, key in enumerate(KEY_FALSE_POSITIVES)]
     rows += [("average recall", "average_recall", None), ("maximum recall", "max_recall", None)]
     exact = details.get("detection_exact_thresholds")
-    words = [f"{counts[f'{noun}s']} {noun}{'' if counts[f'{noun}s'] == 1 else 's'}" for noun in _COUNTED]
+    words = [counted(counts[f"{noun}s"], noun) for noun in _COUNTED]
     lines = [f"{', '.join(words)} of any score", "", "Detection"]
     lines.append(f"{'':<24}{'recall':>8}" + ("   95 % interval" if intervals else "") + ("   exact" if exact else ""))
     for title, key, index in rows:

@@ -26,7 +26,7 @@ HALF_HEIGHT_MM = 15  # shown above and below the centerline
 HALF_DEPTH_MM = 5  # to the inside and the outside: summed up
 _REACH_MM = 12  # to the inside and the outside: an instance this near to the centerline has a shadow
 ROOM_MM = 4  # between two rows
-NAMES_MM = 48  # in the middle, for the names of the ribs
+NAMES_MM = 60  # in the middle, for the names of the ribs
 _EDGE_MM = 6
 
 

@@ -25,6 +25,7 @@ from scripts.runs.memory import keep_freed_memory
 from scripts.runs.records import ScanRecords
 from scripts.runs.settings import check_files, refuse_stray_words
 from scripts.runs.summary import RunSummary, bundle_facts
+from scripts.words import counted
 
 __all__ = ["PredictionRun", "run_prediction"]
 
@@ -166,7 +167,7 @@ class PredictionRun:
             "settings": flat_settings(self.settings, "#"),  # as on the command line
         }
         if of_others := len(self.scans) - len(self.records.mine):
-            summary["not on this page"] = f"{of_others} scans that other processes predict"
+            summary["not on this page"] = f"{counted(of_others, 'scan')} that other processes predict"
         return ReviewPage(
             self.path("report.html"),
             summary,

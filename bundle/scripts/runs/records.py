@@ -27,6 +27,7 @@ from scripts.files.atomic_write import unfinished_files, write_json
 from scripts.files.scan_files import subfolder_of, subfolders_in
 from scripts.files.scan_names import natural_order
 from scripts.reporting.tables import write_candidate_tables, write_scan_table
+from scripts.words import counted
 
 __all__ = [
     "FRACTURES_CSV",
@@ -119,9 +120,9 @@ class ScanRecords:
     def to_do(self) -> list[Mapping[str, Any]]:
         """List the scans of this process that are not done."""
         left = [item for item in self.mine if not (self.resume and self.is_done(item))]
-        part = f"{len(self.mine)} are for this process (shard {self.shard} of {self.shards})"
-        done = f"{len(self.mine) - len(left)} of them are done and left out, {len(left)} are predicted"
-        _logger.info(f"{len(self.data)} scans, of which {part}. {done}.")
+        part = f", {len(self.mine)} of them for this process (shard {self.shard} of {self.shards})"
+        words = f"{counted(len(self.data), 'scan')}{part if self.shards > 1 else ''}"
+        _logger.info(f"{words}: {len(self.mine) - len(left)} done and left out, {len(left)} to predict.")
         return left
 
     def is_done(self, item: Mapping[str, Any]) -> bool:
@@ -232,7 +233,7 @@ class ScanRecords:
         paths = [self._record(item["scan"]) for item in self.data]
         done = _join(paths, self.made_by, *self.tables)
         missing = "" if done == len(self.data) else "; the others failed, which scans.csv tells, or are not done yet"
-        _logger.info(f"{self.tables[0]} lists {done} of {len(self.data)} scans{missing}.")
+        _logger.info(f"{self.tables[0]} lists {done} of {counted(len(self.data), 'scan')}{missing}.")
 
     def summaries(self) -> list[tuple[str, ScanSummary]]:
         """Return the names and sums of those scans of this process that are done, or failed."""

@@ -20,8 +20,8 @@ _LENGTH_MM, _DEPTH_MM = 150, 50  # of the view along a rib
 _FINE_MM = 0.5  # its pixels
 _NEAR_MM = 10.0  # to the centerline: voxels on the rib itself
 _PIXEL_MM = np.ones(2)
-_NAME_MM = 35.0  # width of a name
-_NAME_EDGE_MM = 4  # from the upper or lower edge of a row to the middle of a name
+_NAME_MM = 40.0  # width of a name
+_NAME_EDGE_MM = 5  # from the upper or lower edge of a row to the middle of a name
 
 
 def unfolded_views(scan: Scan, cage: RibCage, rib_of: Mapping[str, Mapping[int, int]]) -> list[View]:

@@ -27,7 +27,8 @@ _ROOM_MM = 30.0  # around an instance
 VIEW_PIXELS = 160
 PROJECTION_PIXEL_MM = 1.2
 ALONG_RIB = "along the rib"  # name of the view that follows a rib
-_NAME_MM = 11.0  # height of a name on a projection, with the room beneath it
+_LEAST_TEXT_MM, _TEXT_SHARE = 10.0, 0.028  # of letters on a picture of the whole scan, and of its height
+_BENEATH_MM = 1.0  # a name
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,12 @@ class View:
     @property
     def text_mm(self) -> float:
         """Height of letters on it."""
-        return 0.06 * self.height_mm if self.name in (*PLANES, ALONG_RIB) else _NAME_MM - 1
+        return 0.06 * self.height_mm if self.name in (*PLANES, ALONG_RIB) else _text_mm(self.height_mm)
+
+
+def _text_mm(height_mm: float) -> float:
+    """Return the height of letters on a picture of the whole scan: pages show high ones smaller."""
+    return max(_LEAST_TEXT_MM, _TEXT_SHARE * height_mm)
 
 
 @dataclass(frozen=True)
@@ -264,6 +270,7 @@ def _projection(
     """Draw a projection; ``mirrored`` turns its first axis, and with it the lines."""
     spacing_mm = scan.spacing_mm[list(axes)]
     width_mm, height_mm = (float(n * s) for n, s in zip(values.shape, spacing_mm))
+    name_mm = _text_mm(height_mm) + _BENEATH_MM
     (across,) = {0, 1, 2} - set(axes)
     outlines: list[Outline] = []
     labels: list[tuple[float, float]] = []
@@ -279,10 +286,21 @@ def _projection(
             last_mm = first_mm + np.array(shadow.shape) * spacing_mm
             label_ends = bool(last_mm[0] > 0.82 * width_mm)
             x, y = float(first_mm[0] - 2 if label_ends else last_mm[0] + 2), float(first_mm[1] + last_mm[1]) / 2
-            step_mm = -_NAME_MM if y > 0.85 * height_mm else _NAME_MM
-            while any(abs(x - a) < 4 * _NAME_MM and abs(y - b) < _NAME_MM for a, b in labels):
-                y += step_mm
+            y = _free_height((x, y), labels, name_mm, height_mm)
             labels.append((x, y))
             outlines.append(Outline(kind, instance, outline(shadow, spacing_mm, first_mm), (x, y), label_ends))
     gray = gray_values(values[::-1] if mirrored else values, scan.window)
     return View(name, encode(shrink(gray, spacing_mm, PROJECTION_PIXEL_MM)), width_mm, height_mm, edges, outlines)
+
+
+def _free_height(
+    place_mm: tuple[float, float], taken_mm: list[tuple[float, float]], name_mm: float, height_mm: float
+) -> float:
+    """Return the height nearest to a place at which a name covers no other, and is not cut; its own in a crowd."""
+    x, y = place_mm
+    for step in range(int(height_mm / name_mm) + 1):
+        for height in (y + step * name_mm, y - step * name_mm):
+            covers = any(abs(x - a) < 4 * name_mm and abs(height - b) < name_mm for a, b in taken_mm)
+            if not covers and name_mm / 2 <= height <= height_mm - name_mm / 2:
+                return height
+    return y

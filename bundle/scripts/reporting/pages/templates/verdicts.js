@@ -128,7 +128,7 @@
         return [row, { verdict: item.verdict, comment: item.comment }];
       });
       for (const [row, review] of pairs) change(row, review);
-      tell(`${pairs.length} candidates loaded.`);
+      tell(`${pairs.length} candidate${pairs.length === 1 ? "" : "s"} loaded.`);
     } catch (error) {
       tell(`${file.name} does not fit this page: ${error.message}.`);
     }
