@@ -148,7 +148,9 @@ def run(words: list[str]) -> None:
 
 if __name__ == "__main__":
     import fire  # noqa: F401
+    import matplotlib.backends.backend_agg  # noqa: F401  (by the first picture)
     import monai.bundle  # noqa: F401
+    import torch._dynamo  # noqa: F401  (by the first step of an optimizer)
 
     import_bundle()
     for name in [name for name in sys.modules if name.split(".")[0] == "scripts"]:
