@@ -4,6 +4,8 @@
 # Nothing outside this folder is touched: no caches in the home directory, and no user's packages are mixed in.
 export XDG_CACHE_HOME="$PWD/.cache" MPLCONFIGDIR="$PWD/.cache/matplotlib" PIP_NO_CACHE_DIR=1 PYTHONNOUSERSITE=1
 unset PYTHONPATH PYTHONHOME
+# What is compiled is kept, in this clone: many of the processes that are started here would compile all of it again.
+unset PYTHONDONTWRITEBYTECODE
 
 # Below 3.14 first: from there on a C++ compiler is needed, since pyjpegls has no wheel for it.
 find_python() {

@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ import nibabel as nib  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from forked_python import forked_python  # noqa: E402
 
 from scripts.commands.sample_ct import SampleCT, load_sample_ct  # noqa: E402
 from scripts.networks import ResUNet  # noqa: E402
@@ -31,6 +33,29 @@ torch.set_num_threads(1)  # also where a plugin of pytest had loaded it before
 BUNDLE_ROOT = Path(__file__).resolve().parents[1] / "bundle"
 SPACING_MM = (0.75, 0.75, 1.25)
 CHANNELS = [2, 3, 4, 5]
+OF_CLUSTERS = ("test_archive", "test_worker_pool")  # how the names of files begin whose tests have a cluster of Ray
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have most slow tests: short ones are left when processes run out of files."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process have all files whose tests would wait for each other's cluster; and keep the order of files."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneProcessForClusters(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "clusters" if Path(file).name.startswith(OF_CLUSTERS) else file
+
+    if config.getvalue("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return OneProcessForClusters(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +66,13 @@ def real_ct() -> SampleCT:
     except (FileNotFoundError, ValueError) as error:
         pytest.skip(str(error))
     return SampleCT(scan.image_hu[::2, ::2], scan.structures[::2, ::2], scan.spacing_mm * (2, 2, 1))
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A program that does as Python's own, and starts at once: for commands that need no interpreter of their own."""
+    with forked_python(tmp_path_factory.mktemp("python")) as program:
+        yield program
 
 
 @pytest.fixture(scope="module")

@@ -2,24 +2,28 @@
 A Python that starts at once: a server that has imported what takes seconds forks a process for each program.
 
 ``forked_python(folder)`` writes ``folder/python``, which takes ``-m MODULE``, ``-c TEXT`` or a path as Python's own
-program does, in the folder and with the variables that it is started in. The modules of ``scripts`` are not kept: each
-program imports those of the bundle that it runs in.
+program does, in the folder and with the variables that it is started in, several at a time. Who ends ``folder/python``
+ends the program. The modules of ``scripts`` are not kept: each program imports those of the bundle that it runs in.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import runpy
 import select
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 PROGRAM = """#!{python} -IS
@@ -55,35 +59,79 @@ def forked_python(folder: Path) -> Iterator[Path]:
 
 def serve(address: str) -> None:
     """Fork a process for each program; return in that process alone, when its words, folder and streams are set."""
+    programs: dict[int, Program] = {}  # those that run, by the descriptors of each
+    poll = select.poll()
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address)
         listening.listen()
         print("ready", flush=True)
-        while sys.stdin not in select.select([listening, sys.stdin], [], [])[0]:
-            connection = listening.accept()[0]
-            _, streams, _, _ = socket.recv_fds(connection, 1, 3)
-            words, folder, variables = json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))
-            multiprocessing.active_children()  # collects those of the imports, which are none of a forked process
-            if (process := os.fork()) == 0:
-                for number, stream in enumerate(streams):
-                    os.dup2(stream, number)
-                    os.close(stream)
-                connection.close()
-                os.chdir(folder)
-                os.environ.clear()
-                os.environ.update(variables)
-                sys.argv = words
+        for file in (listening, sys.stdin):
+            poll.register(file, select.POLLIN)
+        while (number := poll.poll()[0][0]) != sys.stdin.fileno():
+            if number != listening.fileno():
+                ended(programs[number], number, programs, poll)
+            elif (program := started(listening.accept()[0])) is None:
                 return
-            for stream in streams:
-                os.close(stream)
-            status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-            connection.sendall(str(status if status >= 0 else 128 - status).encode())
-            connection.close()
+            else:
+                programs |= {program.connection.fileno(): program, program.end: program}
+                poll.register(program.connection, 0)  # tells nothing but that the other side is gone
+                poll.register(program.end, select.POLLIN)
+    for program in set(programs.values()):
+        os.kill(program.process, signal.SIGKILL)
     sys.exit()
 
 
+@dataclass(frozen=True)
+class Program:
+    """A program that runs: its process, what becomes readable when it ends, and who waits for it."""
+
+    process: int
+    end: int
+    connection: socket.socket
+
+
+def started(connection: socket.socket) -> Program | None:
+    """Fork a process for the program that is asked for; None in that process."""
+    _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+    words, folder, variables = json.loads(b"".join(iter(lambda: connection.recv(65536), b"")))
+    multiprocessing.active_children()  # collects those of the imports, which are none of a forked process
+    if (process := os.fork()) == 0:
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+        connection.close()
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(variables)
+        sys.argv = words
+    for stream in streams:
+        os.close(stream)
+    return Program(process, os.pidfd_open(process), connection) if process else None
+
+
+def ended(program: Program, number: int, programs: dict[int, Program], poll: select.poll) -> None:
+    """Tell how a program has ended; or end it, where who waits for it is gone."""
+    if number != program.end:
+        os.kill(program.process, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(program.process, 0)[1])
+    for descriptor in (program.end, program.connection.fileno()):
+        poll.unregister(descriptor)
+        del programs[descriptor]
+    os.close(program.end)
+    with program.connection, contextlib.suppress(OSError):
+        program.connection.sendall(str(status if status >= 0 else 128 - status).encode())
+
+
+def import_bundle() -> None:
+    """Import every module of the bundle, and with them the libraries that its runs load one after another."""
+    for module in pkgutil.walk_packages(importlib.import_module("scripts").__path__, "scripts."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+
 def run(words: list[str]) -> None:
-    """Run ``-m MODULE``, ``-c TEXT``, or a path."""
+    """Run ``-m MODULE``, ``-c TEXT``, or a path; ``-u`` before it changes nothing."""
+    words = words[1:] if words[0] == "-u" else words
+    sys.path[:0] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
     if words[0] == "-m":
         sys.path.insert(0, os.getcwd())
         sys.argv = words[1:]
@@ -100,15 +148,11 @@ def run(words: list[str]) -> None:
 
 if __name__ == "__main__":
     import fire  # noqa: F401
+    import matplotlib.backends.backend_agg  # noqa: F401  (by the first picture)
     import monai.bundle  # noqa: F401
+    import torch._dynamo  # noqa: F401  (by the first step of an optimizer)
 
-    import scripts.handlers
-    import scripts.inferers
-    import scripts.metrics
-    import scripts.runs
-    import scripts.synthetic.phantom
-    import scripts.transforms  # noqa: F401
-
+    import_bundle()
     for name in [name for name in sys.modules if name.split(".")[0] == "scripts"]:
         del sys.modules[name]
     sys.path = [path for path in sys.path if path not in (os.environ["PYTHONPATH"], os.path.dirname(__file__))]

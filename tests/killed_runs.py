@@ -8,18 +8,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+from forked_python import import_bundle
 from test_configs import SMALL_PREDICTION, SMALL_TRAINING, workflow
 
-import scripts.commands.tune  # noqa: F401
-import scripts.handlers  # noqa: F401  (what the configs name, so that a process that is forked has it)
-import scripts.images.image_reader  # noqa: F401
-import scripts.synthetic.phantom  # noqa: F401
 from scripts.commands import download as ribfrac_download
 from scripts.commands.download import download_ribfrac
 
 __all__ = ["build_cache", "download", "predict", "train"]
 
 EPOCHS = 4
+
+import_bundle()  # so that a process that is forked has what the configs name
 
 
 def _quietly(log: Path | None = None) -> None:
@@ -41,6 +40,7 @@ def _run(*configs: str, log: Path, **settings: Any) -> None:
 def predict(folder: Path, data: Path, model: Path) -> None:
     """Predict, with pictures and the page."""
     settings = SMALL_PREDICTION | {"dataset_dir": str(data), "output_dir": str(folder), "checkpoint": str(model)}
+    settings["outputs::pictures"] = True
     _run("inference.yaml", log=folder.with_suffix(".log"), num_workers=1, resume=True, **settings)
 
 

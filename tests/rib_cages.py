@@ -55,7 +55,8 @@ def made_cage(ribs: Sequence[tuple[str, int | None]], whole: bool = True) -> Rib
     mask = np.zeros(SHAPE, dtype=np.uint8)
     for rib in made:
         dense = np.concatenate([np.linspace(a, b, 4) for a, b in zip(rib.centerline_mm, rib.centerline_mm[1:])])
-        mask[(cKDTree(dense).query(places)[0] <= RADIUS_MM).reshape(SHAPE)] = rib.id
+        distance_mm, _ = cKDTree(dense).query(places, distance_upper_bound=2 * RADIUS_MM)  # infinite beyond
+        mask[(distance_mm <= RADIUS_MM).reshape(SHAPE)] = rib.id
     return RibCage(mask, affine, tuple(sorted(made, key=lambda rib: (rib.side, rib.order))))
 
 

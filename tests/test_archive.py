@@ -80,10 +80,11 @@ def test_a_worker_looks_near_ribs_as_a_single_process_does(data, tmp_path, model
     assert looks == [(7.0, 0.03)] and (tmp_path / "predictions" / "RibFrac501.nii.gz").is_file()
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_results_of_one_process(engine, data, tmp_path, model):
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert "1 of 4 scans could not be loaded, the others are done" in (said := run(data, one, model))
-    assert archive(data, two, model) == said
+    one, two, shown = tmp_path / "one", tmp_path / "two", {"outputs::pictures": True}
+    assert "1 of 4 scans could not be loaded, the others are done" in (said := run(data, one, model, **shown))
+    assert archive(data, two, model, **shown) == said
     expected, found = contents(one), contents(two)
     progress = json.loads(found.pop("progress.json"))
     assert progress.pop("scans_per_minute") > 0

@@ -109,7 +109,7 @@ def test_a_scan_is_fetched_with_all_its_files_and_known_by_their_versions(studie
     assert [scan for scan in items if changed[scan] != items[scan]] == ["one"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engine(the_only_cluster: None) -> Iterator[None]:
     with ray_on_this_machine(2):
         yield
@@ -145,6 +145,7 @@ def test_a_worker_fetches_a_scan_and_writes_what_it_finds(data, tmp_path, model,
         (found, address(found), list(scans)),
     ):
         settings = {"dataset_dir": str(data), "output_dir": output_dir, "checkpoint": str(model), "num_workers": 0}
+        settings["outputs::pictures"] = True
         worker = ScanWorker(
             workflow("inference.yaml", "archive.yaml", **SMALL_PREDICTION | settings).parser.get(), os.getcwd()
         )
@@ -192,8 +193,9 @@ def test_from_a_bucket_to_a_bucket_as_from_a_folder_to_a_folder(workers, tmp_pat
     cut = data / "ribfrac-test-images" / f"{CUT}-image.nii.gz"
     whole = cut.read_bytes()
     cut.write_bytes(whole[:200])
-    said = run(data, one, model)
-    settings = {"dataset_dir": address(data), "output_dir": address(two)}
+    shown = {"outputs::pictures": True}
+    said = run(data, one, model, **shown)
+    settings = shown | {"dataset_dir": address(data), "output_dir": address(two)}
     assert archive(data, two, model, **settings) == said.replace(str(data), address(data))
     expected = contents(one)
     found = {name: text.replace(address(data).encode(), str(data).encode()) for name, text in contents(two).items()}
@@ -205,7 +207,7 @@ def test_from_a_bucket_to_a_bucket_as_from_a_folder_to_a_folder(workers, tmp_pat
     made = {path: path.stat().st_mtime_ns for path in (two / "predictions").glob("*.nii.gz")}
     assert archive(data, two, model, **settings) == "", "the last one can be read now"
     assert {path: path.stat().st_mtime_ns for path in made} == made and len(made) == 2
-    run(data, one, model)
+    run(data, one, model, **shown)
     assert (two / "fractures.csv").read_bytes() == (one / "fractures.csv").read_bytes()
     assert [name for name in files(two) if "predictions" in name] == [
         name for name in files(one) if "predictions" in name

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
-import os
 import re
 import shlex
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import nibabel as nib
@@ -39,22 +35,23 @@ SMALL_PREDICTION = {
     "candidates::min_mean_probability": 0.0,
     "candidates::postprocess": False,
     "amp": False,  # as on every processor
+    "outputs::pictures": False,  # which take half of the time
     "network_def::channels": CHANNELS,
 }
 
 
-def command(config, **settings):
-    """The command in the header of a config, with settings."""
+def command(python, config, **settings):
+    """The command in the header of a config, with settings, by a program that is Python's or does as that."""
     text = (BUNDLE_ROOT / "configs" / config).read_text()
     line = re.search(r"^#   python (-m monai\.bundle run .*)$", text, re.MULTILINE).group(1)
     overrides = [f"--{name.replace('::', '#')}={value}" for name, value in settings.items()]
-    return [sys.executable, *shlex.split(line), *overrides]
+    return [str(python), *shlex.split(line), *overrides]
 
 
-def run(config, folder=BUNDLE_ROOT, **settings):
+def run(python, config, **settings):
     return subprocess.run(
-        command(config, **settings),
-        cwd=folder,
+        command(python, config, **settings),
+        cwd=BUNDLE_ROOT,
         check=False,
         text=True,
         stdout=subprocess.PIPE,
@@ -85,8 +82,9 @@ def train(dataset_dir, output_dir, small=SMALL_TRAINING, **settings):
 def predict(dataset_dir, output_dir, model, **settings):
     prediction = workflow(
         "inference.yaml",
-        **SMALL_PREDICTION | {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir), "checkpoint": str(model)},
-        **settings,
+        **SMALL_PREDICTION
+        | {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir), "checkpoint": str(model)}
+        | settings,
     )
     prediction.initialize()
     prediction.run()
@@ -103,8 +101,8 @@ def rows(path):
 
 
 @pytest.mark.parametrize("config", ["train.yaml", pytest.param("report.yaml", marks=pytest.mark.slow)])
-def test_training_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
-    done = run(config, dataset_dir=ribfrac_dir, output_dir=tmp_path, **SMALL_TRAINING)
+def test_training_by_the_command_of_its_header(config, ribfrac_dir, tmp_path, python):
+    done = run(python, config, dataset_dir=ribfrac_dir, output_dir=tmp_path, **SMALL_TRAINING)
     assert done.returncode == 0, done.stdout
     assert {"curves.csv", "curves.png", "models/last.pt", "models/model.pt", "training.html"} <= set(files(tmp_path))
     assert any(name.startswith("tensorboard/") for name in files(tmp_path))
@@ -114,11 +112,12 @@ def test_training_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
 
 
 @pytest.mark.parametrize("config", ["inference.yaml", pytest.param("report_inference.yaml", marks=pytest.mark.slow)])
-def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
+def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path, python):
     weights, written = tmp_path / "model.pt", tmp_path / "out"
     torch.manual_seed(0)
     torch.save(network_of(config).state_dict(), weights)
-    done = run(config, dataset_dir=ribfrac_dir, output_dir=written, checkpoint=weights, **SMALL_PREDICTION)
+    settings = SMALL_PREDICTION | {"dataset_dir": ribfrac_dir, "checkpoint": weights, "outputs::pictures": True}
+    done = run(python, config, output_dir=written, **settings)
     assert done.returncode == 0, done.stdout
     assert files(written) == [
         "config.yaml",
@@ -142,7 +141,7 @@ def test_inference_by_the_command_of_its_header(config, ribfrac_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_dicom_study_is_predicted_and_only_dicom_names_the_patient(tmp_path, model):
+def test_a_dicom_study_is_predicted_and_only_dicom_names_the_patient(tmp_path, model, python):
     """The patient's name and number stand in the headers and in the folders' names. NIfTI gives the same candidates."""
     volume = np.random.default_rng(0).normal(0, 300, (32, 28, 12)).astype(int).clip(-1000, 3000)
     study = tmp_path / "archive" / "Quuxington Zebediah"
@@ -157,8 +156,8 @@ def test_a_dicom_study_is_predicted_and_only_dicom_names_the_patient(tmp_path, m
     cut.write_bytes(cut.read_bytes()[:-1000])
     nib.save(nib.Nifti1Image(volume.astype(np.int16), ras_affine(OBLIQUE)), tmp_path / "archive" / "same.nii.gz")
     written = tmp_path / "out"
-    settings = SMALL_PREDICTION | {"outputs::probabilities": True, "checkpoint": model}
-    done = run("inference.yaml", dataset_dir=tmp_path / "archive", output_dir=written, **settings)
+    settings = SMALL_PREDICTION | {"outputs::probabilities": True, "outputs::pictures": True, "checkpoint": model}
+    done = run(python, "inference.yaml", dataset_dir=tmp_path / "archive", output_dir=written, **settings)
     assert done.returncode == 1 and "2 of 4 scans could not be loaded, the others are done" in done.stdout
     assert re.search(r"\[patient\]/twice: series \w+ of 12 files: slices of two patients are mixed", done.stdout)
     assert "of 12 files: the file of a slice is cut short" in done.stdout
@@ -188,8 +187,9 @@ def test_a_dicom_study_is_predicted_and_only_dicom_names_the_patient(tmp_path, m
 
 
 @pytest.mark.slow
-def test_evaluation_by_the_command_of_its_header(ribfrac_dir, tmp_path, model):
-    done = run("evaluate.yaml", dataset_dir=ribfrac_dir, output_dir=tmp_path, checkpoint=model, **SMALL_PREDICTION)
+def test_evaluation_by_the_command_of_its_header(ribfrac_dir, tmp_path, model, python):
+    settings = SMALL_PREDICTION | {"dataset_dir": ribfrac_dir, "output_dir": tmp_path, "checkpoint": model}
+    done = run(python, "evaluate.yaml", **settings | {"outputs::pictures": True})
     assert done.returncode == 0, done.stdout
     assert {"froc.csv", "froc.png", "metrics.json", "pictures/RibFrac501.png", "report.html"} <= set(files(tmp_path))
     assert "recall at 0.5 FP" in done.stdout
@@ -219,11 +219,11 @@ def test_properties(configs, kind, run_id, ribfrac_dir, tmp_path):
         pytest.param("inference.yaml", SMALL_PREDICTION, "fractures.csv", id="inference"),
     ],
 )
-def test_from_another_folder(config, settings, written, ribfrac_dir, tmp_path, model):
+def test_from_another_folder(config, settings, written, ribfrac_dir, tmp_path, model, python):
     settings = settings | {"bundle_root": BUNDLE_ROOT, "dataset_dir": ribfrac_dir, "output_dir": tmp_path / "out"}
     if config == "inference.yaml":
         settings["checkpoint"] = model
-    arguments = command(config, device="cpu", **settings)
+    arguments = command(python, config, device="cpu", **settings)
     arguments[arguments.index(f"configs/{config}")] = str(BUNDLE_ROOT / "configs" / config)
     done = subprocess.run(arguments, cwd=tmp_path, check=False, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -247,68 +247,9 @@ def test_a_missing_data_set_is_an_error_and_nothing_is_generated(section, config
     assert not missing.exists()
 
 
-@pytest.mark.slow
-def test_killed_and_resumed(ribfrac_dir, tmp_path):
-    """A training that is killed after its first epoch and started again ends with the curve of an undisturbed one."""
-    settings = SMALL_TRAINING | {"max_epochs": 3, "dataset_dir": ribfrac_dir}
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-    assert run("train.yaml", output_dir=straight, **settings).returncode == 0
-    process = subprocess.Popen(
-        command("train.yaml", output_dir=killed, **settings),
-        cwd=BUNDLE_ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while not (killed / "models" / "last.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (killed / "curves.png").exists()  # it was killed, not done
-    done = run("train.yaml", output_dir=killed, resume="true", **settings)
-    assert done.returncode == 0 and "Resumed from" in done.stdout, done.stdout
-    curves = [
-        [[float(value) for value in row.values()] for row in rows(folder / "curves.csv")]
-        for folder in (straight, killed)
-    ]
-    assert len(curves[0]) == 3
-    assert np.allclose(*curves, rtol=1e-3)
-
-
 def stored(path):
     image = nib.load(path)
     return np.asarray(image.dataobj), image.affine
-
-
-@pytest.mark.parametrize(
-    "axes, codes",
-    [
-        pytest.param((1, 1, 1), "LPS", id="as it is", marks=pytest.mark.slow),
-        pytest.param((-1, 1, 1), "RPS", id="LR", marks=pytest.mark.slow),
-        pytest.param((1, -1, -1), "LAI", id="AP and SI"),
-    ],
-)
-def test_a_scan_stored_otherwise_gives_the_same_fractures(axes, codes, ribfrac_dir, tmp_path, model):
-    """Flipping the stored axes, with the affine that says so, changes nothing in patient coordinates."""
-    source = nib.load(ribfrac_dir / "ribfrac-test-images" / "RibFrac501-image.nii.gz")
-    start = nib.orientations.axcodes2ornt("LPS")
-    turned = source.as_reoriented(nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(tuple(codes))))
-    assert nib.aff2axcodes(turned.affine) == tuple(codes)
-    (tmp_path / "scans").mkdir()
-    nib.save(turned, tmp_path / "scans" / "turned.nii.gz")
-    predict(tmp_path / "scans", tmp_path / "turned", model)
-    reference = predict(ribfrac_dir, tmp_path / "reference", model)
-    mask, affine = stored(tmp_path / "turned" / "predictions" / "turned.nii.gz")
-    assert mask.shape == turned.shape and np.allclose(affine, turned.affine)
-    expected, _ = stored(reference / "predictions" / "RibFrac501.nii.gz")
-    assert np.array_equal(mask[:: axes[0], :: axes[1], :: axes[2]], expected) and expected.any()
-    places = ("center_x_mm", "center_y_mm", "center_z_mm", "score", "side", "volume_mm3")
-    same = [
-        [tuple(row[place] for place in places) for row in rows(folder / "fractures.csv") if row["scan"] == scan]
-        for folder, scan in ((tmp_path / "turned", "turned"), (reference, "RibFrac501"))
-    ]
-    assert same[0] == same[1]
 
 
 @pytest.mark.parametrize("shape", [(9, 40, 20), (16, 16, 16), (40, 7, 1)], ids=["thin", "one window", "one slice"])

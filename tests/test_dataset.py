@@ -18,7 +18,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLE_ROOT, write_scan
+from monai.bundle import ConfigParser
 from monai.data import DataLoader, MetaTensor
+from monai.data.utils import pickle_hashing
 from monai.transforms import (
     CastToTyped,
     Compose,
@@ -341,23 +343,29 @@ def test_hash_tells_files_and_plain_values_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_training_transforms_hash_alike_in_every_process() -> None:
+def test_training_transforms_hash_alike_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or each training would prepare all scans anew."""
     code = (
         "from monai.bundle import ConfigParser\n"
         "from monai.data.utils import pickle_hashing\n"
         "parser = ConfigParser()\n"
         "parser.read_config('configs/train.yaml')\n"
-        "print(pickle_hashing(parser.get_parsed_content('loading')).decode())\n"
+        "print(hash('here'), pickle_hashing(parser.get_parsed_content('loading')).decode())\n"
     )
-    environments = [{**os.environ, "PYTHONHASHSEED": seed} for seed in ("1", "2")]
-    hashes = {
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=BUNDLE_ROOT, env=env, capture_output=True, text=True, check=True
-        ).stdout.split()[-1]
-        for env in environments
-    }
-    assert len(hashes) == 1
+    there = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=BUNDLE_ROOT,
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    of_text, of_transforms = there.stdout.split()[-2:]
+    monkeypatch.chdir(BUNDLE_ROOT)
+    config = ConfigParser()
+    config.read_config("configs/train.yaml")
+    assert int(of_text) != hash("here"), "this process has the same seed of hashes: the test tells nothing"
+    assert pickle_hashing(config.get_parsed_content("loading")).decode() == of_transforms
 
 
 def test_what_lies_beside_a_volume_counts_for_its_hash(tmp_path: Path) -> None:

@@ -13,17 +13,19 @@ from test_configs import predict, rows, stored, train
 
 pytestmark = pytest.mark.processor
 
+SHOWN = {"outputs::probabilities": True, "outputs::pictures": True}
+
 
 @pytest.fixture(scope="module")
 def prediction(ribfrac_dir: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of two scans, with probabilities."""
-    return predict(ribfrac_dir, tmp_path_factory.mktemp("prediction"), model, **{"outputs::probabilities": True})
+    """Of two scans, with probabilities and pictures."""
+    return predict(ribfrac_dir, tmp_path_factory.mktemp("prediction"), model, **SHOWN)
 
 
 def test_a_prediction_once_more_gives_the_same_bytes(
     prediction: Path, ribfrac_dir: Path, model: Path, tmp_path: Path
 ) -> None:
-    predict(ribfrac_dir, tmp_path, model, **{"outputs::probabilities": True})
+    predict(ribfrac_dir, tmp_path, model, **SHOWN)
     for name in ("fractures.csv", "scans.csv", "predictions/ribfrac-pred.csv"):
         assert (tmp_path / name).read_bytes() == (prediction / name).read_bytes()
     for kind in ("predictions", "probabilities", "pictures"):
@@ -44,9 +46,7 @@ def test_a_prediction_once_more_gives_the_same_bytes(
 def test_a_prediction_does_not_depend_on_batches_and_workers(
     settings: dict[str, Any], prediction: Path, ribfrac_dir: Path, model: Path, tmp_path: Path
 ) -> None:
-    predict(
-        ribfrac_dir, tmp_path, model, **{"outputs::probabilities": True}, **{"outputs::pictures": False}, **settings
-    )
+    predict(ribfrac_dir, tmp_path, model, **settings | {"outputs::probabilities": True})
     for scan in ("RibFrac501", "RibFrac502"):
         same_scan(tmp_path, scan, prediction, scan)
 
@@ -59,9 +59,7 @@ def test_a_prediction_does_not_depend_on_other_scans_and_their_order(
     (tmp_path / "scans").mkdir()
     shutil.copy(images / "RibFrac501-image.nii.gz", tmp_path / "scans" / "z.nii.gz")
     shutil.copy(ribfrac_dir / "ribfrac-train-images" / "RibFrac1-image.nii.gz", tmp_path / "scans" / "a.nii.gz")
-    out = predict(
-        tmp_path / "scans", tmp_path / "out", model, **{"outputs::probabilities": True}, **{"outputs::pictures": False}
-    )
+    out = predict(tmp_path / "scans", tmp_path / "out", model, **{"outputs::probabilities": True})
     same_scan(out, "z", prediction, "RibFrac501")
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import BUNDLE_ROOT, write_scan
-from forked_python import forked_python
 from page_blocks import is_of, quoted_messages
 
 from scripts.errors import end_at_error, explanation
@@ -190,31 +189,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_each_mistake_ends_in_one_line_with_nothing_half_written(folder: Path, tmp_path: Path) -> None:
+def test_each_mistake_ends_in_one_line_with_nothing_half_written(folder: Path, python: Path) -> None:
     there = {path for path in folder.rglob("*") if path.is_file()}
     wrong, lines_told = {}, {}
-    with forked_python(tmp_path) as python:
-        for name, mistake in MISTAKES.items():
-            words = [word.replace("{tmp}", str(folder)) for word in mistake.words]
-            if words[0] == "monai.bundle" and len(words) > 4:
-                words += [] if "--output_dir" in words else ["--output_dir", f"{folder}/out"]
-                words += ["--phantom_dir", f"{folder}/phantoms"]
-                words += ["--cache_dir", f"{folder}/cache"] if "training" in words else []
-            done = subprocess.run(
-                [python, "-m", *words],
-                cwd=BUNDLE_ROOT,
-                env=os.environ | mistake.variables,
-                check=False,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-            lines = done.stdout.splitlines()
-            lines_told[name] = lines[-1]
-            has_traceback = any(line.startswith("Traceback") for line in lines)
-            matches = re.fullmatch(mistake.last.replace("{tmp}", re.escape(str(folder))), lines[-1])
-            if not matches or done.returncode != mistake.status or has_traceback != mistake.has_traceback:
-                wrong[name] = done
+    for name, mistake in MISTAKES.items():
+        words = [word.replace("{tmp}", str(folder)) for word in mistake.words]
+        if words[0] == "monai.bundle" and len(words) > 4:
+            words += [] if "--output_dir" in words else ["--output_dir", f"{folder}/out"]
+            words += ["--phantom_dir", f"{folder}/phantoms"]
+            words += ["--cache_dir", f"{folder}/cache"] if "training" in words else []
+        done = subprocess.run(
+            [python, "-m", *words],
+            cwd=BUNDLE_ROOT,
+            env=os.environ | mistake.variables,
+            check=False,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        lines = done.stdout.splitlines()
+        lines_told[name] = lines[-1]
+        has_traceback = any(line.startswith("Traceback") for line in lines)
+        matches = re.fullmatch(mistake.last.replace("{tmp}", re.escape(str(folder))), lines[-1])
+        if not matches or done.returncode != mistake.status or has_traceback != mistake.has_traceback:
+            wrong[name] = done
     assert wrong == {}
     errors = {name: line for name, line in lines_told.items() if line.startswith("error: ")}
     assert [name for name, line in errors.items() if not any(is_of(quote, line) for quote in quoted_messages())] == []

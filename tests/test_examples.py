@@ -9,6 +9,7 @@ page, by a comment before the block; the commands of these are parsed all the sa
 from __future__ import annotations
 
 import argparse
+import compileall
 import importlib
 import inspect
 import json
@@ -33,7 +34,6 @@ import pytest
 import yaml
 from conftest import BUNDLE_ROOT, lps_affine, write_scan
 from dicom_scans import write_series
-from forked_python import forked_python
 from monai.bundle import ConfigComponent, ConfigParser
 from page_blocks import BLOCKS, ROOT, Block
 
@@ -114,6 +114,7 @@ SMALLER = {  # what stands in a page: what is run
     r"--max_epochs \d+": "--max_epochs 1",
     r"--num_workers \d+": "--num_workers 0",
     r"--workers \d+": "--workers 1",
+    r"\btorchrun ": "python -m torch.distributed.run ",
     r"--nproc_per_node 4": "--nproc_per_node 2",
     r"--training \d+ --validation \d+ --test \d+": "--training 0 --validation 0 --test 1",
     r"--size full": "--size slab",
@@ -291,12 +292,6 @@ def test_data_lists_are_json(block: Block) -> None:
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with forked_python(tmp_path_factory.mktemp("python")) as program:
-        yield program
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages call /data/."""
     folder = tmp_path_factory.mktemp("data")
@@ -317,12 +312,21 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of this repository that a clone has whole, compiled once for all clones."""
+    code = tmp_path_factory.mktemp("code")
+    for folder in ("benchmarks", "docs", "bundle/docs", "bundle/scripts"):
+        shutil.copytree(ROOT / folder, code / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(code, quiet=1)
+    return code
+
+
 @pytest.fixture
-def clone(data: Path, tmp_path: Path) -> Path:
+def clone(code: Path, data: Path, tmp_path: Path) -> Path:
     """A clone of this repository whose configs make a run small, and whose synthetic data set is one of small scans."""
     bundle = tmp_path / "bundle"
-    for folder in ("benchmarks", "docs", "bundle/docs", "bundle/scripts"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(code, tmp_path, dirs_exist_ok=True)
     for path in [*ROOT.iterdir(), BUNDLE_ROOT / "LICENSE", BUNDLE_ROOT / "models" / "model.pt"]:
         if path.is_file():
             to = tmp_path / path.relative_to(ROOT)
@@ -368,7 +372,8 @@ def in_shell(text: str, folder: Path, python: Path) -> str:
         ["bash", "-euo", "pipefail", "-c", text],
         cwd=folder,
         env=os.environ
-        | {"PATH": path, "PIP_NO_INDEX": "1", "PYTHONPATH": "", "SLURM_ARRAY_TASK_ID": "0", "no_proxy": "127.0.0.1"},
+        | {"PATH": path, "PYTHON_EXEC": str(python), "PIP_NO_INDEX": "1", "PYTHONPATH": ""}
+        | {"SLURM_ARRAY_TASK_ID": "0", "no_proxy": "127.0.0.1"},
         check=False,
         text=True,
         stdout=subprocess.PIPE,

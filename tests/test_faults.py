@@ -87,18 +87,17 @@ def no_file_above(size_bytes: int) -> Callable[[], None]:
 
 def test_a_prediction_on_a_full_disk_stops_and_goes_on_when_there_is_room(data, tmp_path, model):
     undisturbed, full = tmp_path / "undisturbed", tmp_path / "full"
-    prediction(data, undisturbed, model, **{"outputs::review_page": False})()
+    shown = {"outputs::review_page": False, "outputs::pictures": True}
+    prediction(data, undisturbed, model, **shown)()
     picture = (undisturbed / "pictures" / "RibFrac501.png").stat().st_size
     others = [path.stat().st_size for path in undisturbed.rglob("*") if path.is_file() and path.suffix != ".png"]
     assert max(others) < picture - 1000
-    told = in_another_process(
-        no_file_above(max(others) + 1000), prediction(data, full, model, **{"outputs::review_page": False})
-    )
+    told = in_another_process(no_file_above(max(others) + 1000), prediction(data, full, model, **shown))
     picture_name = f"{full}/pictures/RibFrac501.png"
     assert re.fullmatch(rf"OSError: {picture_name} cannot be written \(File too large\): make room on its disk.*", told)
     assert "predictions/RibFrac501.nii.gz" in files(full)
     assert not [name for name in files(full) if Path(name).name.startswith(".")], "no lock, nothing unfinished"
-    prediction(data, full, model, **{"outputs::review_page": False})()
+    prediction(data, full, model, **shown)()
     assert contents(full) == contents(undisturbed)
 
 
@@ -113,7 +112,7 @@ def test_a_prediction_on_a_full_disk_stops_and_goes_on_when_there_is_room(data, 
     ],
 )
 def test_whatever_file_the_disk_has_no_room_for(name, data, tmp_path, model, monkeypatch):
-    run, replace = prediction(data, tmp_path / "out", model, **{"outputs::pictures": False}), Path.replace
+    run, replace = prediction(data, tmp_path / "out", model), Path.replace
 
     def full(path: Path, target: Path) -> Path:
         if target.name == name:
@@ -131,7 +130,7 @@ def test_whatever_file_the_disk_has_no_room_for(name, data, tmp_path, model, mon
     done = "records/RibFrac501.json" in left
     assert done == (name != "config.yaml")
     monkeypatch.undo()
-    prediction(data, tmp_path / "out", model, **{"outputs::pictures": False})()
+    prediction(data, tmp_path / "out", model)()
     assert {"fractures.csv", "records/RibFrac502.json", "summary.json"} <= set(files(tmp_path / "out"))
 
 

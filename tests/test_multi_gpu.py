@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,22 +16,22 @@ from bright_network import BrightNetwork
 from conftest import BUNDLE_ROOT, write_scan
 from test_configs import SMALL_PREDICTION, SMALL_TRAINING, files, rows, workflow
 
-pytestmark = [pytest.mark.slow, pytest.mark.processor]
+pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).parent
 
 
-def torchrun(config, *overlays, **settings):
-    """Run the command in the header of a config."""
+def torchrun(python, config, *overlays, **settings):
+    """Run the command in the header of a config, by processes that start at once."""
     text = (BUNDLE_ROOT / "configs" / config).read_text().replace("\\\n#", " ")
     line = re.search(r"^#   torchrun (.*)$", text, re.MULTILINE).group(1)
     for overlay in overlays:
         line = line.replace(f"'configs/{config}'", f"'configs/{config}','{overlay}'")
     overrides = [f"--{name.replace('::', '#')}={value}" for name, value in settings.items()]
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *shlex.split(line), *overrides],
+        [python, "-m", "torch.distributed.run", *shlex.split(line), *overrides],
         cwd=BUNDLE_ROOT,
-        env={**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(TESTS), "PYTHON_EXEC": str(python), "OMP_NUM_THREADS": "1"},
         check=False,
         text=True,
         stdout=subprocess.PIPE,
@@ -50,13 +49,12 @@ def data(tmp_path_factory):
     return folder
 
 
-def test_an_evaluation_in_two_processes_scores_as_one_does(data, tmp_path):
+def test_an_evaluation_in_two_processes_scores_as_one_does(data, tmp_path, python):
     model = tmp_path / "model.pt"
     torch.save(BrightNetwork().state_dict(), model)
     settings = SMALL_PREDICTION | {
         "checkpoint": str(model),
         "num_workers": 0,
-        "outputs::pictures": False,
         "bootstrap": 100,
     }
     settings |= {
@@ -74,7 +72,7 @@ def test_an_evaluation_in_two_processes_scores_as_one_does(data, tmp_path):
     alone = workflow("inference.yaml", "evaluate.yaml", run_id="evaluating", output_dir=str(one), **settings)
     alone.initialize()
     alone.run()
-    done = torchrun("multi_gpu_evaluate.yaml", output_dir=two, **settings | {"section": "test"})
+    done = torchrun(python, "multi_gpu_evaluate.yaml", output_dir=two, **settings | {"section": "test"})
     assert done.returncode == 0, done.stdout
     # the bootstrap's interval depends on the order of the scans too
     names = ["metrics.json", "froc.csv", "fractures.csv", "predictions/ribfrac-pred.csv"]
@@ -87,7 +85,7 @@ def test_an_evaluation_in_two_processes_scores_as_one_does(data, tmp_path):
     assert done.stdout.count("average recall") == 1  # one process logs
 
 
-def test_a_process_without_a_good_scan_keeps_nobody_waiting(model, tmp_path):
+def test_a_process_without_a_good_scan_keeps_nobody_waiting(model, tmp_path, python):
     for number in (501, 502):
         write_scan(tmp_path / "data", "test", number, fractures=1, shape=(24, 22, 20))
     bad = tmp_path / "data" / "ribfrac-test-images" / "RibFrac502-image.nii.gz"
@@ -95,7 +93,6 @@ def test_a_process_without_a_good_scan_keeps_nobody_waiting(model, tmp_path):
     settings = SMALL_PREDICTION | {
         "checkpoint": str(model),
         "num_workers": 0,
-        "outputs::pictures": False,
         "bootstrap": 0,
     }
     settings |= {
@@ -104,7 +101,7 @@ def test_a_process_without_a_good_scan_keeps_nobody_waiting(model, tmp_path):
         "outputs::review_page": False,
         "wait_hours": 0.02,
     }
-    done = torchrun("multi_gpu_evaluate.yaml", output_dir=tmp_path / "out", **settings)
+    done = torchrun(python, "multi_gpu_evaluate.yaml", output_dir=tmp_path / "out", **settings)
     assert done.returncode != 0 and "1 of 2 scans could not be loaded, the others are done" in done.stdout, done.stdout
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["counts"]["scans"] == 1
     told = [json.loads((tmp_path / "out" / f"summary-{rank}.json").read_text()) for rank in (0, 1)]
@@ -135,12 +132,12 @@ def probe(folder, stop):
     return str(overlay)
 
 
-def test_a_training_in_two_processes_that_is_stopped_and_resumed(data, tmp_path):
+def test_a_training_in_two_processes_that_is_stopped_and_resumed(data, tmp_path, python):
     settings = SMALL_TRAINING | {"max_epochs": 2, "num_workers": 0, "cache_dir": tmp_path / "cache"}
     settings |= {"dataset_dir": data, "output_dir": tmp_path / "out", "ema_decay": 0.5}
-    stopped = torchrun("multi_gpu_train.yaml", probe(tmp_path, stop=1), **settings)
+    stopped = torchrun(python, "multi_gpu_train.yaml", probe(tmp_path, stop=1), **settings)
     assert stopped.returncode != 0 and "stopped, as a killed training" in stopped.stdout, stopped.stdout
-    done = torchrun("multi_gpu_train.yaml", probe(tmp_path, stop=0), resume="true", **settings)
+    done = torchrun(python, "multi_gpu_train.yaml", probe(tmp_path, stop=0), resume="true", **settings)
     assert done.returncode == 0 and done.stdout.count("Resumed from") == 1, done.stdout
 
     seen = [(tmp_path / f"seen-{rank}.txt").read_text().split("\n\n") for rank in (0, 1)]

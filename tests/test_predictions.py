@@ -21,8 +21,6 @@ sys.path.insert(0, str(BUNDLE_ROOT.parent))
 from benchmarks.invariance import MOVED, WAYS, compare  # noqa: E402
 from scripts.data.datalist import load_datalist  # noqa: E402
 
-pytestmark = pytest.mark.processor
-
 SHAPE = (32, 28, 24)
 
 
@@ -53,9 +51,7 @@ def stored_otherwise(model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     write(folder / "scans" / "as it is.nii.gz", image_of(patient()))
     for way, store in WAYS.items():
         write(folder / "scans" / f"{way}.nii.gz", store(image_of(patient())))
-    return predict(
-        folder / "scans", folder / "out", model, **{"outputs::pictures": False}, **{"outputs::review_page": False}
-    )
+    return predict(folder / "scans", folder / "out", model, **{"outputs::review_page": False})
 
 
 def in_patient(path: Path) -> dict[tuple[float, ...], int]:
@@ -66,6 +62,7 @@ def in_patient(path: Path) -> dict[tuple[float, ...], int]:
     return {tuple(place): number for place, number in zip(places_mm.round(2).tolist(), mask[tuple(at.T)].tolist())}
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("way", WAYS)
 def test_one_scan_stored_otherwise_gives_the_same_fractures(way: str, stored_otherwise: Path) -> None:
     expected, found = (in_patient(stored_otherwise / "predictions" / f"{scan}.nii.gz") for scan in ("as it is", way))
@@ -141,9 +138,7 @@ def test_what_is_doubtful_is_logged_and_written(model: Path, tmp_path: Path, cap
 @pytest.mark.slow
 def test_a_thousand_and_more_slices(model: Path, tmp_path: Path) -> None:
     write(tmp_path / "scans" / "long.nii.gz", image_of(patient((16, 16, 2000))))
-    out = predict(
-        tmp_path / "scans", tmp_path / "out", model, **{"outputs::review_page": False}, **{"outputs::pictures": False}
-    )
+    out = predict(tmp_path / "scans", tmp_path / "out", model, **{"outputs::review_page": False})
     mask, _ = stored(out / "predictions" / "long.nii.gz")
     assert mask.shape == (16, 16, 2000) and mask[..., 1990:].any()
 
@@ -173,7 +168,7 @@ def test_names(model: Path, tmp_path: Path) -> None:
         write(data / f"{name}.nii.gz", small)
     names = {item["scan"] for item in load_datalist(data, "all", labels=False)}
     assert names > set(NAMES) and len(names) == len(NAMES) + len(CHANGED)
-    out = predict(data, tmp_path / "out ö", model)
+    out = predict(data, tmp_path / "out ö", model, **{"outputs::pictures": True})
     for folder, suffix in (("predictions", ".nii.gz"), ("pictures", ".png"), ("records", ".json")):
         found = {path.name for path in (out / folder).iterdir()} - {"ribfrac-pred.csv"}
         assert found == {name + suffix for name in names}, folder
@@ -199,7 +194,7 @@ def test_other_formats_and_an_output_folder_among_the_scans(model: Path, tmp_pat
         itk.imwrite(image, str(data / name))
     (data / "study.zip").touch()
     for _ in range(2):
-        out = predict(data, data / "found", model, **{"outputs::pictures": False}, **{"outputs::review_page": False})
+        out = predict(data, data / "found", model, **{"outputs::review_page": False})
         masks = {path.name: stored(path) for path in (out / "predictions").glob("*.nii.gz")}
         assert sorted(masks) == ["B.nii.gz", "c.nii.gz", "d.nii.gz", "e.nii.gz"]
     ids, affine = masks["B.nii.gz"]

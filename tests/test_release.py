@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import threading
 import zipfile
 from pathlib import Path
@@ -33,11 +32,12 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def downloaded(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def downloaded(archive: Path, tmp_path_factory: pytest.TempPathFactory, python: Path) -> Path:
     """The bundle as ``monai.bundle download`` leaves it, in an empty folder; the address is one of this machine."""
     folder = tmp_path_factory.mktemp("elsewhere")
     with served(archive.parent) as address:
-        run(folder, "download", name=NAME, url=f"{address}/{archive.name}", bundle_dir=folder, progress=False)
+        settings = {"name": NAME, "url": f"{address}/{archive.name}", "bundle_dir": folder, "progress": False}
+        run(python, folder, "download", **settings)
     return folder / NAME
 
 
@@ -57,11 +57,11 @@ class served:  # noqa: N801
         self.server.server_close()
 
 
-def run(folder: Path, *arguments: str, **settings: Any) -> str:
+def run(python: Path, folder: Path, *arguments: str, **settings: Any) -> str:
     """Run MONAI's command in a folder, with nothing of this repository on Python's path; return what it says."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"no_proxy": "127.0.0.1"}
     command = [
-        sys.executable,
+        python,
         "-m",
         "monai.bundle",
         *arguments,
@@ -150,16 +150,16 @@ def test_a_folder_without_weights_is_no_bundle(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.slow
-def test_the_downloaded_bundle_predicts(downloaded: Path, tmp_path: Path) -> None:
+def test_the_downloaded_bundle_predicts(downloaded: Path, tmp_path: Path, python: Path) -> None:
     write_scan(tmp_path / "scans", "test", 501, fractures=2)
     settings = {"dataset_dir": tmp_path / "scans", "output_dir": tmp_path / "out", **SMALL}
-    run(downloaded, "run", "inference", config_file="configs/inference.yaml", **settings)
+    run(python, downloaded, "run", "inference", config_file="configs/inference.yaml", **settings)
     assert (tmp_path / "out" / "predictions" / "RibFrac501.nii.gz").is_file()
     assert (tmp_path / "out" / "fractures.csv").is_file()
 
 
 @pytest.mark.slow
-def test_the_downloaded_bundle_trains(downloaded: Path, tmp_path: Path) -> None:
+def test_the_downloaded_bundle_trains(downloaded: Path, tmp_path: Path, python: Path) -> None:
     for section, number in (("train", 1), ("val", 421)):
         write_scan(tmp_path / "scans", section, number, fractures=2)
     settings = {
@@ -175,12 +175,14 @@ def test_the_downloaded_bundle_trains(downloaded: Path, tmp_path: Path) -> None:
         "num_workers": 0,
         "rois::roi_size": "[16,16,16]",
     }
-    run(downloaded, "run", "training", config_file="configs/train.yaml", **settings)
+    run(python, downloaded, "run", "training", config_file="configs/train.yaml", **settings)
     assert (tmp_path / "out" / "models" / "model.pt").is_file()
 
 
 @pytest.mark.parametrize("workflow_type", ["train", "inference"])
-def test_the_unpacked_bundle_loads_from_any_folder(archive: Path, tmp_path: Path, workflow_type: str) -> None:
+def test_the_unpacked_bundle_loads_from_any_folder(
+    archive: Path, tmp_path: Path, python: Path, workflow_type: str
+) -> None:
     shutil.unpack_archive(archive, tmp_path / "bundles")
     (tmp_path / "elsewhere").mkdir()
     lines = [
@@ -192,7 +194,7 @@ def test_the_unpacked_bundle_loads_from_any_folder(archive: Path, tmp_path: Path
         "print(type(network).__name__)",
     ]
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)],
+        [python, "-c", "\n".join(lines)],
         cwd=tmp_path / "elsewhere",
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         check=False,

@@ -15,7 +15,6 @@ from scripts.data.dataloader import SkippedScan
 
 SCANS = (501, 502, 503)
 SETTINGS = SMALL_PREDICTION | {
-    "outputs::pictures": False,
     "candidates::many_fractures": 1,
     "candidates::operating_score": 0.4,
 }

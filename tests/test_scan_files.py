@@ -102,7 +102,8 @@ def test_a_prediction_with_folders_differs_in_nothing_else(tmp_path, model):
     write_scan(tmp_path / "data", "test", 501, fractures=1, shape=(24, 22, 16))
     for name in ("flat", "inside"):
         paths = {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path / name), "checkpoint": str(model)}
-        settings = SMALL_PREDICTION | paths | {"outputs::subfolders": name == "inside", "num_workers": 0}
+        outputs = {"outputs::pictures": True, "outputs::subfolders": name == "inside"}
+        settings = SMALL_PREDICTION | paths | outputs | {"num_workers": 0}
         ready = workflow("inference.yaml", bundle_root=str(BUNDLE_ROOT), **settings)
         ready.initialize()
         ready.run()

@@ -13,6 +13,8 @@ import pytest
 from conftest import BUNDLE_ROOT
 from page_blocks import PAGES, ROOT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -52,11 +52,7 @@ def test_an_evaluation_keeps_its_curve(ribfrac_dir, model, tmp_path):
 
 
 def test_a_run_that_was_killed_goes_on_also_with_another_setting(ribfrac_dir, model, tmp_path):
-    settings = SMALL_PREDICTION | {
-        "dataset_dir": str(ribfrac_dir),
-        "checkpoint": str(model),
-        "outputs::pictures": False,
-    }
+    settings = SMALL_PREDICTION | {"dataset_dir": str(ribfrac_dir), "checkpoint": str(model)}
     killed = workflow("inference.yaml", tracking="mlflow", output_dir=str(tmp_path), **settings)
     killed.initialize()
     evaluator = killed.parser.get_parsed_content("evaluator")

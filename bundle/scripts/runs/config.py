@@ -8,6 +8,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc import locate
@@ -173,10 +174,15 @@ def _modules_of(components: Sequence[str]) -> list[Path]:
         if spec is None or spec.origin is None:
             continue
         found[module] = Path(spec.origin)
-        for node in ast.walk(ast.parse(found[module].read_bytes())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                missing.add(node.module)
+        missing |= _imported_by(found[module].read_bytes())
     return sorted(found.values())
+
+
+@lru_cache(maxsize=None)
+def _imported_by(source: bytes) -> frozenset[str]:
+    """Return the modules that a module's source imports from; kept, since to parse it takes its time."""
+    nodes = ast.walk(ast.parse(source))
+    return frozenset(node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module)
 
 
 def texts_of(config: Any) -> Iterator[str]:
