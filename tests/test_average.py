@@ -70,6 +70,24 @@ def test_command_writes_weights_of_the_same_network(
     assert along_ribs and all((values == 1.5).all() for values in along_ribs)  # no ROI changes them
 
 
+def test_trainings_along_the_ribs_leave_the_statistics_of_the_windows(
+    trainings: dict[str, Any], ribfrac_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (torch.load(path, weights_only=True) for path in trainings["files"])
+    kept = {name: value for name, value in first.items() if not name.startswith("straight_ribs.")}
+    torch.save(second | kept, trainings["files"][1])
+    output = tmp_path / "mean.pt"
+    command = ["--weights", *trainings["files"], "--dataset_dir", str(ribfrac_dir), "--output", str(output)]
+    main([*command, "--config_file", *trainings["configs"], "--cache_dir", str(tmp_path / "cache")])
+    assert "of the network along the ribs" in capsys.readouterr().out and not (tmp_path / "cache").exists()
+    mean = torch.load(output, weights_only=True)
+    assert all(torch.equal(mean[name], value) for name, value in kept.items())
+    differing = [name for name in mean if name not in kept and mean[name].is_floating_point()]
+    for name in differing:
+        torch.testing.assert_close(mean[name], (first[name] + second[name]) / 2)
+    assert any(not torch.equal(mean[name], first[name]) for name in differing)
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [

@@ -5,7 +5,8 @@ The mean of the weights of two trainings or more: one network, as fast as each o
       --output output/mean.pt
 
 The trainings must be of one network and have a start in common, such as one that goes on from the other: far from each
-other in what they learned, the mean of their weights knows neither.
+other in what they learned, the mean of their weights knows neither. Where they differ in the network along the ribs alone, all
+else stays as it is.
 
 References:
     Izmailov et al. (2018), "Averaging weights leads to wider optima and better generalization"; Wortsman et al. (2022),
@@ -27,6 +28,8 @@ from scripts.files.atomic_write import write_tensors
 from scripts.handlers.checkpoints import read_weights
 
 __all__ = ["average_weights", "main"]
+
+_ALONG_RIBS = "straight_ribs."
 
 
 def average_weights(weights: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -62,6 +65,10 @@ def _shape(weights: Mapping[str, torch.Tensor], name: str) -> torch.Size | None:
     return weights[name].shape if name in weights else None
 
 
+def _are_same(weights: Sequence[Mapping[str, torch.Tensor]], name: str) -> bool:
+    return all(torch.equal(one[name], weights[0][name]) for one in weights[1:])
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """
     Average from the command line; ``--help`` explains the arguments.
@@ -74,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if len(options.weights) < 2:
             raise ValueError("give two or more files of weights.")
-        mean = average_weights([read_weights(path) for path in options.weights])
+        weights = [read_weights(path) for path in options.weights]
+        mean = average_weights(weights)
         config = ConfigParser()
         config.read_config(options.config_file)
         own = {"bundle_root": str(BUNDLE_ROOT), "cache_dir": options.cache_dir, "num_workers": options.workers}
@@ -85,6 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             network.load_state_dict(mean)
         except RuntimeError as error:
             raise ValueError(f"{options.weights[0]}: these weights are not of the network in the config.") from error
+        if all(_are_same(weights, name) for name in mean if not name.startswith(_ALONG_RIBS)):
+            write_tensors(options.output, mean)
+            print(f"{options.output}: the mean of {len(weights)} trainings of the network along the ribs")
+            return
         config.get_parsed_content("train::dataset").prepare()
         loader = config.get_parsed_content("train::dataloader")
     except (FileNotFoundError, ValueError) as error:
@@ -94,6 +106,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     update_bn(tqdm(batches, total=options.passes * len(loader), desc="statistics", unit="batch"), network)
     averaged = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
     # the network along the ribs saw no ROI: its statistics are those of the mean
-    averaged |= {name: value for name, value in mean.items() if name.startswith("straight_ribs.")}
+    averaged |= {name: value for name, value in mean.items() if name.startswith(_ALONG_RIBS)}
     write_tensors(options.output, averaged)
     print(f"{options.output}: the mean of {len(options.weights)} trainings")
