@@ -18,7 +18,6 @@ from scripts.anatomy.rib_cage import RibCage, RibPlace, rib_id
 from scripts.anatomy.thorax import chest_position, largest_extent_mm
 from scripts.data.ribfrac import CLASS_NAMES, UNKNOWN_CLASS
 from scripts.description.rib_score import ChestFacts, chest_facts
-from scripts.words import counted
 
 __all__ = [
     "TYPE_CODES",
@@ -26,6 +25,7 @@ __all__ = [
     "ScanSummary",
     "candidate_from_record",
     "count_words",
+    "counted",
     "describe_candidates",
     "failed_scan",
     "ribs_of",
@@ -282,6 +282,17 @@ def summarize(
         notes=notes,
         chest=chest_facts(counting) if described else None,
     )
+
+
+def counted(number: int, noun: str) -> str:
+    """
+    Write a number with its noun, such as ``1 scan`` and ``2 scans``.
+
+    Args:
+        number: how many.
+        noun: of one; its plural ends in s.
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def count_words(scores: Iterable[float], operating_score: float) -> str:

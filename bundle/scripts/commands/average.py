@@ -5,8 +5,8 @@ The mean of the weights of two trainings or more: one network, as fast as each o
       --output output/mean.pt
 
 The trainings must be of one network and have a start in common, such as one that goes on from the other: far from each
-other in what they learned, the mean of their weights knows neither. Where they differ in the network along the ribs alone, all
-else stays as it is.
+other in what they learned, the mean of their weights knows neither. Where they differ in the network along the ribs
+alone, all else stays as it is.
 
 References:
     Izmailov et al. (2018), "Averaging weights leads to wider optima and better generalization"; Wortsman et al. (2022),

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from scripts.anatomy.rib_cage import Rib, RibCage
 from scripts.anatomy.rib_finding import find_rib_cage
+from scripts.candidates import counted
 from scripts.commands._parsers import parser_of
 from scripts.data.datalist import ScanList, load_datalist
 from scripts.data.loading_faults import loading_fault
@@ -32,7 +33,6 @@ from scripts.images.image_reader import CTReader
 from scripts.reporting import tables
 from scripts.reporting.rib_picture import rib_picture
 from scripts.transforms import CheckFilesd, CheckImaged
-from scripts.words import counted
 
 __all__ = ["RIB_COLUMNS", "main", "write_ribs"]
 

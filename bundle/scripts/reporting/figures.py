@@ -20,11 +20,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from skimage.measure import find_contours
 
-from scripts.candidates import count_words
+from scripts.candidates import count_words, counted
 from scripts.data.ribfrac import KEY_FALSE_POSITIVES
 from scripts.files.atomic_write import whole_file
 from scripts.images.hounsfield import BONE_WINDOW_HU
-from scripts.words import counted
 
 __all__ = [
     "BLUE",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from scripts.candidates import Candidate
+from scripts.candidates import Candidate, counted
 from scripts.description.rib_score import SIDES, ChestFacts
-from scripts.words import counted
 
 __all__ = ["found_words"]
 

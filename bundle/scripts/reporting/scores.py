@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from scripts.candidates import counted
 from scripts.data.ribfrac import CHALLENGE_THRESHOLDS, KEY_FALSE_POSITIVES
 from scripts.files.atomic_write import whole_file, write_json
 from scripts.reporting.figures import froc_picture
-from scripts.words import counted
 
 __all__ = ["METRICS_FILES", "NO_INTERVAL", "metrics_table", "write_metrics"]
 

@@ -13,6 +13,7 @@ from monai.config import PathLike
 from monai.engines import Evaluator
 from monai.utils import str2bool
 
+from scripts.candidates import counted
 from scripts.data.datalist import ScanList
 from scripts.data.dataloader import SkippedScan, raise_skipped
 from scripts.files.file_digest import file_sha256
@@ -25,7 +26,6 @@ from scripts.runs.memory import keep_freed_memory
 from scripts.runs.records import ScanRecords
 from scripts.runs.settings import check_files, refuse_stray_words
 from scripts.runs.summary import RunSummary, bundle_facts
-from scripts.words import counted
 
 __all__ = ["PredictionRun", "run_prediction"]
 

@@ -18,6 +18,7 @@ from scripts.candidates import (
     Candidate,
     ScanSummary,
     candidate_from_record,
+    counted,
     failed_scan,
     summarize,
     summary_from_record,
@@ -27,7 +28,6 @@ from scripts.files.atomic_write import unfinished_files, write_json
 from scripts.files.scan_files import subfolder_of, subfolders_in
 from scripts.files.scan_names import natural_order
 from scripts.reporting.tables import write_candidate_tables, write_scan_table
-from scripts.words import counted
 
 __all__ = [
     "FRACTURES_CSV",
