@@ -106,7 +106,7 @@ class PoolRegionsd(MapTransform):
         keys: KeysCollection,
         network: torch.nn.Module | None,
         candidates: Mapping[str, Any],
-        weight: float = 0.65,
+        weight: float = 0.8,
         hu_range: Sequence[float] = (-200.0, 1000.0),
         image_key: str = "image",
         blocks_key: str = "rib_blocks",
