@@ -110,18 +110,25 @@ def test_a_model_that_does_not_exist():
         DescribeFracturesd("pred", model="/nowhere/model.json")
 
 
-def annotated(monkeypatch, codes, **broken):
+def annotated(monkeypatch, codes, with_moved=False, **broken):
     data = scan(monkeypatch, gap_mm=1.5, **broken)
     monkeypatch.setattr(fit_types, "straight_ribs", description.straight_ribs)
     image = data["image"].clone()
     image.set_(image.as_tensor() * 600.0 + 400.0)
-    return fit_types.annotated_fractures(image, data["pred"], codes, data["rib_cage"])
+    return fit_types.annotated_fractures(image, data["pred"], codes, data["rib_cage"], with_moved)
 
 
 def test_annotated_fractures_are_measured_where_they_are(monkeypatch):
     (one,) = annotated(monkeypatch, {1: 1}, offset_mm=(0.0, 4.0))
-    assert (one.label_id, one.code, one.halves) == (1, 1, ())
+    assert (one.label_id, one.code, one.halves, one.moved) == (1, 1, (), ())
     assert one.measured.displacement.offset_mm == pytest.approx(4.0, abs=0.4)
+
+
+def test_a_fracture_is_measured_with_moved_ends_too(monkeypatch):
+    (one,) = annotated(monkeypatch, {1: 1}, with_moved=True, offset_mm=(0.0, 4.0))
+    lengths = [moved.features["extent_mm"] - one.measured.features["extent_mm"] for moved in one.moved]
+    assert lengths == pytest.approx([10.0, 2.0, 1.0, -4.0])
+    assert [moved.displacement.offset_mm for moved in one.moved] == pytest.approx([4.0] * 4, abs=0.5)
 
 
 def test_of_a_segmental_fracture_each_break_is_measured_too(monkeypatch):

@@ -4,7 +4,7 @@ Fit the model of the types of fractures to an annotated data set.
     python -m scripts fit_types --dataset_dir /data/ribfrac --output fracture_types.json
 
 ``inference.yaml`` takes the file as ``type_model_file``. Fractures are measured where they are annotated, so no
-prediction is needed; those of unknown type (-1) are left out.
+prediction is needed, and with ends moved as those of candidates are; those of unknown type (-1) are left out.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ __all__ = ["AnnotatedFracture", "annotated_fractures", "loading", "main", "prepa
 
 _CONFIG = Path(__file__).parents[2] / "configs" / "inference.yaml"
 _LEAST_POINTS = 20
+# A candidate does not end where an annotation does: how far its ends lie from it along the rib, as seen on candidates
+_MOVED_MM = ((-5.0, 5.0), (-4.0, -2.0), (3.0, 4.0), (2.0, -2.0))
 _HALF_WEIGHT = 0.3  # of one break of a segmental fracture: alone, it often looks like a single one
 
 
@@ -52,12 +54,14 @@ class AnnotatedFracture:
         code: RibFrac's code of its type, -1 for unknown.
         measured: what was measured of it.
         halves: of a segmental fracture what was measured of its parts about either break, as where a network marks one.
+        moved: what was measured with ends as those of candidates.
     """
 
     label_id: int
     code: int
     measured: Measured
     halves: tuple[Measured, ...] = ()
+    moved: tuple[Measured, ...] = ()
 
 
 def preparation() -> Compose:
@@ -97,7 +101,7 @@ def loading(assumed_orientation: str | None = None) -> Compose:
 
 
 def annotated_fractures(
-    image: MetaTensor, label: MetaTensor, codes: Mapping[int, int], cage: RibCage
+    image: MetaTensor, label: MetaTensor, codes: Mapping[int, int], cage: RibCage, with_moved: bool = False
 ) -> list[AnnotatedFracture]:
     """
     Measure the annotated fractures of a scan.
@@ -107,6 +111,7 @@ def annotated_fractures(
         label: ids of its fractures on the scan's own grid, integers, shape ``(1, H, W, D)``.
         codes: RibFrac's code by the id of each; -1 where an id lacks.
         cage: its ribs.
+        with_moved: measure them with moved ends, too.
 
     Returns:
         The fractures; one that lies on no rib is not measurable.
@@ -117,8 +122,8 @@ def annotated_fractures(
     straight = {rib.rib.id: rib for rib in straight_ribs(cage)}
     hu, found = image[0].cpu().numpy(), []
 
-    def measured(rib: StraightRib, points: NDArray[np.float64]) -> Measured:
-        return measure_fracture(hu, own, rib, points, slice_mm, cage.metal_mm)
+    def measured(rib: StraightRib, points: NDArray[np.float64], moved_mm: tuple[float, float] = (0.0, 0.0)) -> Measured:
+        return measure_fracture(hu, own, rib, points, slice_mm, cage.metal_mm, moved_mm)
 
     for number, box in enumerate(ndimage.find_objects(ids), start=1):
         if box is None:
@@ -130,9 +135,9 @@ def annotated_fractures(
             continue
         rib = straight[place.rib.id]
         halves = _halves(rib, points) if code == TYPE_CODES["segmental"] else []
-        found.append(
-            AnnotatedFracture(number, code, measured(rib, points), tuple(measured(rib, half) for half in halves))
-        )
+        moved = [measured(rib, points, moved_mm) for moved_mm in _MOVED_MM] if with_moved else []
+        of_halves = (measured(rib, half) for half in halves)
+        found.append(AnnotatedFracture(number, code, measured(rib, points), tuple(of_halves), tuple(moved)))
     return found
 
 
@@ -152,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = parser_of("fit_types")
     options = parser.parse_args(arguments)
-    features, codes, weights, left_out, scans = [], [], [], 0, 0
+    features, codes, weights, used, left_out, scans = [], [], [], 0, 0, 0
     try:
         load = loading(options.assumed_orientation)
         for folder in options.dataset_dir:
@@ -163,15 +168,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     continue
                 data: Any = load(item)
                 scans += 1
-                for one in annotated_fractures(data["image"], data["label"], data["label_codes"], data["rib_cage"]):
-                    known = [part.features for part in (one.measured, *one.halves) if part.features is not None]
-                    is_used = one.code in CLASS_NAMES and one.measured.features is not None
+                for one in annotated_fractures(
+                    data["image"], data["label"], data["label_codes"], data["rib_cage"], with_moved=True
+                ):
+                    whole, halves = (
+                        [part.features for part in parts if part.features is not None]
+                        for parts in ((one.measured, *one.moved), one.halves)
+                    )
+                    is_used = one.code in CLASS_NAMES and bool(whole)
                     left_out += not is_used
                     if is_used:
-                        features += known
-                        codes += [one.code] * len(known)
-                        weights += [1.0, *[_HALF_WEIGHT] * (len(known) - 1)]
-        source = f"{weights.count(1.0)} annotated fractures in {scans} scans"
+                        features += whole + halves
+                        codes += [one.code] * len(whole + halves)
+                        weights += [1.0] * len(whole) + [_HALF_WEIGHT] * len(halves)
+                        used += 1
+        source = f"{used} annotated fractures in {scans} scans"
         fit_type_model(features, codes, source, weights, options.seed).write(options.output)
     except (FileNotFoundError, ValueError) as error:
         parser.exit(1, f"error: {error}\n")

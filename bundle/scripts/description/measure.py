@@ -60,6 +60,7 @@ def measure_fracture(
     points_mm: ArrayLike,
     slice_mm: float,
     metal_mm: NDArray[np.float64] | None = None,
+    moved_mm: tuple[float, float] = (0.0, 0.0),
 ) -> Measured:
     """
     Measure a fracture.
@@ -71,6 +72,7 @@ def measure_fracture(
         points_mm: points of the candidate, RAS mm, shape ``(n, 3)``, n at least 1.
         slice_mm: largest distance of neighboring voxels of the scan as it was taken.
         metal_mm: places of metal in the scan, RAS mm, shape ``(m, 3)``; None where there is none.
+        moved_mm: how far from where they are both ends of the candidate are taken to lie, along the rib.
 
     Returns:
         The measures.
@@ -84,7 +86,7 @@ def measure_fracture(
     frame = rib_frame(straight, straight.rib.way_at(points.mean(axis=0)))
     low_mm, high_mm = np.percentile(frame.ways_at(points), _ENDS_PERCENT)
     profile = rib_profile(image_hu, affine, frame, float((low_mm + high_mm) / 2))
-    return measured_on(profile, float(low_mm), float(high_mm))
+    return measured_on(profile, float(low_mm) + moved_mm[0], float(high_mm) + moved_mm[1])
 
 
 def measured_on(profile: RibProfile, low_mm: float, high_mm: float) -> Measured:
