@@ -10,6 +10,7 @@ from broken_ribs import HALF_MM, LENGTH_MM, broken_rib, candidate_points, straig
 
 from scripts.anatomy.rib_cage import Rib
 from scripts.anatomy.straight_ribs import BEYOND_MM, StraightRib
+from scripts.description import displacement
 from scripts.description.displacement import displacement_class
 from scripts.description.measure import NOT_MEASURABLE, measure_fracture
 from scripts.description.rib_profile import rib_frame
@@ -63,6 +64,20 @@ def test_class(broken, kind):
 )
 def test_limits_of_the_classes(contact, kind):
     assert displacement_class(contact) == kind
+
+
+@pytest.mark.parametrize("least_sd_mm, kind", [(0.15, "offset"), (0.9, "undisplaced")])
+def test_an_offset_within_its_error_is_none(least_sd_mm, kind, monkeypatch):
+    monkeypatch.setattr(displacement, "_LEAST_SD_MM", least_sd_mm)
+    found = measured(offset_mm=(1.2, 1.2), gap_mm=1.5).displacement
+    assert found.kind == kind and 0.1 < found.contact < 0.9 and 1.2 < found.offset_mm < 1.9
+
+
+def test_side_by_side_stays_displaced_however_unsure(monkeypatch):
+    monkeypatch.setattr(displacement, "_LEAST_SD_MM", 5.0)
+    assert measured(gap_mm=8.0).displacement is None  # too unsure for a number
+    monkeypatch.setattr(displacement, "_LEAST_SD_MM", 0.9)
+    assert measured(gap_mm=8.0).displacement.kind == "displaced"
 
 
 @pytest.mark.parametrize("gap_mm", [1.0, 2.0, 4.0])
