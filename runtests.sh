@@ -19,12 +19,10 @@ if [ "${1:-}" = --all ]; then
 fi
 
 echo "== style"
-mypy bundle/scripts &  # which takes as long as the others together
-types=$!
 black --quiet --check --line-length 120 bundle tests benchmarks docs
 isort --quiet --check-only bundle tests benchmarks docs
 flake8 bundle tests benchmarks docs
-wait "$types"
+mypy bundle/scripts
 
 echo "== tests"
 rm -f .coverage .coverage.*
