@@ -79,15 +79,17 @@ class Row:
     seconds: float | None
 
 
+def _drawn(truth: Mapping[str, Any]) -> tuple[int, float, float, float]:
+    """What a row holds of a fracture as it was drawn."""
+    return truth["code"], truth["offset_mm"], truth["gap_mm"], truth["contact"]
+
+
 def _row(scan: str, truth: Mapping[str, Any], measured: Measured, model: TypeModel, seconds: float) -> Row:
     one = measured.displacement
     shares = {} if measured.features is None else model.probabilities(measured.features)
     return Row(
         scan,
-        truth["code"],
-        truth["offset_mm"],
-        truth["gap_mm"],
-        truth["contact"],
+        *_drawn(truth),
         NOT_MEASURABLE[measured.reason] if measured.reason else "",
         None if one is None else one.offset_mm,
         None if one is None else one.offset_sd_mm,
@@ -156,10 +158,7 @@ def _told_row(scan: str, truth: Mapping[str, Any], row: Mapping[str, str]) -> Ro
 
     return Row(
         scan,
-        truth["code"],
-        truth["offset_mm"],
-        truth["gap_mm"],
-        truth["contact"],
+        *_drawn(truth),
         row["not_measurable"],
         number("offset_mm"),
         number("offset_sd_mm"),

@@ -30,7 +30,7 @@ from scripts.commands._parsers import parser_of
 from scripts.data.datalist import load_datalist
 from scripts.data.ribfrac import CLASS_NAMES
 from scripts.description.fracture_type import fit_type_model
-from scripts.description.measure import Measured, measure_fracture
+from scripts.description.measure import Measured, measured_on, profile_of
 from scripts.images.headers import checked_axcodes
 from scripts.images.image_reader import CTReader
 from scripts.transforms import CheckImaged, CheckLabeld, LabelRibsd, SpacingOnlyd
@@ -122,8 +122,15 @@ def annotated_fractures(
     straight = {rib.rib.id: rib for rib in straight_ribs(cage)}
     hu, found = image[0].cpu().numpy(), []
 
-    def measured(rib: StraightRib, points: NDArray[np.float64], moved_mm: tuple[float, float] = (0.0, 0.0)) -> Measured:
-        return measure_fracture(hu, own, rib, points, slice_mm, cage.metal_mm, moved_mm)
+    def measured(
+        rib: StraightRib, points: NDArray[np.float64], moved_mm: Sequence[tuple[float, float]] = ()
+    ) -> list[Measured]:
+        """Measure where the points are, and with their ends moved."""
+        profile, low_mm, high_mm, reason = profile_of(hu, own, rib, points, slice_mm, cage.metal_mm)
+        ends = [(0.0, 0.0), *moved_mm]
+        if profile is None:
+            return [Measured(reason=reason)] * len(ends)
+        return [measured_on(profile, low_mm + low, high_mm + high) for low, high in ends]
 
     for number, box in enumerate(ndimage.find_objects(ids), start=1):
         if box is None:
@@ -135,9 +142,10 @@ def annotated_fractures(
             continue
         rib = straight[place.rib.id]
         halves = _halves(rib, points) if code == TYPE_CODES["segmental"] else []
-        moved = [measured(rib, points, moved_mm) for moved_mm in _MOVED_MM] if with_moved else []
-        of_halves = (measured(rib, half) for half in halves)
-        found.append(AnnotatedFracture(number, code, measured(rib, points), tuple(of_halves), tuple(moved)))
+        whole, *moved = measured(rib, points, _MOVED_MM if with_moved else ())
+        found.append(
+            AnnotatedFracture(number, code, whole, tuple(measured(rib, half)[0] for half in halves), tuple(moved))
+        )
     return found
 
 

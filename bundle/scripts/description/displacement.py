@@ -248,7 +248,7 @@ def measure_displacement(profile: RibProfile, way_mm: float) -> Displacement | N
         contact,
         abs(contacts[1] - contacts[0]),
         angle,
-        displacement_class(1.0 if _may_be_none(offset_mm, sd_mm, contact) else contact),
+        CLASSES[0] if _may_be_none(offset_mm, sd_mm, contact) else displacement_class(contact),
     )
 
 

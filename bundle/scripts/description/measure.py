@@ -14,7 +14,7 @@ from scripts.description.displacement import Displacement, break_way_mm, measure
 from scripts.description.fracture_type import fracture_features
 from scripts.description.rib_profile import ACROSS_MM, RibProfile, rib_frame, rib_profile
 
-__all__ = ["NOT_MEASURABLE", "Measured", "measure_fracture", "measured_on"]
+__all__ = ["NOT_MEASURABLE", "Measured", "measure_fracture", "measured_on", "profile_of"]
 
 THICK_MM = 4.95  # slices of 5 mm, as headers round them
 NOT_MEASURABLE = {
@@ -60,7 +60,6 @@ def measure_fracture(
     points_mm: ArrayLike,
     slice_mm: float,
     metal_mm: NDArray[np.float64] | None = None,
-    moved_mm: tuple[float, float] = (0.0, 0.0),
 ) -> Measured:
     """
     Measure a fracture.
@@ -72,21 +71,38 @@ def measure_fracture(
         points_mm: points of the candidate, RAS mm, shape ``(n, 3)``, n at least 1.
         slice_mm: largest distance of neighboring voxels of the scan as it was taken.
         metal_mm: places of metal in the scan, RAS mm, shape ``(m, 3)``; None where there is none.
-        moved_mm: how far from where they are both ends of the candidate are taken to lie, along the rib.
 
     Returns:
         The measures.
     """
+    profile, low_mm, high_mm, reason = profile_of(image_hu, affine, straight, points_mm, slice_mm, metal_mm)
+    return Measured(reason=reason) if profile is None else measured_on(profile, low_mm, high_mm)
+
+
+def profile_of(
+    image_hu: NDArray,
+    affine: NDArray[np.float64],
+    straight: StraightRib,
+    points_mm: ArrayLike,
+    slice_mm: float,
+    metal_mm: NDArray[np.float64] | None = None,
+) -> tuple[RibProfile | None, float, float, str]:
+    """
+    Take the profile of the rib about a fracture, for :func:`measured_on`; arguments as of :func:`measure_fracture`.
+
+    Returns:
+        The profile, where along it the candidate begins and ends, and an empty reason; without a profile the reason.
+    """
     if slice_mm >= THICK_MM:
-        return Measured(reason="thick")
+        return None, 0.0, 0.0, "thick"
     points = np.atleast_2d(np.asarray(points_mm, dtype=float))
     if metal_mm is not None and len(metal_mm):
         if cKDTree(points).query(metal_mm, distance_upper_bound=METAL_REACH_MM)[0].min() < METAL_REACH_MM:
-            return Measured(reason="metal")
+            return None, 0.0, 0.0, "metal"
     frame = rib_frame(straight, straight.rib.way_at(points.mean(axis=0)))
     low_mm, high_mm = np.percentile(frame.ways_at(points), _ENDS_PERCENT)
     profile = rib_profile(image_hu, affine, frame, float((low_mm + high_mm) / 2))
-    return measured_on(profile, float(low_mm) + moved_mm[0], float(high_mm) + moved_mm[1])
+    return profile, float(low_mm), float(high_mm), ""
 
 
 def measured_on(profile: RibProfile, low_mm: float, high_mm: float) -> Measured:
