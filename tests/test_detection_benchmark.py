@@ -725,17 +725,20 @@ def test_measured_scans_tell_the_place_and_leave_out_what_may_be_a_real_fracture
     nib.save(nib.Nifti1Image(pred, label.affine), out / "predictions" / "RibFrac501.nii.gz")
     rows = [
         candidate_row("RibFrac501", 1, 0.9, rib_order="3", rib_from_spine_mm="30"),
-        candidate_row("RibFrac501", 2, 0.8, rib_order="3", rib_from_spine_mm="90", rib_percent="40"),
+        candidate_row("RibFrac501", 2, 0.8, rib_order="3", rib_from_spine_mm="90", rib_percent="40", center_x_mm="30"),
         candidate_row("RibFrac501", 3, 0.7, center_x_mm="70"),
     ]
     write_candidates(out / "fractures.csv", rows)
-    findings = {"RibFrac501": [Finding(4, "fracture", True, (66.0, 0.0, 0.0), 8.0, "a line")]}
+    old = Finding(4, "fracture", True, (66.0, 0.0, 0.0), 8.0, "a line")
+    beside_an_implant = Finding(5, "fracture", True, (4.0, 0.0, 0.0), 8.0, "callus")
+    findings = {"RibFrac501": [old, beside_an_implant]}
     figures = measure_set(tmp_path / "set.json", out, True, findings)
     (scan,) = figures["scans"]
     assert [(c["id"], c["place"], c["is_hit"]) for c in scan["candidates"]] == [(1, "joint", True), (2, "rib", False)]
+    assert scan["fractures"][0]["score"] == 0.9
     assert [f.get("age") for f in scan["fractures"]] == [None, "ununited"] and scan["slice_mm"] == 1.25
     as_is = measure_set(tmp_path / "set.json", out, False, findings)
-    assert [c["finding"] for c in as_is["scans"][0]["candidates"]] == [None, None, 4]
+    assert [c["finding"] for c in as_is["scans"][0]["candidates"]] == [5, None, 4]
 
 
 @pytest.mark.parametrize(

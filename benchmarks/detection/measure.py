@@ -45,7 +45,8 @@ def measure_set(
         ``scans``, a list of ``scan`` (its name), ``fractures`` and ``candidates`` (see `measure_scan`) and
         ``slice_mm``; and with labels ``scores``, see `scripts.metrics.froc.challenge_scores`. A candidate has ``place``
         too, one of `PLACES`, and ``finding``, the id of the one it lies at or None; of a fracture ``subtle`` and
-        ``age`` are told as the data set has them. Candidates at a real fracture are left out of the scores.
+        ``age`` are told as the data set has them. Candidates that hit no annotated fracture and lie at a real one are
+        left out of the scores.
 
     Raises:
         FileNotFoundError: when a prediction is missing.
@@ -68,10 +69,13 @@ def measure_set(
         scores = {int(row["id"]): float(row["score"]) for row in candidates[name]}
         pred, label, affine = load_pair(mask_path, label_path)
         voxel_mm3 = float(abs(np.linalg.det(affine[:3, :3])))
-        if annotated:
+        figures, result = measure_scan(pred, label, scores, item["label_codes"], voxel_mm3)
+        if annotated and ignored:
+            # a real fracture can lie within reach of an implanted one: what hits that one counts
+            ignored -= {candidate["id"] for candidate in figures["candidates"] if candidate["is_hit"]}
             pred = np.where(np.isin(pred, list(ignored)), 0, pred)
             scores = {number: score for number, score in scores.items() if number not in ignored}
-        figures, result = measure_scan(pred, label, scores, item["label_codes"], voxel_mm3)
+            figures, result = measure_scan(pred, label, scores, item["label_codes"], voxel_mm3)
         results.append(result)
         drawn = _as_drawn(label_path, name)
         for fracture in figures["fractures"]:

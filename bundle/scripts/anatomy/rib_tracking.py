@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from scripts.anatomy.rib_frame import ChestFrame
 
-__all__ = ["TIP_MM", "Track", "follow_fragments", "follow_ribs"]
+__all__ = ["STEP_MM", "TIP_MM", "Guide", "Track", "follow_fragments", "follow_ribs", "free_courses"]
 
 STEP_MM = 2.0
 # Ribs are first sought where they leave the vertebral column, on sheets so far to the side of the canal: transverse
@@ -117,8 +117,8 @@ def follow_ribs(frame: ChestFrame) -> list[Track]:
     if not seeds:
         return []
     alone = _follow(frame, seeds, None)
-    guided = _follow(frame, seeds, _Guide(alone))
-    led = _follow(frame, seeds, _Guide(guided), LED_SHARE)
+    guided = _follow(frame, seeds, Guide(alone))
+    led = _follow(frame, seeds, Guide(guided), LED_SHARE)
     guided = [_longer(track, other) for track, other in zip(guided, led)]
     heads = _follow_to_heads(frame, seeds)
     tracks = []
@@ -181,21 +181,13 @@ def follow_fragments(frame: ChestFrame, tracks: Sequence[Track]) -> list[Track]:
     Returns:
         Their courses, each from the border forward, without a head.
     """
+    # where a lung's tip is in the scan, all ribs of its side begin in it
+    sides = [side for side, tip_mm in zip((-1, 1), frame.lung_tops_mm) if not tip_mm <= frame.top_mm - TIP_MM]
     known = [cKDTree(track.points) for track in tracks]
-    seeds = [
-        seed for seed in _fragment_seeds(frame) if all(tree.query(seed.center)[0] > FRAGMENT_APART_MM for tree in known)
-    ]
-    if not seeds:
-        return []
-    guide = _Guide(tracks)
-    forward = _follow(frame, seeds, guide)
-    backward = _follow(frame, [_Seed(seed.side, seed.center, -seed.direction) for seed in seeds], None)
     found: list[Track] = []
-    for ahead, back in zip(forward, backward):
-        points = np.concatenate([back.points[:0:-1], ahead.points])
-        is_found = np.concatenate([back.found[:0:-1], ahead.found])
-        end = _front_end(Track(ahead.side, points, is_found, ahead.end))
-        fragment = Track(ahead.side, points[:end], is_found[:end], ahead.end, has_head=False)
+    for fragment in free_courses(frame, tracks, sides):
+        end = _front_end(fragment)
+        fragment = replace(fragment, points=fragment.points[:end], found=fragment.found[:end])
         if (
             frame.top_mm - fragment.points[0, 2] > ENTRY_MM
             or fragment.length_mm < MIN_FRAGMENT_MM
@@ -209,17 +201,11 @@ def follow_fragments(frame: ChestFrame, tracks: Sequence[Track]) -> list[Track]:
     return found
 
 
-def _fragment_seeds(frame: ChestFrame) -> list[_Seed]:
-    """Find spots of bone on the wall that go on from one coronal sheet to the next."""
-    seeds = []
-    for side, tip_mm in zip((-1, 1), frame.lung_tops_mm):
-        if tip_mm <= frame.top_mm - TIP_MM:
-            continue  # all ribs begin in the scan
-        spots = [_coronal_spots(frame, side, ahead) for ahead in FRAGMENT_SHEETS_MM]
-        for chain in _chains(spots, (0, 2)):
-            if len(chain) >= MIN_FRAGMENT_SPOTS:
-                seeds.append(_Seed.on(side, np.array([spot for _, spot in chain])))
-    return seeds
+def _coronal_seeds(frame: ChestFrame, side: int) -> list[_Seed]:
+    """Find spots of bone on a side's wall that go on from one coronal sheet to the next."""
+    spots = [_coronal_spots(frame, side, ahead) for ahead in FRAGMENT_SHEETS_MM]
+    chains = [chain for chain in _chains(spots, (0, 2)) if len(chain) >= MIN_FRAGMENT_SPOTS]
+    return [_Seed.on(side, np.array([spot for _, spot in chain])) for chain in chains]
 
 
 def _coronal_spots(frame: ChestFrame, side: int, ahead_mm: float) -> NDArray[np.float64]:
@@ -237,6 +223,31 @@ def _coronal_spots(frame: ChestFrame, side: int, ahead_mm: float) -> NDArray[np.
     middles = np.column_stack([spots[:, 0], row[spots[:, 1]], spots[:, 1]]) * frame.step
     lateral = side * (middles[:, 0] - frame.canal[spots[:, 1], 0])
     return np.asarray(middles[lateral > SHEETS_MM[0]])
+
+
+def free_courses(frame: ChestFrame, tracks: Sequence[Track], sides: Sequence[int]) -> list[Track]:
+    """Follow bone in the wall of the chest that lies off all tracks, both ways from a few coronal sheets."""
+    known = [cKDTree(track.points) for track in tracks]
+    seeds = [
+        seed
+        for side in sides
+        for seed in _coronal_seeds(frame, side)
+        if all(tree.query(seed.center)[0] > FRAGMENT_APART_MM for tree in known)
+    ]
+    if not seeds:
+        return []
+    forward = _follow(frame, seeds, Guide(tracks))
+    backward = _follow(frame, [_Seed(seed.side, seed.center, -seed.direction) for seed in seeds], None)
+    return [
+        Track(
+            ahead.side,
+            np.concatenate([back.points[:0:-1], ahead.points]),
+            np.concatenate([back.found[:0:-1], ahead.found]),
+            ahead.end,
+            has_head=False,
+        )
+        for ahead, back in zip(forward, backward)
+    ]
 
 
 @dataclass(frozen=True)
@@ -325,7 +336,7 @@ def _seed(frame: ChestFrame, side: int, spots: NDArray[np.float64]) -> _Seed | N
     return _Seed.on(side, spots)
 
 
-class _Guide:
+class Guide:
     """
     The direction in which ribs run at a place: that of the tracks beside, but for one's own.
 
@@ -365,7 +376,7 @@ class _Guide:
 
 
 def _follow(
-    frame: ChestFrame, seeds: Sequence[_Seed], guide: _Guide | None, guide_share: float = GUIDE_SHARE
+    frame: ChestFrame, seeds: Sequence[_Seed], guide: Guide | None, guide_share: float = GUIDE_SHARE
 ) -> list[Track]:
     """Follow all seeds forward, step by step, side by side."""
     sides = np.array([seed.side for seed in seeds])
