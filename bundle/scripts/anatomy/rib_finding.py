@@ -13,8 +13,9 @@ from scipy.spatial import cKDTree
 from scripts.anatomy.body import checked_spacing
 from scripts.anatomy.bone import METAL_HU
 from scripts.anatomy.rib_cage import Rib, RibCage
+from scripts.anatomy.rib_completion import complete_ribs
 from scripts.anatomy.rib_frame import ChestFrame, chest_frame
-from scripts.anatomy.rib_numbering import number_fragments, number_ribs
+from scripts.anatomy.rib_numbering import gap_below, number_fragments, number_parts, number_ribs
 from scripts.anatomy.rib_tracking import Track, follow_fragments, follow_ribs
 
 __all__ = ["find_rib_cage", "find_rib_mask"]
@@ -41,7 +42,8 @@ def find_rib_cage(image_hu: NDArray, spacing_mm: ArrayLike, affine: ArrayLike) -
     Find, follow and number the ribs of a scan.
 
     From the vertebral canal, bone that leaves the column sideways is followed step by step, each rib guided by the
-    direction of its neighbors, over the gaps of fractures and to where bone ends. Numbers follow from the order, the
+    direction of its neighbors, over the gaps of fractures and to where bone ends. What was lost, as in front of a
+    displaced fracture, is found by what runs parallel to the others. Numbers follow from the order, the
     shapes of the first ribs, the tips of the lungs and what is below the last rib; where the scan shows too little of
     these, ribs are ordered and have no numbers. No trained weights are needed.
 
@@ -61,11 +63,14 @@ def find_rib_cage(image_hu: NDArray, spacing_mm: ArrayLike, affine: ArrayLike) -
     frame = chest_frame(image_hu, spacing)
     if isinstance(frame, str):
         return RibCage(np.zeros((1, 1, 1), dtype=np.uint8), affine, (), (f"ribs were not found: {frame}",))
-    tracks = follow_ribs(frame)
+    begun = follow_ribs(frame)
+    fragments = follow_fragments(frame, begun)
+    tracks, parts = complete_ribs(frame, begun, fragments)
     to_world = affine @ np.diag([*(1.0 / spacing), 1.0])  # from mm in the scan's array
     numbering = number_ribs(frame, tracks)
-    fragments = follow_fragments(frame, tracks)
     fragment_numbers = number_fragments(tracks, numbering.numbers, fragments)
+    known = dict(enumerate([*numbering.numbers.values(), *fragment_numbers]))
+    part_numbers = number_parts([*(tracks[i] for i in numbering.numbers), *fragments], known, parts)
     ribs, courses = [], []
     for side, name in ((-1, "left"), (1, "right")):
         own = [(f, n, FRAGMENT_CONFIDENCE) for f, n in zip(fragments, fragment_numbers) if f.side == side]
@@ -75,6 +80,10 @@ def find_rib_cage(image_hu: NDArray, spacing_mm: ArrayLike, affine: ArrayLike) -
             for i, number in numbering.numbers.items()
             if tracks[i].side == side
         ]
+        for part, number in zip(parts, part_numbers):
+            if part.side == side:
+                above = [i for i, (track, _, _) in enumerate(own, 1) if gap_below(track, part) is not None]
+                own.insert(max(above, default=0), (part, number, FRAGMENT_CONFIDENCE))
         for order, (track, number, confidence) in enumerate(own, start=1):
             course = _course(track)
             courses.append(course)

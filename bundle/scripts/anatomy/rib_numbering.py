@@ -13,7 +13,7 @@ from scripts.anatomy.rib_cage import CERVICAL, LUMBAR, RIBS_PER_SIDE
 from scripts.anatomy.rib_frame import ChestFrame
 from scripts.anatomy.rib_tracking import TIP_MM, Track
 
-__all__ = ["Numbering", "number_fragments", "number_ribs"]
+__all__ = ["Numbering", "gap_below", "number_fragments", "number_parts", "number_ribs"]
 
 # Mean and standard deviation, rib by rib from the first, of 26 sides of 13 chest CT numbered by eye (the public scans
 # that the documentation lists), and wide enough for the phantoms, whose first ribs pass lower and farther behind.
@@ -169,7 +169,7 @@ def number_fragments(
         others = [(tracks[j], number) for j, number in numbers.items()]
         others += [(fragments[j], number) for j, number in enumerate(found) if number is not None]
         for other, number in others:
-            if other.side == fragments[i].side and (gap := _gap(fragments[i], other)) is not None:
+            if other.side == fragments[i].side and (gap := gap_below(fragments[i], other)) is not None:
                 below.append((gap, number))
         if below:
             gap, number = min(below)
@@ -178,7 +178,34 @@ def number_fragments(
     return found
 
 
-def _gap(fragment: Track, other: Track) -> float | None:
+def number_parts(
+    tracks: Sequence[Track], numbers: Mapping[int, int | None], parts: Sequence[Track]
+) -> list[int | None]:
+    """
+    Number the parts of ribs whose back ends were not found by the ribs beside them.
+
+    Args:
+        tracks: the ribs that begin at the spine, and those that enter the scan from above.
+        numbers: their numbers, by index.
+        parts: the parts.
+
+    Returns:
+        The number of each part: the one that is missing between the rib above and the rib below, where one is.
+    """
+    found: list[int | None] = []
+    for part in parts:
+        own = [(tracks[i], number) for i, number in numbers.items() if tracks[i].side == part.side]
+        below = [(gap, number) for track, number in own if (gap := gap_below(part, track)) is not None]
+        above = [(gap, number) for track, number in own if (gap := gap_below(track, part)) is not None]
+        lower, upper = (min(beside, default=(0.0, None), key=lambda one: one[0])[1] for beside in (below, above))
+        is_between = lower is not None and upper is not None and lower - upper == 2
+        number = upper + 1 if is_between and upper is not None else None
+        is_taken = (part.side, number) in [(other.side, one) for other, one in zip(parts, found)]
+        found.append(None if is_taken else number)
+    return found
+
+
+def gap_below(fragment: Track, other: Track) -> float | None:
     """Return how far below a fragment another rib of its side runs, mm; None where they pass no common place."""
     ahead = np.abs(fragment.points[:, None, :2] - other.points[None, :, :2]).sum(axis=2)
     nearest = ahead.argmin(axis=1)

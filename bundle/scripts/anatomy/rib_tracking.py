@@ -226,7 +226,7 @@ def _coronal_spots(frame: ChestFrame, side: int, ahead_mm: float) -> NDArray[np.
 
 
 def free_courses(frame: ChestFrame, tracks: Sequence[Track], sides: Sequence[int]) -> list[Track]:
-    """Follow bone in the wall of the chest that lies off all tracks, both ways from a few coronal sheets."""
+    """Follow bone in the wall of the chest that lies off all tracks, both ways from where it crosses coronal sheets."""
     known = [cKDTree(track.points) for track in tracks]
     seeds = [
         seed
@@ -236,7 +236,7 @@ def free_courses(frame: ChestFrame, tracks: Sequence[Track], sides: Sequence[int
     ]
     if not seeds:
         return []
-    forward = _follow(frame, seeds, Guide(tracks))
+    forward = _follow(frame, seeds, Guide(tracks), is_own_guide=False)
     backward = _follow(frame, [_Seed(seed.side, seed.center, -seed.direction) for seed in seeds], None)
     return [
         Track(
@@ -360,14 +360,15 @@ class Guide:
             self.owners = np.concatenate(owners)
             self.tree = cKDTree(self.points)
 
-    def at(self, points: NDArray[np.float64], owners: NDArray[np.int_]) -> NDArray[np.float64]:
-        """Return unit vectors, shape ``(n, 3)``; 0 where nothing near teaches."""
+    def at(self, points: NDArray[np.float64], owners: NDArray[np.int_] | None = None) -> NDArray[np.float64]:
+        """Return unit vectors, shape ``(n, 3)``; 0 where nothing near teaches. No owner teaches its own points."""
         if self.is_empty:
             return np.zeros_like(points)
         distance, index = self.tree.query(points, k=min(96, len(self.points)), distance_upper_bound=GUIDE_REACH_MM)
         known = np.isfinite(distance)
         index = np.where(known, index, 0)
-        known &= self.owners[index] != owners[:, None]
+        if owners is not None:
+            known &= self.owners[index] != owners[:, None]
         weight = np.where(known, np.exp(-((np.where(known, distance, 0) / GUIDE_SIGMA_MM) ** 2) / 2), 0.0)
         total = (weight[:, :, None] * self.directions[index]).sum(axis=1)
         length = np.linalg.norm(total, axis=1, keepdims=True)
@@ -376,9 +377,13 @@ class Guide:
 
 
 def _follow(
-    frame: ChestFrame, seeds: Sequence[_Seed], guide: Guide | None, guide_share: float = GUIDE_SHARE
+    frame: ChestFrame,
+    seeds: Sequence[_Seed],
+    guide: Guide | None,
+    guide_share: float = GUIDE_SHARE,
+    is_own_guide: bool = True,
 ) -> list[Track]:
-    """Follow all seeds forward, step by step, side by side."""
+    """Follow all seeds forward, step by step, side by side; a guide made of their own tracks leaves out each one's."""
     sides = np.array([seed.side for seed in seeds])
     owners = np.arange(len(seeds))
     place = np.array([seed.center for seed in seeds])
@@ -392,7 +397,7 @@ def _follow(
     for count in range(int(MAX_LENGTH_MM / STEP_MM)):
         if not is_alive.any():
             break
-        ways = np.zeros_like(place) if guide is None else guide.at(place, owners)
+        ways = np.zeros_like(place) if guide is None else guide.at(place, owners if is_own_guide else None)
         has_way = ways.any(axis=1)
         share = np.where(has_way, np.where(gap > 4.0, GUIDE_SHARE_IN_GAP, guide_share), 0.0)[:, None]
         heading = _unit((1.0 - share) * direction + share * ways)
