@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from scripts.anatomy.rib_frame import ChestFrame
-from scripts.anatomy.rib_numbering import CHILD, ODD, UNSURE, Numbering, number_ribs
+from scripts.anatomy.rib_numbering import CHILD, ODD, UNSURE, Numbering, number_parts, number_ribs
 from scripts.anatomy.rib_tracking import Track
 
 STEP_MM = np.array([1.5, 1.5, 1.5])
@@ -214,3 +214,33 @@ def test_tracks_that_are_no_cage_have_no_numbers() -> None:
 def test_no_tracks_have_no_numbers() -> None:
     found = number_ribs(chest(), [])
     assert found.numbers == {} == found.confidence
+
+
+def front(side: int, number: int) -> Track:
+    """A rib without its first 60 mm."""
+    track = course(side, number)
+    return replace(track, points=track.points[30:], found=track.found[30:], has_head=False)
+
+
+@pytest.mark.parametrize(
+    "side, numbers, part, expected",
+    [
+        pytest.param(LEFT, {5: 5, 7: 7}, 6, 6, id="one is missing"),
+        pytest.param(LEFT, {5: None, 7: 7}, 6, None, id="no number above"),
+        pytest.param(LEFT, {4: 4, 7: 7}, 5, None, id="two are missing"),
+        pytest.param(LEFT, {5: 5, 6: 6}, 7, None, id="nothing below"),
+        pytest.param(RIGHT, {5: 5, 7: 7}, 6, None, id="the other side"),
+    ],
+)
+def test_a_part_has_the_number_that_is_missing(
+    side: int, numbers: dict[int, int | None], part: int, expected: int | None
+) -> None:
+    tracks = [course(LEFT, number) for number in numbers]
+    assert number_parts(tracks, dict(enumerate(numbers.values())), [front(side, part)]) == [expected]
+
+
+def test_parts_of_one_rib_do_not_share_its_number() -> None:
+    tracks, parts = [course(LEFT, 5), course(LEFT, 7)], [front(LEFT, 6), front(LEFT, 6)]
+    assert number_parts(tracks, {0: 5, 1: 7}, parts) == [6, None]
+    short = replace(course(LEFT, 6), points=course(LEFT, 6).points[:12], found=course(LEFT, 6).found[:12])
+    assert number_parts([*tracks, short], {0: 5, 1: 7, 2: 6}, parts) == [None, None]

@@ -190,7 +190,7 @@ def number_parts(
         parts: the parts.
 
     Returns:
-        The number of each part: the one that is missing between the rib above and the rib below, where one is.
+        The number of each part: the one that is missing between the ribs above and below it; None without one.
     """
     found: list[int | None] = []
     for part in parts:
@@ -200,8 +200,8 @@ def number_parts(
         lower, upper = (min(beside, default=(0.0, None), key=lambda one: one[0])[1] for beside in (below, above))
         is_between = lower is not None and upper is not None and lower - upper == 2
         number = upper + 1 if is_between and upper is not None else None
-        is_taken = (part.side, number) in [(other.side, one) for other, one in zip(parts, found)]
-        found.append(None if is_taken else number)
+        taken = [one for _, one in own] + [one for other, one in zip(parts, found) if other.side == part.side]
+        found.append(None if number in taken else number)
     return found
 
 
