@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from monai.config import PathLike
 from monai.data import NibabelWriter
@@ -51,7 +52,15 @@ class AtomicNibabelWriter(NibabelWriter):
             if lowest < 0:
                 raise ValueError(f"{filename}: ids must not be negative, but the lowest is {lowest}.")
             self.output_dtype = np.min_scalar_type(highest)
-        stored = np.asarray(self.data_obj).astype(get_equivalent_dtype(self.output_dtype, np.ndarray), copy=False)
-        self.data_obj = in_fortran_order(stored)
+        stored_type = get_equivalent_dtype(self.output_dtype, np.ndarray)
+        self.data_obj = np.asarray(self.data_obj).astype(stored_type, copy=False)
         with whole_file(filename) as temporary:
             super().write(temporary, verbose=verbose, **obj_kwargs)
+
+    @classmethod
+    def create_backend_obj(  # type: ignore[override]  # MONAI does so itself
+        cls, data_array: Any, affine: Any = None, dtype: Any = None, **kwargs: Any
+    ) -> nib.nifti1.Nifti1Image:
+        """Make MONAI's image, in the order of a file: MONAI itself would turn the voxels back again."""
+        image = super().create_backend_obj(data_array, affine, dtype, **kwargs)
+        return type(image)(in_fortran_order(np.asarray(image.dataobj)), image.affine, image.header)
