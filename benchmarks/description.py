@@ -39,6 +39,7 @@ from scripts.description.measure import NOT_MEASURABLE, Measured  # noqa: E402
 from scripts.metrics.folders import load_pair  # noqa: E402
 from scripts.metrics.froc import instance_overlaps  # noqa: E402
 from scripts.synthetic.phantom import make_phantom  # noqa: E402
+from scripts.synthetic.phantom.dataset import INFO_NAME, make_scan  # noqa: E402
 
 __all__ = ["Row", "figures", "main"]
 
@@ -125,16 +126,16 @@ def phantom_rows(count: int, seed: int, model: TypeModel, subtle: float) -> Iter
 def implanted_rows(folder: Path, section: str, model: TypeModel) -> Iterator[Row]:
     """Measure implanted fractures where they are annotated."""
     load = loading()
-    for item, truths in _implanted(folder, section):
+    for item, truths in _drawn_scans(folder, section):
         data: Any = load(item)
         yield from _measured_rows(item["scan"], data["image"], data["label"], data["rib_cage"], truths, model)
 
 
 def predicted_rows(folder: Path, section: str, results_dir: Path) -> Iterator[Row]:
-    """Read what a prediction tells of the implanted fractures that it found and described."""
+    """Read what a prediction tells of the fractures that it found and described."""
     with open(results_dir / "fractures.csv", newline="", encoding="utf-8") as file:
         told = {(row["scan"], int(row["id"])): row for row in csv.DictReader(file) if _is_described(row)}
-    for item, truths in _implanted(folder, section):
+    for item, truths in _drawn_scans(folder, section):
         scan = item["scan"]
         pred, label, _ = load_pair(results_dir / "predictions" / f"{scan}.nii.gz", Path(item["label"]))
         overlaps = instance_overlaps(pred, label)
@@ -170,12 +171,19 @@ def _told_row(scan: str, truth: Mapping[str, Any], row: Mapping[str, str]) -> Ro
     )
 
 
-def _implanted(folder: Path, section: str) -> Iterator[tuple[dict[str, Any], dict[int, dict[str, Any]]]]:
-    """Yield the scans with implants, each with what was implanted, by the fractures' ids."""
-    info = json.loads((folder / "dataset-info.json").read_text(encoding="utf-8"))
-    made = {scan["public_id"]: {one["label_id"]: one for one in scan["fractures"]} for scan in info["made"]}
-    for item in tqdm([one for one in load_datalist(folder, section) if made.get(one["scan"])], unit="scan"):
-        yield item, made[item["scan"]]
+def _drawn_scans(folder: Path, section: str) -> Iterator[tuple[dict[str, Any], dict[int, dict[str, Any]]]]:
+    """Yield the scans of a data set, each with what was drawn or implanted, by the fractures' ids."""
+    info = json.loads((folder / INFO_NAME).read_text(encoding="utf-8"))
+    items = load_datalist(folder, section)
+    if "made" in info:
+        made = {scan["public_id"]: {one["label_id"]: one for one in scan["fractures"]} for scan in info["made"]}
+        items = [item for item in items if made.get(item["scan"])]
+    for index, item in enumerate(tqdm(items, unit="scan")):
+        if "made" in info:
+            yield item, made[item["scan"]]
+        else:  # a synthetic scan is made once more
+            fractures = make_scan(info, section, index).fractures
+            yield item, {one.label_id: asdict(one) for one in fractures}
 
 
 def figures(rows: Sequence[Row]) -> dict[str, Any]:
@@ -249,7 +257,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--phantoms", type=int, default=0, help="synthetic scans to make and measure")
     add("--seed", type=int, default=2026, help="of the synthetic scans")
     add("--subtle", type=float, default=0.0, help="share of subtle fractures in the synthetic scans")
-    add("--implanted", action="append", default=[], help="folder that python -m scripts implant made; again for more")
+    add(
+        "--implanted",
+        action="append",
+        default=[],
+        help="folder that python -m scripts implant or phantom made; again for more",
+    )
     add("--section", default="test", help="of these folders")
     add("--results_dir", help="output folder of a prediction of them, whose fractures.csv is compared instead")
     add("--model", default=str(SHIPPED_MODEL), help="of the types, as python -m scripts fit_types writes it")

@@ -12,6 +12,7 @@ import numpy as np
 
 from benchmarks import description
 from scripts.reporting.tables import FRACTURE_COLUMNS
+from scripts.synthetic.phantom import generate_phantoms
 
 SCAN = "RibFrac501"
 BOXES = {1: 4, 2: 12, 3: 20, 4: 28}  # first voxel of each fracture along the first axis
@@ -70,3 +71,13 @@ def test_a_predictions_table_is_compared_with_what_was_implanted(tmp_path: Path)
     assert (numbers["fractures"], numbers["measured"], numbers["class_right"]) == (3, 2, 1.0)
     assert numbers["types"] == [[1, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0] * 5, [0, 0, 0, 1, 0]]
     assert abs(numbers["offset_error_mm"][0] - 0.6) < 1e-9
+
+
+def test_what_was_drawn_into_synthetic_scans_is_known_again(tmp_path: Path) -> None:
+    folder = tmp_path / "phantoms"
+    generate_phantoms(folder, 0, 0, 2, seed=3, size="slab", spacing=(1.6, 1.6, 3.0), workers=1)
+    scans = list(description._drawn_scans(folder, "test"))
+    assert len(scans) == 2 and any(truths for _, truths in scans)
+    for item, truths in scans:
+        assert {number: truth["code"] for number, truth in truths.items()} == item["label_codes"]
+        assert all(truth["offset_mm"] >= 0 for truth in truths.values())

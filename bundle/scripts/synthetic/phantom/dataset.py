@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from scripts.files.atomic_write import write_json, write_text, write_volume
 from scripts.synthetic.choices import RIBFRAC_NAMES, SIZES
-from scripts.synthetic.phantom.scan import make_phantom
+from scripts.synthetic.phantom.scan import Phantom, make_phantom
 from scripts.synthetic.phantom.traits import check_traits, trait_rng
 
-__all__ = ["INFO_NAME", "SECTIONS", "generate_phantoms"]
+__all__ = ["INFO_NAME", "SECTIONS", "generate_phantoms", "make_scan"]
 
 INFO_NAME = "dataset-info.json"
 GENERATOR_VERSION = 2  # raise it with every change to what a seed gives
@@ -143,18 +143,33 @@ def _write_scan(job: tuple[Path, str, int, dict[str, Any], str]) -> tuple[str, l
     if done_path.is_file():
         codes = {int(instance): code for instance, code in json.loads(done_path.read_text()).items()}
     else:
-        seed = (settings["seed"], list(SECTIONS).index(section), index)
-        phantom = make_phantom(
-            seed,
-            settings["size"],
-            shape=settings["shape"],
-            spacing=settings["spacing"],
-            fractures=0 if index % _EMPTY_EVERY == _EMPTY_EVERY - 1 else None,
-            traits=[trait for trait in settings.get("traits", ()) if trait_rng(seed, f"has {trait}").random() < 0.5],
-            subtle=settings["subtle"],
-        )
+        phantom = make_scan(settings, section, index)
         codes = phantom.label_codes
         write_volume(folder / f"ribfrac-{name}-images" / f"{public_id}-image.nii.gz", phantom.image, phantom.affine)
         write_volume(folder / f"ribfrac-{name}-labels" / f"{public_id}-label.nii.gz", phantom.label, phantom.affine)
         write_text(done_path, json.dumps(codes))
     return section, [(public_id, instance, code) for instance, code in sorted({0: 0, **codes}.items())]
+
+
+def make_scan(settings: Mapping[str, Any], section: str, index: int) -> Phantom:
+    """
+    Make a scan of a synthetic data set.
+
+    Args:
+        settings: what the data set's ``dataset-info.json`` holds.
+        section: ``training``, ``validation`` or ``test``.
+        index: place in the section, from 0.
+
+    Returns:
+        The scan, always the same one, with what is known of each fracture.
+    """
+    seed = (settings["seed"], list(SECTIONS).index(section), index)
+    return make_phantom(
+        seed,
+        settings["size"],
+        shape=settings["shape"],
+        spacing=settings["spacing"],
+        fractures=0 if index % _EMPTY_EVERY == _EMPTY_EVERY - 1 else None,
+        traits=[trait for trait in settings.get("traits", ()) if trait_rng(seed, f"has {trait}").random() < 0.5],
+        subtle=settings["subtle"],
+    )
