@@ -292,6 +292,7 @@ def _table(figures: Mapping[str, Any]) -> str:
     """Make the table; the first row is what the others are compared to."""
     seconds = {name: min(row["seconds"]) for name, row in figures["rows"].items()}
     first = next(iter(seconds.values()))
+    has_dice = any("dice" in row for row in figures["rows"].values())
     rows = [
         [
             f"`{name}`",
@@ -299,11 +300,11 @@ def _table(figures: Mapping[str, Any]) -> str:
             f"{seconds[name]:.0f}",
             f"{first / seconds[name]:.1f}",
             f"{row['peak_gb']:.1f}",
-            f"{row['dice']:.3f}" if "dice" in row else "",
+            *([f"{row['dice']:.3f}" if "dice" in row else ""] if has_dice else []),
         ]
         for name, row in figures["rows"].items()
     ]
-    header = ["row", "what it is", "s a scan", "times as fast", "peak GB", "Dice to `float32`"]
+    header = ["row", "what it is", "s a scan", "times as fast", "peak GB", *(["Dice to `float32`"] if has_dice else [])]
     says = (
         f"512 x 512 x {figures['slices']} voxels, {figures['threads']} threads, {figures['machine']}. Starting the "
         f"program took {figures['seconds_to_start']:.0f} s more."
