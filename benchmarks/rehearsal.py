@@ -341,8 +341,8 @@ def _table(steps: Mapping[str, Mapping[str, Any]], scans: Sequence[int], shape: 
             step["says"],
             f"{step['seconds']:.0f}",
             f"{step['cpu_seconds']:.0f}",
-            f"{step['most_gb']:.1f}",
-            f"{step['kept_gb']:.1f}",
+            f"{step['most_gb']:.2f}",
+            f"{step['kept_gb']:.2f}",
             step["printed"],
         ]
         for step in steps.values()

@@ -151,7 +151,7 @@ def test_the_table(generated: list[Any], tmp_path: Path, monkeypatch: pytest.Mon
     rehearsal.main("--output_dir work --scans 2 1 1 --shape 12 10 8 --markdown page.md".split())
     lines = page.read_text().splitlines()
     assert "2 training, 1 validation and 1 test scans of 12×10×8 voxels; 23 minutes in all." in lines  # 9 · 150.4 / 60
-    assert "| `tune` | 150 | 100 | 2.1 | 1.0 | done |" in lines
+    assert "| `tune` | 150 | 100 | 2.06 | 1.04 | done |" in lines
     assert sum(line.startswith("| `") for line in lines) == len(STEPS) and lines[-1] == "behind"
     assert json.loads((tmp_path / "work" / "records.json").read_text()).keys() == {
         str(number) for numbers in RECORDS.values() for number in numbers
