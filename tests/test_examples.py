@@ -62,6 +62,7 @@ NOT_TESTED = {
     "takes minutes to hours": [
         "docs/description.md",
         "docs/detection.md",
+        "docs/how-to/train-on-ribfrac.md",
         "docs/pictures.md",
         "docs/pictures.md",
         "docs/pictures.md",
