@@ -131,11 +131,19 @@ def test_the_list_is_that_of_a_folder(engine, studies, tmp_path):
         list(ArchiveScans(tmp_path / "headers.db", f"{address(tmp_path)}/none", **LISTED).listed())
 
 
-def test_a_worker_fetches_a_scan_and_writes_what_it_finds(data, tmp_path, model, monkeypatch):
-    """A process's own worker, without an engine; it writes what one writes that has folders."""
+@pytest.fixture
+def own_scratch(tmp_path, monkeypatch):
+    """Scratch folders in that of the test, which is removed at its end."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(scratch.tempfile, "tempdir", str(tmp_path))
     scratch.scratch_folder.cache_clear()
+    yield
+    scratch.scratch_folder.cache_clear()
+
+
+@pytest.mark.usefixtures("own_scratch")
+def test_a_worker_fetches_a_scan_and_writes_what_it_finds(data, tmp_path, model):
+    """A process's own worker, without an engine; it writes what one writes that has folders."""
     scans = ArchiveScans(tmp_path / "headers.db", address(data), **LISTED)
     assert list(filter(None, scans.listed())) == [] and len(scans) == 3
     found, usual = tmp_path / "bucket" / "found", tmp_path / "usual"
