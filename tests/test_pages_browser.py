@@ -210,6 +210,17 @@ def test_printed_it_shows_everything_but_the_controls(page):
     page.emulate_media(media="print")
     assert not page.is_visible("#controls") and page.is_visible("#counts")
     assert shown(page, ".card") == 8
+    assert shown(page, "details") == 0  # nobody can open them on paper
+
+
+def test_a_header_keeps_its_unit_and_its_arrow_on_one_line(page):
+    page.set_viewport_size({"width": 380, "height": 800})
+    units = page.locator("#finding-table th .unit")
+    assert units.all_text_contents()[:2] == ["0-1", "mm"]
+    lines = units.evaluate_all("units => units.map(unit => unit.getClientRects().length)")
+    button = page.locator("#finding-table th button", has_text="side")
+    height, line = button.evaluate("it => [it.offsetHeight, parseFloat(getComputedStyle(it).lineHeight)]")
+    assert set(lines) == {1} and height < 1.5 * line
 
 
 def test_it_fits_a_narrow_window_and_the_dark(page):
