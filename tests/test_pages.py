@@ -29,6 +29,7 @@ from scripts.metrics.ribfrac_froc import RibFracFROCMetric, annotated_and_predic
 from scripts.reporting.pages import findings as findings_module
 from scripts.reporting.pages.charts import Axis, Chart, Series
 from scripts.reporting.pages.findings import MAX_PICTURES, Finding, counts_at, outcome_at, scan_findings
+from scripts.reporting.pages.name_places import Box, NamePlaces
 from scripts.reporting.pages.page import OUTCOMES, ReviewPage
 from scripts.reporting.pages.pictures import gray_values, outline
 from scripts.reporting.pages.views import PLANES, Scan, centered_views, projections
@@ -154,15 +155,55 @@ def test_the_level_is_counted_from_the_uppermost_slice():
     assert synthetic_scan().below_top_mm((7, 3, 30 * 1.25)) == pytest.approx(29 * 1.25)
 
 
-def test_names_in_a_crowd_cover_no_other_and_are_not_cut():
-    ids = np.zeros((80, 80, 60), dtype=np.int32)
-    for number in range(1, 6):  # one behind the other, at the lower edge: 60 slices of 1.25 mm are 75 mm
-        ids[40, 10 * number, 1] = number
-    scan = Scan(np.zeros(ids.shape), np.diag([*SPACING_MM, 1.0]), (-1.0, 1.0), {"candidate": ids})
+def name_boxes(view, letters):
+    """Where names and the letters at the edges stand: left, upper, right and lower edge, shape (n, 4)."""
+    width, half = 0.7 * view.text_mm * letters, view.text_mm / 2
+    starts = [line.label_mm[0] - (width if line.label_ends else 0) for line in view.outlines]
+    names = [(x, line.label_mm[1] - half, x + width, line.label_mm[1] + half) for x, line in zip(starts, view.outlines)]
+    edge, middle = 0.8 * view.text_mm, (view.width_mm / 2, view.height_mm / 2)
+    letters = (
+        (edge, middle[1]),
+        (view.width_mm - edge, middle[1]),
+        (middle[0], edge),
+        (middle[0], view.height_mm - edge),
+    )
+    wide = 0.35 * view.text_mm
+    return np.array([*names, *((x - wide, y - half, x + wide, y + half) for x, y in letters)])
+
+
+def share_covered(box, others):
+    corner, opposite = np.maximum(others[:, :2], box[:2]), np.minimum(others[:, 2:], box[2:])
+    return (opposite - corner).clip(0).prod(axis=1).sum() / ((box[2] - box[0]) * (box[3] - box[1]))
+
+
+@pytest.mark.parametrize(
+    "columns, rows, step",
+    [
+        pytest.param([160], [10] * 6, 10, id="one behind the other, at the lower edge"),
+        pytest.param([3, 316], range(10, 110, 20), 0, id="at the right and the left edge"),
+        pytest.param([100, 118, 136], [50, 66, 82], 0, id="so close that names find room on one side alone"),
+        pytest.param([159], [2, 107], 0, id="at the letters of the edges"),
+    ],
+)
+def test_names_in_a_crowd_can_all_be_read_and_are_not_cut(columns, rows, step):
+    ids = np.zeros((320, 80, 110), dtype=np.int32)
+    places = [(column, row) for column in columns for row in rows]
+    for number, (column, row) in enumerate(places, start=1):
+        ids[column, 5 + step * number, row] = number
+    scan = Scan(np.zeros(ids.shape), np.eye(4), (-1.0, 1.0), {"candidate": ids})
     front = projections(scan, None)[0]
-    heights = sorted(line.label_mm[1] for line in front.outlines)
-    assert front.text_mm == 10 and min(np.diff(heights)) >= 10
-    assert heights[0] >= 5 and heights[-1] <= 75 - 5
+    boxes = name_boxes(front, letters=2)
+    assert front.text_mm == 10 and len(front.outlines) == len(places)
+    assert boxes.min() >= 0 and (boxes[:, 2] <= front.width_mm).all() and (boxes[:, 3] <= front.height_mm).all()
+    assert max(share_covered(box, np.delete(boxes, i, axis=0)) for i, box in enumerate(boxes)) < 0.1
+    away = [abs(line.label_mm[1] - (109.5 - row)) for line, (_, row) in zip(front.outlines, places)]
+    assert max(away) <= 30
+
+
+def test_a_name_covers_no_outline_where_the_other_side_is_free():
+    places = NamePlaces(100, 100, 10, [], [Box(40, 40, 50, 60), Box(52, 40, 70, 60)])
+    assert places.take(Box(40, 40, 50, 60), 2) == ((38, 50), True)
+    assert places.take(Box(52, 40, 70, 60), 2) == ((72, 50), False)
 
 
 def test_each_half_of_the_rib_cage_is_seen_from_its_side():

@@ -210,6 +210,17 @@ def test_printed_it_shows_everything_but_the_controls(page):
     page.emulate_media(media="print")
     assert not page.is_visible("#controls") and page.is_visible("#counts")
     assert shown(page, ".card") == 8
+    assert shown(page, "details") == 0  # nobody can open them on paper
+
+
+def test_a_header_keeps_its_unit_and_its_arrow_on_one_line(page):
+    page.set_viewport_size({"width": 380, "height": 800})
+    units = page.locator("#finding-table th .unit")
+    assert units.all_text_contents()[:2] == ["0-1", "mm"]
+    lines = units.evaluate_all("units => units.map(unit => unit.getClientRects().length)")
+    button = page.locator("#finding-table th button", has_text="side")
+    height, line = button.evaluate("it => [it.offsetHeight, parseFloat(getComputedStyle(it).lineHeight)]")
+    assert set(lines) == {1} and height < 1.5 * line
 
 
 def test_it_fits_a_narrow_window_and_the_dark(page):
@@ -304,6 +315,8 @@ def test_an_exported_review_is_loaded_whole_or_not_at_all(page, browser, address
         load("other.json") == "other.json does not fit this page: C2 in RibFrac501 is another candidate here, or none."
     )
     assert other.text_content("#n-reviewed") == "0"
+    exported(page, "#export-csv", tmp_path)
+    assert load("review.csv") == "review.csv does not fit this page: choose a file that Export JSON wrote."
     assert load("review.json") == "6 candidates loaded." and other.text_content("#n-reviewed") == "1"
     assert other.input_value("#s1-c1 textarea") == "old"
     other.context.close()
@@ -346,3 +359,19 @@ def test_pictures_open_large(page):
     assert "Rib cage in RibFrac501, from the front" in title.text_content()
     page.click("#large form button:last-child")
     assert not page.is_visible("#large") and page.complaints == []
+
+
+@pytest.mark.parametrize("width", [380, 600, 1400])
+def test_a_large_picture_fits_its_window(page, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.click(".top figure:first-child .enlarge")
+    dialog, view, title = (page.locator(name).bounding_box() for name in ("#large", "#large-view .view", "#large-name"))
+    assert page.evaluate("document.getElementById('large').scrollWidth <= document.getElementById('large').clientWidth")
+    assert dialog["x"] <= view["x"] and view["x"] + view["width"] <= dialog["x"] + dialog["width"]
+    assert title["width"] > 200 and title["height"] < 80  # not broken into letters beside the buttons
+
+
+def test_a_long_comment_is_seen_whole(page):
+    field = page.locator("#s0-c2 textarea")
+    field.fill("Seen on two slices only; compare with the scan of March. " * 3)
+    assert field.evaluate("field => field.scrollHeight <= field.clientHeight + 2")

@@ -38,6 +38,28 @@ def test_curves_have_charts_and_the_learning_rate_its_own():
     assert (charts[1].y.low, charts[1].y.high, charts[1].x.high) == (0.001, 0.1, 2)
 
 
+@pytest.mark.parametrize(
+    "lowest, names",
+    [
+        pytest.param(3e-5, ["5e-05", "0.0001", "0.0002", "0.0005", "0.001"], id="two powers of 10 are no scale"),
+        pytest.param(1e-6, ["1e-06", "1e-05", "0.0001", "0.001"], id="powers of 10"),
+    ],
+)
+def test_a_logarithmic_axis_has_names_enough(lowest, names):
+    _, chart = curve_charts({"training_loss": [(1, 0.5)], "learning_rate": [(1, 0.001), (9, lowest)]})
+    assert [name for _, name in chart.y.named()] == names
+
+
+def test_after_one_epoch_the_points_are_told_apart(tmp_path):
+    points = {"training_loss": [(1, 0.5)], "validation_loss": [(1, 0.25)]}
+    write_training_page(tmp_path / "training.html", points, 5, [], [])
+    page = Page((tmp_path / "training.html").read_text(encoding="utf-8"))
+    kinds = [circle.attributes["class"] for circle in page.all("circle")]
+    assert kinds == ["dot n0", "dot n1"] * 2  # in the chart, and in its legend
+    ys = [float(circle.attributes["cy"]) for circle in page.all("circle")]
+    assert ys[0] < ys[1]
+
+
 def test_scores_of_the_validation_have_a_chart_of_their_own():
     charts = curve_charts({"training_loss": [(1, 0.5)], "average_recall": [(1, 0.25)], "learning_rate": []})
     assert [(chart.title, chart.y.label) for chart in charts] == [("Losses", "loss"), ("Validation scores", "score")]

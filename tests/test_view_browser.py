@@ -300,6 +300,20 @@ def test_it_fits_a_narrow_window(page):
     assert (drawn(page).mean(axis=2) > 0.6 * 255).sum() > 20
 
 
+def test_in_a_narrow_window_a_candidate_leaves_the_pictures_in_view(page):
+    page.set_viewport_size({"width": 380, "height": 700})
+    page.reload()
+    page.wait_for_selector("#state[data-mm]", timeout=30_000)
+    assert page.evaluate("scrollY") == 0
+    last = page.locator("#marks tbody button").last
+    last.scroll_into_view_if_needed()
+    assert page.evaluate("scrollY") > 100
+    before = place(page)
+    last.click()
+    box = page.locator("#frames").bounding_box()
+    assert place(page) != before and box["y"] >= 0 and box["y"] + box["height"] <= 700
+
+
 @pytest.fixture
 def ribs(browser, tmp_path):
     (path,) = write_views(with_ribs(synthetic_run(tmp_path)), ["A"])

@@ -43,9 +43,14 @@ class Axis:
 
     def named(self) -> list[tuple[float, str]]:
         """Return the values that are named, and their names."""
-        locator = LogLocator() if self.logarithmic else MaxNLocator(6, integer=self.whole)
-        ticks = [float(tick) for tick in locator.tick_values(self.low, self.high)]
-        inside = [tick for tick in ticks if self.low - 1e-12 <= tick <= self.high * (1 + 1e-9)]
+        locators = (
+            [LogLocator(), LogLocator(subs=(1, 2, 5))] if self.logarithmic else [MaxNLocator(6, integer=self.whole)]
+        )
+        for locator in locators:
+            ticks = [float(tick) for tick in locator.tick_values(self.low, self.high)]
+            inside = [tick for tick in ticks if self.low - 1e-12 <= tick <= self.high * (1 + 1e-9)]
+            if len(inside) > 2:  # few powers of 10 tell no scale
+                break
         return [(tick, f"{tick:g}") for tick in inside]
 
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scripts.anatomy.components import instance_boxes
 from scripts.anatomy.midline import known_plane
+from scripts.reporting.pages.name_places import Box, NamePlaces, written
 from scripts.reporting.pages.pictures import cut_square, encode, gray_values, outline, shrink
 
 __all__ = ["ALONG_RIB", "PLANES", "Outline", "Scan", "View", "centered_views", "places_mm", "projections"]
@@ -28,7 +29,6 @@ VIEW_PIXELS = 160
 PROJECTION_PIXEL_MM = 1.2
 ALONG_RIB = "along the rib"  # name of the view that follows a rib
 _LEAST_TEXT_MM, _TEXT_SHARE = 10.0, 0.028  # of letters on a picture of the whole scan, and of its height
-_BENEATH_MM = 1.0  # a name
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Outline:
         instance: its id.
         path: SVG path data in mm of the view.
         label_mm: where its name starts in a projection, or ends where ``label_ends``; its middle line.
-        label_ends: whether the name stands to the left of the outline, since the picture ends to its right.
+        label_ends: whether the name stands to the left of the outline.
     """
 
     kind: str
@@ -270,10 +270,8 @@ def _projection(
     """Draw a projection; ``mirrored`` turns its first axis, and with it the lines."""
     spacing_mm = scan.spacing_mm[list(axes)]
     width_mm, height_mm = (float(n * s) for n, s in zip(values.shape, spacing_mm))
-    name_mm = _text_mm(height_mm) + _BENEATH_MM
     (across,) = {0, 1, 2} - set(axes)
-    outlines: list[Outline] = []
-    labels: list[tuple[float, float]] = []
+    shadows: list[tuple[str, int, NDArray, NDArray]] = []
     for kind, boxes in scan.boxes.items():
         for instance, box in boxes.items():
             if kept is not None and instance not in kept[kind]:
@@ -282,25 +280,14 @@ def _projection(
             first = np.array([box[axis].start for axis in axes])
             if mirrored:
                 shadow, first[0] = shadow[::-1], values.shape[0] - box[axes[0]].stop
-            first_mm = first * spacing_mm
-            last_mm = first_mm + np.array(shadow.shape) * spacing_mm
-            label_ends = bool(last_mm[0] > 0.82 * width_mm)
-            x, y = float(first_mm[0] - 2 if label_ends else last_mm[0] + 2), float(first_mm[1] + last_mm[1]) / 2
-            y = _free_height((x, y), labels, name_mm, height_mm)
-            labels.append((x, y))
-            outlines.append(Outline(kind, instance, outline(shadow, spacing_mm, first_mm), (x, y), label_ends))
+            shadows.append((kind, instance, shadow, first * spacing_mm))
+    around = [Box(*first_mm, *(first_mm + np.array(shadow.shape) * spacing_mm)) for *_, shadow, first_mm in shadows]
+    text_mm = _text_mm(height_mm)
+    names = NamePlaces(width_mm, height_mm, text_mm, written(width_mm, height_mm, text_mm, edges), around)
+    outlines = []
+    for (kind, instance, shadow, first_mm), box_mm in zip(shadows, around):
+        letters = len(f"C{instance}") + (2 if "fracture" in scan.boxes else 0)  # H C1, where the scan is annotated
+        place = names.take(box_mm, letters)
+        outlines.append(Outline(kind, instance, outline(shadow, spacing_mm, first_mm), *place))
     gray = gray_values(values[::-1] if mirrored else values, scan.window)
     return View(name, encode(shrink(gray, spacing_mm, PROJECTION_PIXEL_MM)), width_mm, height_mm, edges, outlines)
-
-
-def _free_height(
-    place_mm: tuple[float, float], taken_mm: list[tuple[float, float]], name_mm: float, height_mm: float
-) -> float:
-    """Return the height nearest to a place at which a name covers no other, and is not cut; its own in a crowd."""
-    x, y = place_mm
-    for step in range(int(height_mm / name_mm) + 1):
-        for height in (y + step * name_mm, y - step * name_mm):
-            covers = any(abs(x - a) < 4 * name_mm and abs(height - b) < name_mm for a, b in taken_mm)
-            if not covers and name_mm / 2 <= height <= height_mm - name_mm / 2:
-                return height
-    return y

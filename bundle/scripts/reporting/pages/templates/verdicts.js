@@ -114,12 +114,20 @@
     download("review.csv", "text/csv", `\ufeff${lines.map((line) => line.map(cell).join(",")).join("\r\n")}\r\n`);
   }
 
+  function parsed(text) {
+    try {
+      return JSON.parse(text);
+    } catch {
+      return null;
+    }
+  }
+
   // All of an exported file, or nothing of it.
   async function load(file) {
     const byName = new Map(candidates.map((row) => [`${row.dataset.name} ${idOf(row)}`, row]));
     try {
-      const content = JSON.parse(await file.text());
-      if (content.format !== FORMAT) throw new Error("it was not exported as JSON by such a page");
+      const content = parsed(await file.text());
+      if (content?.format !== FORMAT) throw new Error("choose a file that Export JSON wrote");
       const pairs = content.candidates.map((item) => {
         const row = byName.get(`${item.scan} ${item.id}`);
         if (!row || Math.abs(Number(row.dataset.score) - item.score) > 1e-6) {

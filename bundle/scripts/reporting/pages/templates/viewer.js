@@ -238,7 +238,9 @@
 
   function goTo(row) {
     for (const other of rows) other.classList.toggle("here", other === row);
-    row.scrollIntoView({ block: "nearest" });
+    // Beside the pictures the list scrolls; below them, in a narrow window, it would take them out of view.
+    const above = matchMedia("(max-width: 760px)").matches;
+    (above ? byId("frames") : row).scrollIntoView({ block: "nearest" });
     // true: the patient's mm, also where a scan is tilted; NiiVue draws it upright, in mm of its own
     nv.scene.crosshairPos = nv.mm2frac(row.dataset.place.split(" ").map(Number), 0, true);
     zoom();
