@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from scripts.anatomy.rib_frame import ChestFrame
-from scripts.anatomy.rib_tracking import STEP_MM, Guide, Track, free_courses
+from scripts.anatomy.rib_tracking import STEP_MM, Guide, Track, directions, free_courses
 
 __all__ = ["complete_ribs"]
 
@@ -30,7 +29,6 @@ MAX_GAP_MM = 40.0
 MAX_TURN_DEGREES = 50.0
 MAX_ASTRAY_POINTS = 12
 DIRECTION_POINTS = 5
-SMOOTHING_POINTS = 3.0
 
 
 def complete_ribs(
@@ -87,14 +85,13 @@ def _is_of_rib(frame: ChestFrame, part: Track, guide: Guide) -> bool:
     """Tell whether a part is bone, lies in the wall, and runs as the tracks beside."""
     if len(part.points) < 2 or part.found.mean() < MIN_FOUND:
         return False
-    voxels = np.clip(np.rint(part.points / frame.step).astype(int), 0, np.array(frame.hu.shape) - 1)
-    if np.median(frame.outside_mm[tuple(voxels.T)]) > MAX_OUTSIDE_MM:
+    if np.median(frame.outside_at(part.points)) > MAX_OUTSIDE_MM:
         return False
     ways = guide.at(part.points)
     is_guided = ways.any(axis=1)
     if is_guided.mean() < MIN_GUIDED:
         return False
-    along = (_directions(part.points) * ways).sum(axis=1)[is_guided]
+    along = (directions(part.points) * ways).sum(axis=1)[is_guided]
     return bool(np.median(along) >= np.cos(np.radians(MAX_ASTRAY_DEGREES)))
 
 
@@ -103,8 +100,8 @@ def _gone_on(track: Track, part: Track) -> tuple[Track, float] | None:
     if track.side != part.side:
         return None
     best: tuple[Track, float] | None = None
-    ahead = _directions(part.points)[:DIRECTION_POINTS].mean(axis=0)
-    along = _directions(track.points)
+    ahead = directions(part.points)[:DIRECTION_POINTS].mean(axis=0)
+    along = directions(track.points)
     for end in range(max(len(track.points) - MAX_ASTRAY_POINTS, 2 * DIRECTION_POINTS), len(track.points) + 1):
         gap = part.points[0] - track.points[end - 1]
         gap_mm = float(np.linalg.norm(gap))
@@ -119,9 +116,3 @@ def _gone_on(track: Track, part: Track) -> tuple[Track, float] | None:
         found = np.concatenate([track.found[:end], np.zeros(len(between), dtype=bool), part.found])
         best = replace(track, points=points, found=found, end=part.end), cost
     return best
-
-
-def _directions(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the direction of a course at each of its points, of length 1."""
-    along = np.gradient(ndimage.gaussian_filter1d(points, SMOOTHING_POINTS, axis=0, mode="nearest"), axis=0)
-    return np.asarray(along / np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9))

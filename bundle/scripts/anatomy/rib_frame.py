@@ -89,6 +89,11 @@ class ChestFrame:
         canal = np.stack([np.interp(points[:, 2], heights, self.canal[:, axis]) for axis in (0, 1)], axis=1)
         return points[:, :2] - canal
 
+    def outside_at(self, points: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return the distance from the lungs' hull at the voxels nearest to points, shape ``(n,)``."""
+        voxels = np.clip(np.rint(points / self.step).astype(int), 0, np.array(self.hu.shape) - 1)
+        return self.outside_mm[tuple(voxels.T)]
+
     def inside(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Tell which points lie in the scan, shape ``(n,)``."""
         voxels = points / self.step

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from scripts.anatomy.rib_frame import ChestFrame
 
-__all__ = ["STEP_MM", "TIP_MM", "Guide", "Track", "follow_fragments", "follow_ribs", "free_courses"]
+__all__ = ["STEP_MM", "TIP_MM", "Guide", "Track", "directions", "follow_fragments", "follow_ribs", "free_courses"]
 
 STEP_MM = 2.0
 # Ribs are first sought where they leave the vertebral column, on sheets so far to the side of the canal: transverse
@@ -67,6 +67,7 @@ MIN_LENGTH_MM = 20.0
 # Directions over 8 mm may differ so much from those before, and from those of the ribs beside.
 MAX_TURN_DEGREES = 42.0
 MAX_ASTRAY_DEGREES = 50.0
+DIRECTION_SIGMA_POINTS = 3.0  # a course is smoothed by, for its directions
 # Ribs beside one another run nearly parallel.
 GUIDE_SIGMA_MM = 20.0
 GUIDE_REACH_MM = 55.0
@@ -330,8 +331,7 @@ def _peaks(sheet: NDArray[np.float64], step: NDArray[np.float64]) -> NDArray[np.
 def _seed(frame: ChestFrame, side: int, spots: NDArray[np.float64]) -> _Seed | None:
     """Start on a chain of spots, unless its middle lies outside of the chest's wall."""
     center = spots[len(spots) // 2]
-    voxel = tuple(np.clip(np.rint(center / frame.step).astype(int), 0, np.array(frame.hu.shape) - 1))
-    if center[2] > min(frame.lung_bases_mm) and frame.outside_mm[voxel] > SEED_OUTSIDE_MM:
+    if center[2] > min(frame.lung_bases_mm) and frame.outside_at(center[None])[0] > SEED_OUTSIDE_MM:
         return None
     return _Seed.on(side, spots)
 
@@ -345,18 +345,17 @@ class Guide:
     """
 
     def __init__(self, tracks: Sequence[Track]) -> None:
-        points, directions, owners = [], [], []
+        points, ways, owners = [], [], []
         for owner, track in enumerate(tracks):
             end = len(track.points) - 7
             if end * STEP_MM < MIN_GUIDE_MM:
                 continue
-            along = _unit(np.gradient(ndimage.gaussian_filter1d(track.points, 3.0, axis=0, mode="nearest"), axis=0))
             points.append(track.points[:end])
-            directions.append(along[:end])
+            ways.append(directions(track.points)[:end])
             owners.append(np.full(end, owner))
         self.is_empty = not points
         if not self.is_empty:
-            self.points, self.directions = np.concatenate(points), np.concatenate(directions)
+            self.points, self.directions = np.concatenate(points), np.concatenate(ways)
             self.owners = np.concatenate(owners)
             self.tree = cKDTree(self.points)
 
@@ -500,6 +499,12 @@ def _across(heading: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[
     other = np.where(np.abs(heading[:, 2:]) < 0.8, [[0.0, 0.0, 1.0]], [[1.0, 0.0, 0.0]])
     across = _unit(np.cross(heading, other))
     return across, np.cross(heading, across)
+
+
+def directions(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the direction of a smoothed course at each of its points, of length 1, shape ``(n, 3)``."""
+    smooth = ndimage.gaussian_filter1d(points, DIRECTION_SIGMA_POINTS, axis=0, mode="nearest")
+    return _unit(np.gradient(smooth, axis=0))
 
 
 def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -50,9 +50,7 @@ ZONE_MM = (1.5, 9.0)
 _DIP_WEIGHT = 3.0
 _NO_BONE = 0.95  # of a section's bone is missing: the break is there
 _LEAST_SD_MM = 0.15
-_SURE_SDS = (
-    2.0  # an offset of fewer standard deviations may be none; of 2 on synthetic fractures most classes are right
-)
+_SURE_SDS = 2.0  # an offset of fewer standard deviations may be none: so most classes of synthetic fractures are right
 _BASELINE_MM = (5.0, 14.0)
 _GAP_MM = 6.0
 
