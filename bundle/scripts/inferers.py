@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.data.utils import compute_importance_map
@@ -148,16 +149,12 @@ class SlidingWindowProbabilityInferer(Inferer):
         Windows that hold too little of ``bone``, or none of ``where``, bool of shape ``(H, W, D)``, are skipped.
         """
         starts = [self._starts(axis, size) for axis, size in enumerate(scan.shape[2:])]
-        places: list[tuple[Any, ...]] = [
-            (..., *(slice(start, start + side) for start, side in zip(corner, self.roi_size)))
-            for corner in itertools.product(*starts)
-        ]
         has_bone, is_near = self._bone(bone, starts)
         weights = compute_importance_map(self.roi_size, self.mode, device=scan.device)
         counts = has_bone | ~is_near
         weight_of_all = _sum_on_grid(weights, starts, scan.shape[2:])
         weight = weight_of_all.clone()
-        for place in itertools.compress(places, (~counts).tolist()):
+        for place in self._places(starts, ~counts):
             weight[place] -= weights
         # within its margin a window has an eighth of all weight or more; beyond it, where those that would have seen a
         # voxel better do not count, what it says there fades
@@ -165,7 +162,7 @@ class SlidingWindowProbabilityInferer(Inferer):
         del weight_of_all
         total = torch.zeros_like(weight)
         is_shown = has_bone if where is None else has_bone & self._holds(where, starts)
-        shown = list(itertools.compress(places, is_shown.tolist()))
+        shown = self._places(starts, is_shown)
         hidden = {} if self.progress else {"disable": True}  # TQDM_DISABLE counts where nothing is given
         with tqdm(total=len(shown), desc="windows", unit="window", **hidden) as bar:
             done = 0
@@ -192,6 +189,14 @@ class SlidingWindowProbabilityInferer(Inferer):
         self.sw_batch_size //= 2
         _logger.warning(f"The device is short of memory: from now on {self.sw_batch_size} windows at a time.")
         torch.cuda.empty_cache()  # does nothing on a CPU
+
+    def _places(self, starts: Sequence[Sequence[int]], is_chosen: torch.Tensor) -> list[tuple[Any, ...]]:
+        """List where chosen windows lie, as indices; those of a chest are few of its grid's."""
+        numbers = np.unravel_index(is_chosen.nonzero()[:, 0].cpu().numpy(), [len(of_axis) for of_axis in starts])
+        corners = zip(*(np.asarray(of_axis)[own].tolist() for of_axis, own in zip(starts, numbers)))
+        return [
+            (..., *(slice(start, start + side) for start, side in zip(corner, self.roi_size))) for corner in corners
+        ]
 
     def _bone(self, bone: torch.Tensor, starts: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Tell which windows hold enough bone, bool, ``(windows,)``: within their margin, and at all."""

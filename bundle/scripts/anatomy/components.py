@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cc3d
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-__all__ = ["Box", "connected_components", "foreground_box", "instance_boxes", "packed_components"]
+__all__ = ["Box", "connected_components", "foreground_box", "instance_boxes", "moved", "packed_components", "widened"]
 
 Box = tuple[slice, slice, slice]
 
@@ -39,12 +41,28 @@ def instance_boxes(ids: NDArray, count: int = 0) -> list[Box | None]:
     """
     around = foreground_box(ids)
     boxes = ndimage.find_objects(ids[around], count) if ids[around].size else [None] * count
-    return [None if box is None else _moved(box, around) for box in boxes]
+    return [None if box is None else moved(box, around) for box in boxes]
 
 
-def _moved(box: Box, around: Box) -> Box:
-    """Return a box in a part of a volume as a box of the volume."""
+def moved(box: Box, around: Box) -> Box:
+    """Return a box in a part of a volume as a box of the volume; ``around`` is the part."""
     sides = [slice(side.start + part.start, side.stop + part.start) for side, part in zip(box, around)]
+    return sides[0], sides[1], sides[2]
+
+
+def widened(box: Box, margin: ArrayLike, shape: Sequence[int]) -> Box:
+    """
+    Widen a box on both sides of each axis, as far as a volume goes.
+
+    Args:
+        box: the box.
+        margin: voxels along each axis, integers, shape ``(3,)``, or one number for all.
+        shape: of the volume.
+    """
+    sides = [
+        slice(max(side.start - int(more), 0), min(side.stop + int(more), size))
+        for side, more, size in zip(box, np.broadcast_to(margin, 3), shape)
+    ]
     return sides[0], sides[1], sides[2]
 
 

@@ -43,7 +43,9 @@ SURE_MM = 250.0
 MAX_AHEAD_MM = 15.0
 
 
-def spine_mask(image_hu: NDArray, spacing_mm: ArrayLike) -> NDArray[np.bool_]:
+def spine_mask(
+    image_hu: NDArray, spacing_mm: ArrayLike, scaled_from: tuple[float, float] | None = None
+) -> NDArray[np.bool_]:
     """
     Mark the vertebral column: vertebral bodies, canal and processes, but no rib beyond its head.
 
@@ -55,6 +57,7 @@ def spine_mask(image_hu: NDArray, spacing_mm: ArrayLike) -> NDArray[np.bool_]:
     Args:
         image_hu: the scan in HU, shape ``(H, W, D)``, RAS axes, any numeric dtype.
         spacing_mm: voxel size along each axis in mm.
+        scaled_from: the HU that the scan was clipped to and scaled linearly from, to [-1, 1]; None: it is in HU.
 
     Returns:
         ``True`` on the column, shape ``(H, W, D)``; all ``False`` when there is no patient or no spine, and when the
@@ -65,6 +68,9 @@ def spine_mask(image_hu: NDArray, spacing_mm: ArrayLike) -> NDArray[np.bool_]:
     """
     spacing = checked_spacing(image_hu, spacing_mm)
     coarse, factors = block_mean(image_hu, spacing, 3.0)
+    if scaled_from is not None:
+        low, high = scaled_from
+        coarse = coarse * ((high - low) / 2) + (high + low) / 2
     spacing = spacing * factors
     body = body_mask(coarse, spacing)
     mask = np.zeros(coarse.shape, dtype=bool)

@@ -12,8 +12,8 @@ def in_c_order(volume: NDArray) -> NDArray:
     """
     Lay out a volume so that its last axis runs fastest, as torch wants it.
 
-    NumPy's own copy takes five times as long of 512 x 512 x 275 voxels: at a stride of a power of two, few lines of the
-    processor's cache can be used. A plane at a time is copied here, which fits in.
+    NumPy's own copy takes eight times as long of 512 x 512 x 357 voxels: at a stride of a power of two, few lines of
+    the processor's cache can be used. A plane at a time is gathered here and then turned, which fits in.
 
     Args:
         volume: any shape and type.
@@ -25,7 +25,7 @@ def in_c_order(volume: NDArray) -> NDArray:
         return np.ascontiguousarray(volume)
     copy = np.empty(volume.shape, volume.dtype)
     for place in range(volume.shape[1]):
-        copy[:, place] = volume[:, place]
+        copy[:, place] = np.ascontiguousarray(volume[:, place].T).T
     return copy
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any, NamedTuple
 import itk
 import nibabel as nib
 import numpy as np
+from isal import igzip, isal_zlib
 from monai.config import PathLike
 from monai.data import ITKReader, NibabelReader
 from monai.data.image_reader import ImageReader
@@ -93,13 +92,13 @@ def _decompressed(path: Path, needed: int) -> bytes:
     """
     behind = 0
     try:
-        with gzip.open(path) as file:
+        with igzip.open(path) as file:
             content = file.read(needed)
             while more := file.read(_BYTES_AT_A_TIME):
                 behind += len(more)
                 if behind > needed + _BYTES_AT_A_TIME:
                     raise ValueError(f"{path}: holds far more data than its header says: write it again.")
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, isal_zlib.error) as error:  # type: ignore[misc]  # isal's types take it for no exception
         raise ValueError(f"{path}: is damaged ({error}): copy it again.") from error
     return content
 

@@ -9,12 +9,12 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.transforms.utils import generate_spatial_bounding_box
 from monai.utils import str2bool
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from scripts.anatomy.components import foreground_box, moved, widened
 from scripts.anatomy.midline import midsagittal_plane
 from scripts.anatomy.rib_cage import RibCage
 from scripts.anatomy.rib_finding import find_rib_cage
@@ -196,26 +196,42 @@ class RemoveSpined(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the data with the predictions changed; the arrays given stay as they are."""
         d = dict(data)
-        spine = self._spine(_checked_volume(d[self.image_key], self.image_key))
+        image = _checked_volume(d[self.image_key], self.image_key)
+        spine, spacing_mm = self._spine(image), image.pixdim.cpu().numpy()
         for key in self.key_iterator(d):
-            if d[key].shape != spine.shape:
-                raise ValueError(f"{key} has shape {tuple(d[key].shape)}, {self.image_key} has {tuple(spine.shape)}.")
-            d[key] = d[key].masked_fill(spine.to(d[key].device), 0)
+            if d[key].shape != image.shape:
+                raise ValueError(f"{key} has shape {tuple(d[key].shape)}, {self.image_key} has {tuple(image.shape)}.")
+            d[key] = self._removed(d[key], spine, spacing_mm)
         return d
 
-    def _spine(self, image: MetaTensor) -> torch.Tensor:
+    def _spine(self, image: MetaTensor) -> NDArray[np.bool_]:
         axcodes = nib.aff2axcodes(image.affine.cpu().numpy())
         if axcodes != ("R", "A", "S"):
             raise ValueError(
                 f"{self.image_key} has axes {''.join(axcodes)}, RemoveSpined needs RAS: "
                 'put Orientationd(axcodes="RAS") before it.'
             )
-        low, high = self.hu_range
-        image_hu = image.as_tensor()[0].float().mul((high - low) / 2).add_((high + low) / 2)
-        spacing_mm = image.pixdim.cpu().numpy()
-        return torch.from_numpy(_grown(spine_mask(image_hu.cpu().numpy(), spacing_mm), self.margin_mm, spacing_mm))[
-            None
-        ]
+        return spine_mask(image.array[0], image.pixdim.cpu().numpy(), self.hu_range)
+
+    def _removed(
+        self, prediction: torch.Tensor, spine: NDArray[np.bool_], spacing_mm: NDArray[np.float64]
+    ) -> torch.Tensor:
+        """Remove the spine, of shape ``(H, W, D)``, with its margin."""
+        reach = np.floor(self.margin_mm / spacing_mm).astype(int)
+        around = widened(foreground_box(spine), reach, spine.shape)
+        box = moved(
+            foreground_box((prediction[0][around] > 0).cpu().numpy()), around
+        )  # there is nothing else to remove
+        wide = widened(box, reach, spine.shape)
+        near = spine[wide]
+        if not near.any():
+            return prediction
+        if self.margin_mm > 0:
+            near = ndimage.distance_transform_edt(~near, sampling=spacing_mm) <= self.margin_mm
+        inner = tuple(slice(own.start - all_of.start, own.stop - all_of.start) for own, all_of in zip(box, wide))
+        result = prediction.clone()
+        result[0][box] = result[0][box].masked_fill(torch.from_numpy(near[inner]).to(result.device), 0)
+        return result
 
 
 def _checked_volume(image: Any, key: Hashable) -> MetaTensor:
@@ -225,20 +241,6 @@ def _checked_volume(image: Any, key: Hashable) -> MetaTensor:
             f"{tuple(getattr(image, 'shape', ()))}: load it with LoadImaged and EnsureChannelFirstd."
         )
     return image
-
-
-def _grown(mask: NDArray[np.bool_], margin_mm: float, spacing_mm: NDArray) -> NDArray[np.bool_]:
-    """Add the voxels of ``(H, W, D)`` whose centers lie at most ``margin_mm`` from a voxel of the mask."""
-    if margin_mm == 0 or not mask.any():
-        return mask
-    reach = np.floor(margin_mm / spacing_mm).astype(int).tolist()
-    start, end = generate_spatial_bounding_box(
-        mask[None], select_fn=lambda marked: marked, margin=reach, allow_smaller=True
-    )
-    box = tuple(slice(low, high) for low, high in zip(start, end))
-    grown = mask.copy()
-    grown[box] = ndimage.distance_transform_edt(~mask[box], sampling=spacing_mm) <= margin_mm
-    return grown
 
 
 def _in_ras(image: NDArray, affine: NDArray) -> tuple[NDArray, NDArray[np.float64], NDArray[np.float64]]:

@@ -16,7 +16,7 @@ from scipy import ndimage
 from skimage.morphology import local_maxima, reconstruction
 from skimage.segmentation import watershed
 
-from scripts.anatomy.components import Box, connected_components, foreground_box, instance_boxes
+from scripts.anatomy.components import Box, connected_components, foreground_box, instance_boxes, moved, widened
 from scripts.anatomy.rib_cage import RibCage
 from scripts.candidates import describe_candidates
 from scripts.metrics.calibration import calibrated_scores
@@ -231,15 +231,6 @@ def _window(spacing_mm: Sequence[float]) -> NDArray[np.int_]:
     return 2 * np.round((LOCAL_MEAN_MM / np.asarray(spacing_mm) - 1) / 2).clip(min=0).astype(int) + 1
 
 
-def _with_margin(box: Box, margin: NDArray[np.int_], shape: Sequence[int]) -> Box:
-    """Widen a box on both sides of each axis, as far as the volume goes."""
-    sides = [
-        slice(max(side.start - int(more), 0), min(side.stop + int(more), size))
-        for side, more, size in zip(box, margin, shape)
-    ]
-    return sides[0], sides[1], sides[2]
-
-
 def mean_probabilities(ids: np.ndarray, probability: np.ndarray) -> np.ndarray:
     """
     Average the probability over each candidate.
@@ -357,7 +348,7 @@ class LabelCandidatesd(MapTransform):
             if self.split_distance_mm or self.peak_share or self.low_threshold or self.score == CandidateScore.MAX:
                 spacing_mm = _spacing_mm(probability, key)
             lowest = lowest_threshold(self.threshold, self.low_threshold)
-            around = _with_margin(foreground_box(values > lowest), _window(spacing_mm), values.shape)
+            around = widened(foreground_box(values > lowest), _window(spacing_mm), values.shape)
             values = values[around]  # all else is background
             ids = label_candidates(
                 values,
@@ -372,9 +363,7 @@ class LabelCandidatesd(MapTransform):
             local = local_means(values, spacing_mm, ids) if self.score == CandidateScore.MAX else None
             scores = candidate_scores(self.score, ids, means, local, lowest)
             order = np.argsort(-scores, kind="stable")
-            whole = np.zeros(probability.shape[1:], dtype=np.int32)
-            whole[around] = ids
-            output[key] = renumbered(whole, order, like=probability)
+            output[key] = renumbered(ids, order, around, like=probability)
             output[self.score_key] = torch.as_tensor(scores[order], dtype=torch.float32)
             output[self.mean_key] = torch.as_tensor(means[order], dtype=torch.float32)
         return output
@@ -496,16 +485,17 @@ class FilterCandidatesd(MapTransform):
             candidates = output[key]
             voxel_mm3 = float(np.prod(_spacing_mm(candidates, key)))
             ids = candidates[0].cpu().numpy()
-            marked = ids[foreground_box(ids)]
-            volumes_mm3 = np.bincount(marked[marked > 0], minlength=len(output[self.score_key]) + 1)[1:] * voxel_mm3
+            around = foreground_box(ids)
+            ids = ids[around]
+            volumes_mm3 = np.bincount(ids.ravel(), minlength=len(output[self.score_key]) + 1)[1:] * voxel_mm3
             means, scores = output[self.mean_key].numpy(), output[self.score_key].numpy()
             kept = np.flatnonzero(
                 (volumes_mm3 >= self.min_volume_mm3) & (means >= self.min_mean_probability) & (scores >= self.min_score)
             )
             if self.max_rib_mm is not None and self.cage_key in output:
                 affine = np.asarray(candidates.affine, dtype=float)
-                kept = kept[~_are_off_ribs(ids, kept + 1, affine, output[self.cage_key], self.max_rib_mm)]
-            output[key] = renumbered(ids, kept, like=candidates)
+                kept = kept[~_are_off_ribs(ids, kept + 1, around, affine, output[self.cage_key], self.max_rib_mm)]
+            output[key] = renumbered(ids, kept, around, like=candidates)
             output[self.score_key] = output[self.score_key][kept]
             output[self.mean_key] = output[self.mean_key][kept]
         return output
@@ -614,36 +604,38 @@ def _spacing_mm(volume: torch.Tensor, key: Hashable) -> list[float]:
 
 
 def _are_off_ribs(
-    ids: np.ndarray, candidates: np.ndarray, affine: np.ndarray, cage: RibCage, max_rib_mm: float
+    ids: np.ndarray, candidates: np.ndarray, around: Box, affine: np.ndarray, cage: RibCage, max_rib_mm: float
 ) -> np.ndarray:
-    """Tell which of some candidates of a volume of ids lie farther than ``max_rib_mm`` from every rib."""
+    """
+    Tell which of some candidates lie farther than ``max_rib_mm`` from every rib; ``ids`` are a volume's in the box
+    ``around``, and ``affine`` is that volume's.
+    """
     boxes = instance_boxes(ids)
     is_off = np.zeros(len(candidates), dtype=bool)
     for place, candidate in enumerate(candidates):
         box = boxes[candidate - 1]
         if box is None:
             continue
-        voxels = np.argwhere(ids[box] == candidate) + [part.start for part in box]
+        voxels = np.argwhere(ids[box] == candidate) + [part.start for part in moved(box, around)]
         is_off[place] = cage.is_off_ribs(voxels @ affine[:3, :3].T + affine[:3, 3], max_rib_mm)
     return is_off
 
 
-def renumbered(ids: np.ndarray, order: np.ndarray, like: torch.Tensor) -> torch.Tensor:
+def renumbered(ids: np.ndarray, order: np.ndarray, around: Box, like: torch.Tensor) -> torch.Tensor:
     """
     Number the components of a volume anew.
 
     Args:
-        ids: components 1..n, shape ``(H, W, D)``.
+        ids: components 1..n in a part of the volume, in which all of them lie, shape ``(h, w, d)``.
         order: indices, from 0, of the components to keep; the first becomes 1, and so on.
-        like: tensor of shape ``(1, H, W, D)`` whose metadata and device the result takes.
+        around: that part.
+        like: tensor of shape ``(1, H, W, D)``, the volume, whose metadata and device the result takes.
 
     Returns:
         int32 ids of shape ``(1, H, W, D)``.
     """
-    around = foreground_box(ids)  # the rest stays 0
-    own = ids[around]
-    new_ids = np.zeros(int(own.max(initial=0)) + 1, dtype=np.int32)
+    new_ids = np.zeros(int(ids.max(initial=0)) + 1, dtype=np.int32)
     new_ids[order + 1] = np.arange(1, len(order) + 1)
-    changed = np.zeros(ids.shape, dtype=np.int32)
-    changed[around] = new_ids[own]
-    return convert_to_dst_type(changed[None], dst=like, dtype=torch.int32)[0]
+    changed = np.zeros(like.shape, dtype=np.int32)
+    changed[0][around] = new_ids[ids]
+    return convert_to_dst_type(changed, dst=like, dtype=torch.int32)[0]

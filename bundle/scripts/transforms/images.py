@@ -144,11 +144,11 @@ class CropBodyd(CropForegroundd):
         return image_hu > self.body_hu
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None) -> dict[Hashable, torch.Tensor]:
-        image = data[self.source_key]
-        if not self._is_body(image).any():
-            name = getattr(image, "meta", {}).get("filename_or_obj", self.source_key)
+        cropped = super().__call__(data, lazy=lazy)
+        if not cropped[self.source_key].numel():
+            name = getattr(data[self.source_key], "meta", {}).get("filename_or_obj", self.source_key)
             raise ValueError(f"{name}: no voxel above {self.body_hu:g} HU: is this a CT in Hounsfield units?")
-        return super().__call__(data, lazy=lazy)
+        return {key: value.contiguous() if key in self.keys else value for key, value in cropped.items()}
 
 
 class QualityNotesd(MapTransform):

@@ -14,7 +14,7 @@ from monai.transforms import Invertd, InvertibleTransform, MapTransform
 from monai.utils import convert_to_dst_type
 from scipy import ndimage
 
-from scripts.anatomy.components import instance_boxes
+from scripts.anatomy.components import foreground_box, instance_boxes
 from scripts.transforms.candidates import renumbered
 
 __all__ = ["InvertCandidatesd", "SeparateCandidatesd"]
@@ -77,7 +77,8 @@ class InvertCandidatesd(Invertd):
                     f"{scan}: a candidate of score {score:.2f} lies between the scan's voxels; it is {done}."
                 )
             kept = np.setdiff1d(np.arange(len(output[self.score_key])), np.array(dropped, dtype=int) - 1)
-            output[key] = renumbered(ids, kept, like=inverted)
+            around = foreground_box(ids)
+            output[key] = renumbered(ids[around], kept, around, like=inverted)
             output[self.score_key] = output[self.score_key][kept]
             output[self.mean_key] = output[self.mean_key][kept]
         return output

@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.special import expit, logit
 
-from scripts.anatomy.components import instance_boxes
+from scripts.anatomy.components import foreground_box, instance_boxes, moved
 from scripts.anatomy.straight_ribs import BEYOND_MM, BLOCK_STEP_MM, RibBlocks, StraightRib
 from scripts.networks import StraightRibNet
 from scripts.transforms.candidates import (
@@ -157,25 +157,29 @@ class PoolRegionsd(MapTransform):
         for peak in rib_peaks(logits, blocks.lengths):
             if _add(regions, near.voxels_of(peak, image[0], bone, spacing_mm), len(looks) + 1):
                 looks.append(peak.logit)
-        seen = label_candidates(probability, self.threshold, spacing_mm, clear_mm3=self.min_volume_mm3, **self.labeling)
+        lowest = lowest_threshold(self.threshold, self.low_threshold)
+        around = foreground_box(probability > lowest)  # all else is background
+        seen = label_candidates(
+            probability[around], self.threshold, spacing_mm, clear_mm3=self.min_volume_mm3, **self.labeling
+        )
         for number, box in enumerate(instance_boxes(seen), start=1):
             if box is None:
                 continue
-            voxels = np.argwhere(seen[box] == number) + [side.start for side in box]
+            voxels = np.argwhere(seen[box] == number) + [side.start for side in moved(box, around)]
             is_covered = np.count_nonzero(regions[tuple(voxels.T)]) > _COVERED * len(voxels)
             if not is_covered and _add(regions, voxels, len(looks) + 1):
                 looks.append(near.look_at(voxels))
 
-        pooled = np.zeros(len(looks) + 1, dtype=np.float32)
+        result = torch.zeros_like(prediction)
         if looks:
-            local = local_means(probability, spacing_mm, regions)
-            highest = candidate_scores(CandidateScore.MAX, regions, np.zeros(len(looks)), local, 0.0)
+            box = foreground_box(regions)
+            own = regions[box]
+            local = local_means(probability, spacing_mm, regions)[box]
+            highest = candidate_scores(CandidateScore.MAX, own, np.zeros(len(looks)), local, 0.0)
             windows = logit(np.clip(highest, _LOGIT_MARGIN, 1 - _LOGIT_MARGIN))
-            lowest = lowest_threshold(self.threshold, self.low_threshold)
             both = (1 - self.weight) * windows + self.weight * np.asarray(looks)
-            pooled[1:] = lowest + (1 - lowest) * expit(both)
-        result = prediction.clone()
-        result[0] = torch.from_numpy(pooled[regions]).to(prediction.device)
+            pooled = np.concatenate([[0.0], lowest + (1 - lowest) * expit(both)]).astype(np.float32)
+            result[0][box] = torch.from_numpy(pooled[own]).to(result.device)
         return result
 
 
