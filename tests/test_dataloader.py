@@ -233,6 +233,17 @@ def test_a_scan_whose_process_is_ended_once_is_loaded_by_another(
     assert message.endswith("It is loaded once more.")
 
 
+def test_something_else_is_done_once_while_the_first_scan_is_loaded(tmp_path: Path) -> None:
+    children: list[int] = []
+    scans = SkippingDataLoader(
+        Deadly(tmp_path, [None] * 3),  # type: ignore[arg-type]
+        1,
+        meanwhile=lambda: children.append(len(multiprocessing.active_children())),
+    )
+    assert [int(batch["image"].max()) for batch in scans] == [0, 1, 2]
+    assert children == [1]
+
+
 def test_a_process_that_is_ended_between_two_scans_costs_none(tmp_path: Path) -> None:
     scans = iter(SkippingDataLoader(Deadly(tmp_path, [None] * 4), 1))  # type: ignore[arg-type]
     next(scans)

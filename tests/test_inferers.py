@@ -20,6 +20,7 @@ from scripts.inferers import (
     SlidingWindowProbabilityInferer,
     TwoPassInferer,
     box_sums,
+    warm_up,
 )
 from scripts.networks import ResUNet
 
@@ -469,6 +470,35 @@ def test_openvino_compiles_once_and_anew_for_other_weights(network, image, monke
         assert torch.allclose(inferer(image, network), torch.tensor(0.5)) and len(compiled) == 3
 
 
+@pytest.mark.slow
+def test_openvino_compiles_before_the_first_scan(network, image, monkeypatch):
+    compiled = []
+    compile_ = engines.OpenVINONetwork._compile
+    monkeypatch.setattr(
+        engines.OpenVINONetwork, "_compile", lambda self, shape: compiled.append(shape) or compile_(self, shape)
+    )
+    inferer = EngineInferer(windows_of_16(), "openvino", False)
+    with torch.no_grad():
+        warm_up(inferer, network, "cpu", [16, 16, 16])
+        assert compiled == [(1, 16, 16, 16)]
+        inferer(image, network)
+    assert len(compiled) == 1
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_torch_is_not_called_before_the_first_scan(monkeypatch, engine):
+    processor_of(monkeypatch, {"avx512_bf16": True})
+    warm_up(EngineInferer(windows_of_16(), engine), FailingNet(), "cpu", [16, 16, 16])
+    warm_up(windows_of_16(), FailingNet(), "cpu", [16, 16, 16])
+
+
+class FailingNet(nn.Module):
+    """Must not be called."""
+
+    def forward(self, windows):
+        raise AssertionError("it was called")
+
+
 class OwnOperationNet(nn.Module):
     """Computes by an operation that OpenVINO does not know."""
 
@@ -492,6 +522,7 @@ def test_a_network_that_openvino_does_not_compute(image, monkeypatch, caplog, ne
         with pytest.raises(engines.UnconvertedNetworkError, match=f"{net.__name__}, since it {reason}: give --engine"):
             EngineInferer(windows_of_16(), "openvino")(image, net())
         inferer = EngineInferer(windows_of_16(), "auto")
+        warm_up(inferer, net(), "cpu", [16, 16, 16])
         for _ in range(2):
             assert torch.equal(inferer(image, net()), windows_of_16()(image, net()))
     told = [message for message in caplog.messages if reason in message]

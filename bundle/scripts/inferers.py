@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ __all__ = [
     "SlidingWindowProbabilityInferer",
     "TwoPassInferer",
     "box_sums",
+    "warm_up",
 ]
 
 _logger = logging.getLogger(__name__)
@@ -370,6 +372,19 @@ class EngineInferer(Inferer):
         self._network: OpenVINONetwork | None = None
         self._logged: set[str] = set()
 
+    def warm_up(self, network: Any, device: torch.device | str, roi_size: Sequence[int]) -> None:
+        """
+        Compile the network where that takes seconds, as by OpenVINO, before the first scan is there.
+
+        Args:
+            network: as in the calls to follow, with its weights.
+            device: of their inputs.
+            roi_size: voxels of a window along each axis.
+        """
+        if choose_engine(self.engine, torch.device(device)) == Engine.OPENVINO:
+            with suppress(UnconvertedNetworkError):  # the first scan tells it
+                self._compiled(network)(torch.zeros(1, 1, *roi_size))
+
     def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return self._predict(inputs, network, *args, **kwargs)
@@ -397,13 +412,11 @@ class EngineInferer(Inferer):
         engine = choose_engine(self.engine, inputs.device)
         bfloat16 = choose_bfloat16(self.amp, inputs.device)
         if engine == Engine.OPENVINO:
-            bfloat16 = bfloat16 and has_fast_bfloat16(inputs.device)  # OpenVINO does not emulate it
+            bfloat16 = self._compiled(network).bfloat16
         self._log(f"The network is computed by {engine} on {inputs.device} in {'bfloat16' if bfloat16 else 'float32'}.")
         if engine == Engine.OPENVINO:
-            if self._network is None or self._network.network is not network:
-                self._network = OpenVINONetwork(network, bfloat16)
             try:
-                return self.inferer(inputs, self._network, *args, **kwargs)
+                return self.inferer(inputs, self._compiled(network), *args, **kwargs)
             except UnconvertedNetworkError as error:
                 if self.engine != Engine.AUTO:
                     raise
@@ -411,6 +424,14 @@ class EngineInferer(Inferer):
                 self.engine = Engine.TORCH
                 return self._predict(inputs, network, *args, **kwargs)
         return AutocastInferer(self.inferer, bfloat16)(inputs, network, *args, **kwargs)
+
+    def _compiled(self, network: nn.Module) -> OpenVINONetwork:
+        """Return the network for OpenVINO, which compiles it at its first call."""
+        if self._network is None or self._network.network is not network:
+            device = torch.device("cpu")
+            bfloat16 = choose_bfloat16(self.amp, device) and has_fast_bfloat16(device)  # OpenVINO does not emulate it
+            self._network = OpenVINONetwork(network, bfloat16)
+        return self._network
 
     def _log(self, message: str) -> None:
         if message not in self._logged:
@@ -474,6 +495,12 @@ class RibFractureInferer(EngineInferer):
         )
         refine_above = 0.0 if large_windows is None else large_windows["refine_above"]
         super().__init__(FlipAveragingInferer(TwoPassInferer(second, first, refine_above), flips), engine, amp)
+
+
+def warm_up(inferer: Inferer, network: Any, device: torch.device | str, roi_size: Sequence[int]) -> None:
+    """Let an :class:`EngineInferer` compile the network, see there; any other inferer has nothing to compile."""
+    if isinstance(inferer, EngineInferer):
+        inferer.warm_up(network, device, roi_size)
 
 
 def _can_move(network: Any) -> bool:

@@ -118,11 +118,13 @@ class SkippingDataLoader(DataLoader):
         dataset: gives items as dictionaries; those of its ``data`` hold ``scan``, a name, and ``image``, a path
             or the list of a DICOM series' slices.
         num_workers: processes that load ahead, each one scan; 0 loads in this one.
+        meanwhile: called once, while such a process loads the first scan.
     """
 
-    def __init__(self, dataset: Dataset, num_workers: int = 0) -> None:
+    def __init__(self, dataset: Dataset, num_workers: int = 0, meanwhile: Callable[[], object] | None = None) -> None:
         super().__init__(_Guarded(dataset), 0, batch_size=1, collate_fn=_first)
         self.processes = num_workers
+        self.meanwhile = meanwhile
         self.skipped: list[SkippedScan] = []
 
     def __len__(self) -> int:
@@ -158,6 +160,9 @@ class SkippingDataLoader(DataLoader):
                 self._ask(requests, idle, asked)
                 if not asked:
                     return
+                if self.meanwhile is not None:
+                    self.meanwhile()
+                    self.meanwhile = None
                 process, request = asked.popleft()
                 batch, process = self._answer(process, request)
                 idle.append(process)
