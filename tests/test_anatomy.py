@@ -12,7 +12,7 @@ from monai.data import Dataset, MetaTensor, decollate_batch, list_data_collate
 from rib_cages import made_cage
 from scipy import ndimage
 
-from scripts.anatomy.body import cut_shares
+from scripts.anatomy.body import cut_shares, filled_in_planes
 from scripts.anatomy.midline import known_plane, midsagittal_plane
 from scripts.anatomy.spine import spine_mask
 from scripts.commands.sample_ct import SampleCT
@@ -156,6 +156,13 @@ def test_scan_without_spine_passes(image_hu: np.ndarray) -> None:
     mask = spine_mask(image_hu, (3.0, 3.0, 3.0))
     assert mask.shape == image_hu.shape
     assert not mask.any()
+
+
+def test_holes_are_filled_plane_by_plane() -> None:
+    masks = np.random.default_rng(0).random((20, 13, 11, 4)) < 0.55
+    for mask in masks:
+        by_scipy = [ndimage.binary_fill_holes(plane) for plane in np.moveaxis(mask, 2, 0)]
+        np.testing.assert_array_equal(filled_in_planes(mask), np.stack(by_scipy, axis=2))
 
 
 @pytest.mark.parametrize("function", [spine_mask, midsagittal_plane])

@@ -18,6 +18,7 @@ __all__ = [
     "checked_spacing",
     "cut_body",
     "cut_shares",
+    "filled_in_planes",
     "front_mm",
     "is_whole",
     "lung_mask",
@@ -102,15 +103,35 @@ def block_mean(
 
 def body_mask(image_hu: NDArray, spacing: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Mark the patient, lungs filled: the largest piece once table and clothes, thinner than 12 mm, are opened away."""
-    tissue = image_hu > BODY_HU
-    for k in range(tissue.shape[2]):
-        tissue[:, :, k] = ndimage.binary_fill_holes(tissue[:, :, k])
+    tissue = filled_in_planes(image_hu > BODY_HU).view(np.uint8)
     reach = np.maximum(1, np.round(6.0 / spacing)).astype(int)
-    tissue = ndimage.binary_opening(tissue, np.ones((2 * reach[0] + 1, 2 * reach[1] + 1, 1), dtype=bool))
+    square = (2 * reach[0] + 1, 2 * reach[1] + 1, 1)
+    # an opening; axis after axis takes half the time of scipy's binary one
+    tissue = ndimage.minimum_filter(tissue, square, mode="constant")
+    tissue = ndimage.maximum_filter(tissue, square, mode="constant").view(bool)
     pieces, count = ndimage.label(tissue)
     if count == 0:
         return tissue
     return pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
+
+
+def filled_in_planes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """
+    Fill the holes of each axial plane, as ``scipy.ndimage.binary_fill_holes`` does of one, in a quarter of its time.
+
+    Args:
+        mask: shape ``(H, W, D)``.
+
+    Returns:
+        The mask, and what it encloses in a plane, likewise.
+    """
+    in_plane = np.pad(ndimage.generate_binary_structure(2, 1)[:, :, None], [(0, 0), (0, 0), (1, 1)])
+    pieces, count = ndimage.label(~mask, in_plane)
+    is_outside = np.zeros(count + 1, dtype=bool)
+    is_outside[pieces[[0, -1]]] = True
+    is_outside[pieces[:, [0, -1]]] = True
+    is_outside[0] = False  # the mask itself
+    return np.asarray(~is_outside[pieces])
 
 
 def cut_body(image_hu: NDArray, spacing: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import edt
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -135,10 +136,7 @@ def chest_frame(image_hu: NDArray, spacing: NDArray[np.float64]) -> ChestFrame |
     places = [
         (np.arange(n) * to + first[i] - origin[i]) / step[i] for i, (n, to) in enumerate(zip(fine.shape, fine_step))
     ]
-    outside, inside = (
-        _interpolated(ndimage.distance_transform_edt(mask, sampling=step).astype(np.float32), places)
-        for mask in (~wall, hull)
-    )
+    outside, inside = (_interpolated(edt.edt(mask, anisotropy=tuple(step)), places) for mask in (~wall, hull))
     share = _bone_density(fine, outside)
     soft = ndimage.gaussian_filter(fine, NOISE_VOXELS if share == 1.0 else WEAK_NOISE_VOXELS)
     bone = with_marrow(soft > share * BONE_HU, fine_step, MAX_MARROW_MM2)

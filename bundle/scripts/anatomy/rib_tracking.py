@@ -202,15 +202,19 @@ def follow_fragments(frame: ChestFrame, tracks: Sequence[Track]) -> list[Track]:
     return found
 
 
-def _coronal_seeds(frame: ChestFrame, side: int) -> list[_Seed]:
-    """Find spots of bone on a side's wall that go on from one coronal sheet to the next."""
-    spots = [_coronal_spots(frame, side, ahead) for ahead in FRAGMENT_SHEETS_MM]
-    chains = [chain for chain in _chains(spots, (0, 2)) if len(chain) >= MIN_FRAGMENT_SPOTS]
-    return [_Seed.on(side, np.array([spot for _, spot in chain])) for chain in chains]
+def _coronal_seeds(frame: ChestFrame, sides: Sequence[int]) -> list[_Seed]:
+    """Find spots of bone on the sides' walls that go on from one coronal sheet to the next."""
+    sheets = [_coronal_spots(frame, ahead) for ahead in FRAGMENT_SHEETS_MM] if sides else []
+    seeds = []
+    for side in sides:
+        spots = [spots[side * frame.from_canal(spots)[:, 0] > SHEETS_MM[0]] for spots in sheets]
+        chains = [chain for chain in _chains(spots, (0, 2)) if len(chain) >= MIN_FRAGMENT_SPOTS]
+        seeds += [_Seed.on(side, np.array([spot for _, spot in chain])) for chain in chains]
+    return seeds
 
 
-def _coronal_spots(frame: ChestFrame, side: int, ahead_mm: float) -> NDArray[np.float64]:
-    """Find spots of bone on a side's half of the sheet so far ahead of the canal; their middles in mm, ``(n, 3)``."""
+def _coronal_spots(frame: ChestFrame, ahead_mm: float) -> NDArray[np.float64]:
+    """Find spots of bone on the sheet so far ahead of the canal; return their middles in mm, ``(n, 3)``."""
     height, _, depth = frame.hu.shape
     row = (frame.canal[:, 1] + ahead_mm) / frame.step[1]
     grid = np.stack(
@@ -221,9 +225,7 @@ def _coronal_spots(frame: ChestFrame, side: int, ahead_mm: float) -> NDArray[np.
         ]
     )
     spots = _peaks(ndimage.map_coordinates(frame.weight, grid, order=1), frame.step[[0, 2]])
-    middles = np.column_stack([spots[:, 0], row[spots[:, 1]], spots[:, 1]]) * frame.step
-    lateral = side * (middles[:, 0] - frame.canal[spots[:, 1], 0])
-    return np.asarray(middles[lateral > SHEETS_MM[0]])
+    return np.asarray(np.column_stack([spots[:, 0], row[spots[:, 1]], spots[:, 1]]) * frame.step)
 
 
 def free_courses(frame: ChestFrame, tracks: Sequence[Track], sides: Sequence[int]) -> list[Track]:
@@ -231,8 +233,7 @@ def free_courses(frame: ChestFrame, tracks: Sequence[Track], sides: Sequence[int
     known = [cKDTree(track.points) for track in tracks]
     seeds = [
         seed
-        for side in sides
-        for seed in _coronal_seeds(frame, side)
+        for seed in _coronal_seeds(frame, sides)
         if all(tree.query(seed.center)[0] > FRAGMENT_APART_MM for tree in known)
     ]
     if not seeds:
@@ -384,19 +385,18 @@ def _follow(
 ) -> list[Track]:
     """Follow all seeds forward, step by step, side by side; a guide made of their own tracks leaves out each one's."""
     sides = np.array([seed.side for seed in seeds])
-    owners = np.arange(len(seeds))
     place = np.array([seed.center for seed in seeds])
     direction = np.array([seed.direction for seed in seeds])
     history = [place - direction * STEP_MM * back for back in range(8, -1, -1)]
     paths = [[point] for point in place]
     found_at = [[True] for _ in seeds]
     ends = ["length"] * len(seeds)
-    is_alive = np.ones(len(seeds), dtype=bool)
     gap = np.zeros(len(seeds))
+    alive = np.arange(len(seeds))  # the seeds that are followed further: all else has a row for each of these
     for count in range(int(MAX_LENGTH_MM / STEP_MM)):
-        if not is_alive.any():
+        if not len(alive):
             break
-        ways = np.zeros_like(place) if guide is None else guide.at(place, owners if is_own_guide else None)
+        ways = np.zeros_like(place) if guide is None else guide.at(place, alive if is_own_guide else None)
         has_way = ways.any(axis=1)
         share = np.where(has_way, np.where(gap > 4.0, GUIDE_SHARE_IN_GAP, guide_share), 0.0)[:, None]
         heading = _unit((1.0 - share) * direction + share * ways)
@@ -404,15 +404,16 @@ def _follow(
         center, found = _center(frame, expected, heading, gap)
         place = center
         gap = np.where(found, 0.0, gap + STEP_MM)
-        history.append(place)
+        history = [*history[-8:], place]
         recent, before = _unit(history[-1] - history[-5]), _unit(history[-5] - history[-9])
         direction = np.where(found[:, None], _unit(recent + 0.5 * (recent - before)), heading)
         turn = (recent * before).sum(axis=1) < np.cos(np.radians(MAX_TURN_DEGREES))
         astray = has_way & ((recent * ways).sum(axis=1) < np.cos(np.radians(MAX_ASTRAY_DEGREES)))
         right, ahead = frame.from_canal(place).T
-        at_front = (sides * right < FRONT_STOP_MM) & (ahead > FRONT_AHEAD_MM)
+        at_front = (sides[alive] * right < FRONT_STOP_MM) & (ahead > FRONT_AHEAD_MM)
         is_inside = frame.inside(place)
-        for i in np.flatnonzero(is_alive):
+        goes_on = np.ones(len(alive), dtype=bool)
+        for i, seed in enumerate(alive):
             end = ""
             if not is_inside[i]:
                 end = "border"
@@ -423,11 +424,14 @@ def _follow(
             elif count > 8 and (turn[i] or astray[i]):
                 end = "turn"
             if end:
-                is_alive[i] = False
-                ends[i] = end
+                goes_on[i] = False
+                ends[seed] = end
             else:
-                paths[i].append(place[i])
-                found_at[i].append(bool(found[i]))
+                paths[seed].append(place[i])
+                found_at[seed].append(bool(found[i]))
+        if not goes_on.all():
+            alive, place, direction, gap = alive[goes_on], place[goes_on], direction[goes_on], gap[goes_on]
+            history = [points[goes_on] for points in history]
     tracks = []
     for side, path, at, end in zip(sides, paths, found_at, ends):
         last = int(np.flatnonzero(at)[-1]) + 1

@@ -14,6 +14,7 @@ from scripts.anatomy.body import (
     checked_spacing,
     cut_body,
     cut_shares,
+    filled_in_planes,
     front_mm,
     is_whole,
     width_and_depth_mm,
@@ -200,6 +201,4 @@ def _column_around(
     padded = np.pad(bone, [(r, r) for r in radius[:2]] + [(0, 0)])
     closed = ndimage.binary_closing(padded, np.ones((2 * radius[0] + 1, 2 * radius[1] + 1, 1), dtype=bool))
     mask = closed[radius[0] : radius[0] + height, radius[1] : radius[1] + width]
-    for k in np.flatnonzero(followed):
-        mask[:, :, k] = ndimage.binary_fill_holes(mask[:, :, k])
-    return mask & reach
+    return filled_in_planes(mask) & reach
