@@ -287,11 +287,11 @@ def test_a_picture_that_fails_leaves_the_last_one(tmp_path: Path, monkeypatch: p
     curves_picture({"training_loss": [(1, 0.5)]}, path)
     before = path.read_bytes()
 
-    def stop(figure: Figure, target: Path, **settings: object) -> None:
+    def stop(canvas: FigureCanvasAgg, target: Path, **settings: object) -> None:
         Path(target).write_bytes(b"half a picture")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Figure, "savefig", stop)
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", stop)
     with pytest.raises(KeyboardInterrupt):
         curves_picture({"training_loss": [(1, 0.25)]}, path)
     assert path.read_bytes() == before

@@ -167,10 +167,10 @@ class RibCage:
         matrix = np.linalg.solve(self.affine, np.asarray(affine, dtype=float))
         if np.allclose(matrix[:3, :3], np.diag(np.diag(matrix[:3, :3]))):  # axes are parallel: much faster
             picks = [np.rint(matrix[i, i] * np.arange(n) + matrix[i, 3]).astype(int) for i, n in enumerate(shape)]
-            inside = [(pick >= 0) & (pick < n) for pick, n in zip(picks, self.mask.shape)]
-            turned = self.mask[np.ix_(*(np.where(ok, pick, 0) for pick, ok in zip(picks, inside)))]
-            outside = ~(inside[0][:, None, None] & inside[1][:, None] & inside[2])
-            turned[outside] = 0
+            inside = [np.flatnonzero((pick >= 0) & (pick < n)) for pick, n in zip(picks, self.mask.shape)]
+            turned = np.zeros(tuple(shape), dtype=self.mask.dtype)
+            box = tuple(slice(at[0], at[-1] + 1) if len(at) else slice(0) for at in inside)  # picks rise, or fall
+            turned[box] = self.mask[_index([pick[at] for pick, at in zip(picks, inside)])]
             return turned
         return ndimage.affine_transform(self.mask, matrix, output_shape=tuple(shape), order=0)
 
@@ -297,6 +297,18 @@ class RibCage:
         ids = box[tuple(places.T)].astype(int)
         distance, index = cKDTree((places + low) * spacing).query(voxels * spacing)  # skewed axes are none of a scan's
         return distance, ids[index]
+
+
+def _index(places: Sequence[NDArray[np.int_]]) -> tuple[slice | NDArray[np.int_], ...]:
+    """Index a volume at places along each axis; neighbors, up or down, by slices, which take a tenth of the time."""
+    runs = []
+    for place in places:
+        step = -1 if len(place) and place[-1] < place[0] else 1
+        if not len(place) or (np.diff(place) != step).any():
+            return np.ix_(*places)
+        end = int(place[-1]) + step
+        runs.append(slice(int(place[0]), None if end < 0 else end, step))
+    return tuple(runs)
 
 
 def _is_gapless(side: Sequence[Rib]) -> bool:

@@ -169,6 +169,8 @@ def sampled(
     """
     voxels = _voxels(affine, places_mm)
     inside = _inside(voxels, image.shape)
+    if inside.all():  # most often: nothing to pick out, nor to put back
+        return ndimage.map_coordinates(image, np.moveaxis(voxels, -1, 0), np.float32, order=1, mode="nearest")
     values = np.full(inside.shape, outside, dtype=np.float32)
     values[inside] = ndimage.map_coordinates(image, voxels[inside].T, np.float32, order=1, mode="nearest")
     return values
@@ -199,8 +201,8 @@ def _voxels(affine: NDArray[np.float64], places_mm: NDArray[np.float64]) -> NDAr
 
 
 def _inside(voxels: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.bool_]:
-    inside = (voxels > -0.5) & (voxels < np.asarray(shape) - 0.5)  # NaN is in none
-    return np.logical_and.reduce(inside, axis=-1)
+    along = [(voxels[..., i] > -0.5) & (voxels[..., i] < size - 0.5) for i, size in enumerate(shape)]  # NaN is in none
+    return along[0] & along[1] & along[2]
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cc3d
 import numpy as np
 from numpy.polynomial.polynomial import polyder, polyfit, polyval
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError, cKDTree
 
 from scripts.anatomy.straight_ribs import StraightRib, sampled
@@ -26,7 +26,7 @@ BEYOND_MM = 26.0  # of the centerline's end, which may be a displaced fracture: 
 ACROSS_STEP_MM = 0.6
 ACROSS_MM = np.arange(-22, 23) * ACROSS_STEP_MM
 _KNOT_MM = 30.0
-_PLACES = np.argwhere(np.ones((len(ACROSS_MM), len(ACROSS_MM)))).astype(float)
+_PLACES = np.moveaxis(np.indices((len(ACROSS_MM), len(ACROSS_MM))), 0, -1).astype(float)
 # Bone begins a quarter of the way from muscle to the densest cortex near by, which is 200 HU where ribs are thin and
 # porous, and 900 HU in young patients; it is dense at two thirds of the way.
 MUSCLE_HU = 50.0
@@ -187,15 +187,15 @@ def _follow(density: NDArray[np.float32], bone: NDArray[np.float32], sections: S
     center, is_found = np.zeros(2), False
     grid = np.stack(np.meshgrid(ACROSS_MM, ACROSS_MM, indexing="ij"), axis=-1)
     for section in sections:
-        near = np.linalg.norm(grid - center, axis=-1)
+        near = np.sqrt((ACROSS_MM[:, None] - center[0]) ** 2 + (ACROSS_MM - center[1]) ** 2)
         own = density[section] * (near <= _REACH_OF_SECTION_MM)
-        pieces, count = ndimage.label(own > 0.25)
-        if count == 0:
-            continue
-        sizes = ndimage.sum_labels(own, pieces, range(1, count + 1))
-        away = ndimage.minimum(near, pieces, range(1, count + 1))
-        kept = np.flatnonzero((away < (_NEAR_MM if is_found else _FIRST_MM)) & (sizes > 2)) + 1
-        own = own * np.isin(pieces, kept)
+        pieces = cc3d.connected_components(own > 0.25, connectivity=4)  # SciPy's label takes four times as long
+        sizes = np.bincount(pieces.ravel(), own.ravel())
+        is_kept = np.zeros(len(sizes), dtype=bool)
+        is_kept[pieces[near < (_NEAR_MM if is_found else _FIRST_MM)]] = True
+        is_kept &= sizes > 2
+        is_kept[0] = False
+        own = own * is_kept[pieces]
         total = own.sum()
         if total * ACROSS_STEP_MM**2 < 4.0:
             continue
@@ -215,5 +215,9 @@ def _with_marrow(density: NDArray[np.float32]) -> NDArray[np.float32]:
         hull = ConvexHull(places)
     except (QhullError, ValueError):  # too few, or all in a line
         return density
-    inside = (_PLACES @ hull.equations[:, :2].T + hull.equations[:, 2] <= 1e-9).all(axis=1)
-    return np.maximum(density, inside.reshape(density.shape).astype(np.float32))
+    low, high = places.min(axis=0), places.max(axis=0) + 1
+    box = slice(low[0], high[0]), slice(low[1], high[1])
+    inside = (_PLACES[box] @ hull.equations[:, :2].T <= 1e-9 - hull.equations[:, 2]).all(axis=-1)
+    filled = density.copy()
+    filled[box][inside] = 1.0  # no density is higher
+    return filled

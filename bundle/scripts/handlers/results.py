@@ -104,14 +104,11 @@ class ScanPictureHandler:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        low_hu, high_hu = self.hu_range
         outputs: Any = engine.state.output
         for output in outputs:
             image, pred, label = output["image"], output["pred"], output.get("label")
-            image_hu = image[0].cpu().numpy() * ((high_hu - low_hu) / 2)
-            image_hu += (high_hu + low_hu) / 2
             scan_picture(
-                image_hu,
+                image[0].cpu().numpy(),
                 np.asarray(image.affine),
                 on_grid_of(image, pred),
                 [candidate.score for candidate in output["candidates"]],
@@ -119,6 +116,7 @@ class ScanPictureHandler:
                 label=None if label is None else on_grid_of(image, label),
                 operating_score=self.run.records.operating_score,
                 title=pred.meta["scan"],
+                hu_range=self.hu_range,
             )
 
 

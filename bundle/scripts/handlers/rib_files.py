@@ -72,10 +72,8 @@ class RibCageHandler:
         if not cage.ribs:
             path.unlink(missing_ok=True)  # what an earlier run drew
             return
-        low_hu, high_hu = self.hu_range
-        image_hu = image[0].cpu().numpy() * ((high_hu - low_hu) / 2) + (high_hu + low_hu) / 2
         rib_picture(
-            image_hu,
+            image[0].cpu().numpy(),
             np.asarray(image.affine, dtype=float),
             cage,
             on_grid_of(image, pred),
@@ -86,4 +84,5 @@ class RibCageHandler:
             label_rib_of=None if label is None else ribs_of(label, cage),
             title=pred.meta["scan"],
             operating_score=self.run.records.operating_score,
+            hu_range=self.hu_range,
         )

@@ -15,11 +15,13 @@ from typing import Any, Literal, NamedTuple
 import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from skimage.measure import find_contours
 
+from scripts.anatomy.components import Box, instance_boxes
 from scripts.candidates import count_words, counted
 from scripts.data.ribfrac import KEY_FALSE_POSITIVES
 from scripts.files.atomic_write import whole_file
@@ -27,12 +29,14 @@ from scripts.images.hounsfield import BONE_WINDOW_HU
 
 __all__ = [
     "BLUE",
+    "IN_HU",
     "RIM",
     "VERMILION",
     "best_epoch",
     "curves_picture",
     "froc_figure",
     "froc_picture",
+    "in_hu",
     "save_figure",
     "scan_picture",
 ]
@@ -42,13 +46,13 @@ FRACTURE_COLOR, CANDIDATE_COLOR = ORANGE, SKY_BLUE
 # A maximum over the whole body is brighter: soft tissue goes dark, cortex stays below white.
 PROJECTION_WINDOW_HU = (0.0, 1200.0)
 SKIN_HU = -300.0
+IN_HU = (-1.0, 1.0)  # HU of the values -1 and 1 of a scan that is not scaled
 # More texts than this on one projection hide each other.
 MAX_NAMED_CANDIDATES = 20
 DOTS_PER_INCH = 130
+_COMPRESSION = 3  # of PNG: half the time of zlib's default, 6, and files that are 2 to 6 % larger
 _TITLE_WIDTH = 40  # characters above a panel of one column
 RIM = [withStroke(linewidth=3, foreground="black")]  # of texts and lines on gray bone
-
-_Box = tuple[slice, slice, slice]
 
 
 def froc_figure(details: Mapping[str, Any]) -> Figure:
@@ -183,12 +187,34 @@ def curves_picture(history: Mapping[str, Sequence[tuple[int, float]]], path: str
     save_figure(figure, path)
 
 
+def in_hu(values: np.ndarray, hu_range: Sequence[float]) -> np.ndarray:
+    """
+    Give the HU of what was scaled for a network.
+
+    A picture shows a small part of a scan: take the part before it is scaled back.
+
+    Args:
+        values: of any numeric type and shape.
+        hu_range: HU of the values -1 and 1.
+    """
+    low_hu, high_hu = hu_range
+    return values * ((high_hu - low_hu) / 2) + (high_hu + low_hu) / 2
+
+
+class _Instances(NamedTuple):
+    """Ids of a volume, and the box of each in it."""
+
+    ids: np.ndarray
+    boxes: dict[int, Box]
+
+
 class _Scan(NamedTuple):
     """A scan turned to left, posterior, superior: columns run to the patient's left, so right is on the left."""
 
-    image_hu: np.ndarray
-    label: np.ndarray | None
-    pred: np.ndarray
+    image: np.ndarray
+    hu_range: Sequence[float]
+    label: _Instances | None
+    pred: _Instances
     affine: np.ndarray
 
     @property
@@ -197,12 +223,12 @@ class _Scan(NamedTuple):
 
     def superior_mm(self, index: int) -> float:
         """Return the height of the middle of an axial slice in patient coordinates."""
-        middle = [(size - 1) / 2 for size in self.image_hu.shape[:2]]
+        middle = [(size - 1) / 2 for size in self.image.shape[:2]]
         return float((self.affine @ [*middle, index, 1])[2])
 
 
 def scan_picture(
-    image_hu: np.ndarray,
+    image: np.ndarray,
     affine: np.ndarray,
     pred: np.ndarray,
     label_scores: Sequence[float] | np.ndarray,
@@ -211,6 +237,7 @@ def scan_picture(
     max_slices: int = 6,
     title: str = "",
     operating_score: float = 0.0,
+    hu_range: Sequence[float] = IN_HU,
 ) -> None:
     """
     Draw a scan with its annotated fractures beside its candidates at the operating score.
@@ -220,7 +247,7 @@ def scan_picture(
     radiologists read. All sizes are true in mm.
 
     Args:
-        image_hu: the scan in HU, shape ``(H, W, D)``, in any orientation.
+        image: the scan, shape ``(H, W, D)``, in any orientation.
         affine: from voxel indices to mm (right, anterior, superior), shape ``(4, 4)``.
         pred: ids 1 to n of the candidates, integer, shape ``(H, W, D)``.
         label_scores: score of each candidate in the order of the ids, in [0, 1], shape ``(n,)``.
@@ -229,22 +256,23 @@ def scan_picture(
         max_slices: the most axial slices to draw.
         title: name of the scan, written above.
         operating_score: candidates of a lower score are counted, but not drawn.
+        hu_range: HU of the values -1 and 1 of the scan; by default it is in HU.
 
     Raises:
         ValueError: when shapes differ, or a candidate has no score.
     """
     for what, volume in (("pred", pred), ("label", label)):
-        if volume is not None and volume.shape != image_hu.shape:
-            raise ValueError(f"{what} has shape {volume.shape}, the image {image_hu.shape}: draw them on one grid")
-    if pred.max(initial=0) > len(label_scores):
-        raise ValueError(f"candidate {pred.max()} has no score: {len(label_scores)} scores were given")
-    scan = _to_lps(image_hu, affine, pred, label)
-    fractures = {} if scan.label is None else {int(i): f"F{i}" for i in np.unique(scan.label[scan.label > 0])}
-    scores = {int(i): float(label_scores[int(i) - 1]) for i in np.unique(scan.pred[scan.pred > 0])}
+        if volume is not None and volume.shape != image.shape:
+            raise ValueError(f"{what} has shape {volume.shape}, the image {image.shape}: draw them on one grid")
+    scan = _to_lps(image, affine, pred, label, hu_range)
+    if (last := max(scan.pred.boxes, default=0)) > len(label_scores):
+        raise ValueError(f"candidate {last} has no score: {len(label_scores)} scores were given")
+    fractures = {} if scan.label is None else {i: f"F{i}" for i in scan.label.boxes}
+    scores = {i: float(label_scores[i - 1]) for i in scan.pred.boxes}
     by_score = sorted((i for i in scores if scores[i] >= operating_score), key=lambda i: -scores[i])
     candidates = {i: f"C{i} {scores[i]:.2f}" if i in by_score[:MAX_NAMED_CANDIDATES] else "" for i in by_score}
 
-    sides: list[tuple[str, np.ndarray, dict[int, str], str]] = []
+    sides: list[tuple[str, _Instances, dict[int, str], str]] = []
     if scan.label is not None:
         sides.append((f"annotated: {counted(len(fractures), 'fracture')}", scan.label, fractures, FRACTURE_COLOR))
     sides.append((f"predicted: {count_words(label_scores, operating_score)}", scan.pred, candidates, CANDIDATE_COLOR))
@@ -253,7 +281,7 @@ def scan_picture(
     else:
         slices = _slices_through(scan.pred, by_score, max_slices)
 
-    body = _body_box(scan.image_hu)
+    body = _body_box(scan)
     extent_mm = np.array([part.stop - part.start for part in body]) * scan.spacing_mm
     per_row = min(len(slices), 2 if len(sides) == 2 else 3)
     columns = per_row * len(sides)
@@ -266,16 +294,16 @@ def scan_picture(
     figure = Figure(figsize=(columns * panel_inches, sum(heights) + 1.2), layout="constrained", facecolor="white")
     grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
     span = columns // len(sides)
-    for side, (text, ids, names, color) in enumerate(sides):
+    for side, (text, instances, names, color) in enumerate(sides):
         axes = figure.add_subplot(grid[0, side * span : (side + 1) * span])
-        _draw_projection(axes, scan, ids, names, color, body)
+        _draw_projection(axes, scan, instances, names, color, body)
         axes.set_title(fill(text, _TITLE_WIDTH * span), fontsize=10)
     for place, index in enumerate(slices):
-        for side, (_, ids, names, color) in enumerate(sides):
+        for side, (_, instances, names, color) in enumerate(sides):
             column = place % per_row * len(sides) + side
             axes = figure.add_subplot(grid[1 + place // per_row, column])
-            _draw_slice(axes, scan, ids, names, color, body, index)
-            what = "annotated" if ids is scan.label else "predicted"
+            _draw_slice(axes, scan, instances.ids, names, color, body, index)
+            what = "annotated" if instances is scan.label else "predicted"
             axes.set_title(f"S {scan.superior_mm(index):+.1f} mm, {what}".replace("-", "\N{MINUS SIGN}"), fontsize=9)
     low_hu, high_hu = (f"{value:.0f}".replace("-", "\N{MINUS SIGN}") for value in BONE_WINDOW_HU)
     between, size = (" ", 11) if columns > 1 else ("\n", 10)  # one column is too narrow for a line of all
@@ -298,40 +326,53 @@ def scan_picture(
     save_figure(figure, path)
 
 
-def _to_lps(image_hu: np.ndarray, affine: np.ndarray, pred: np.ndarray, label: np.ndarray | None) -> _Scan:
+def _to_lps(
+    image: np.ndarray,
+    affine: np.ndarray,
+    pred: np.ndarray,
+    label: np.ndarray | None,
+    hu_range: Sequence[float],
+) -> _Scan:
     """Turn the axes of a scan, without resampling, to those closest to left, posterior, superior."""
     wanted = nib.orientations.axcodes2ornt("LPS")
     turn = nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), wanted)
+
+    def turned(ids: np.ndarray) -> _Instances:
+        ids = nib.orientations.apply_orientation(ids, turn)
+        return _Instances(ids, {i: box for i, box in enumerate(instance_boxes(ids), start=1) if box is not None})
+
     return _Scan(
-        image_hu=nib.orientations.apply_orientation(image_hu, turn),
-        label=None if label is None else nib.orientations.apply_orientation(label, turn),
-        pred=nib.orientations.apply_orientation(pred, turn),
-        affine=affine @ nib.orientations.inv_ornt_aff(turn, image_hu.shape),
+        image=nib.orientations.apply_orientation(image, turn),
+        hu_range=hu_range,
+        label=None if label is None else turned(label),
+        pred=turned(pred),
+        affine=affine @ nib.orientations.inv_ornt_aff(turn, image.shape),
     )
 
 
-def _body_box(image_hu: np.ndarray) -> _Box:
+def _body_box(scan: _Scan) -> Box:
     """Return the box of everything denser than air, with the full height; the whole scan when there is nothing."""
     # Every fourth voxel finds it well enough, at 1/64 of the time.
-    inside = image_hu[::4, ::4, ::4] > SKIN_HU
+    inside = in_hu(scan.image[::4, ::4, ::4], scan.hu_range) > SKIN_HU
     box = []
     for axis in range(2):
         found = np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis})))
-        size = image_hu.shape[axis]
+        size = scan.image.shape[axis]
         box.append(slice(max(found[0] * 4 - 8, 0), min(found[-1] * 4 + 12, size)) if found.size else slice(0, size))
-    return box[0], box[1], slice(0, image_hu.shape[2])
+    return box[0], box[1], slice(0, scan.image.shape[2])
 
 
-def _slices_through(ids: np.ndarray, wanted: Sequence[int], max_slices: int) -> list[int]:
+def _slices_through(instances: _Instances, wanted: Sequence[int], max_slices: int) -> list[int]:
     """
     Choose axial slices that pass through the wanted instances, and return them from head to foot.
 
     Each step takes, of the slices through the first instance not yet seen, the one that shows the most others, at the
     largest area of theirs among equals. The middle slice stands in where there is no instance.
     """
-    at = np.nonzero(ids)
-    values, height = ids[at], ids.shape[2]
-    area = np.array([np.bincount(at[2][values == instance], minlength=height) for instance in wanted])
+    ids, boxes = instances
+    area = np.zeros((len(wanted), ids.shape[2]), dtype=int)
+    for row, instance in zip(area, wanted):
+        row[boxes[instance][2]] = (ids[boxes[instance]] == instance).sum(axis=(0, 1))
     chosen: list[int] = []
     while area.size and len(chosen) < max_slices:
         # A slice through the rim of an instance does not show it.
@@ -343,28 +384,28 @@ def _slices_through(ids: np.ndarray, wanted: Sequence[int], max_slices: int) -> 
 
 
 def _draw_projection(
-    axes: Axes, scan: _Scan, ids: np.ndarray, names: Mapping[int, str], color: str, body: _Box
+    axes: Axes, scan: _Scan, instances: _Instances, names: Mapping[int, str], color: str, body: Box
 ) -> None:
     """Draw a coronal maximum projection with the outline of each instance."""
-    projection, spacing_mm = scan.image_hu[body].max(axis=1), scan.spacing_mm[[0, 2]]
+    projection, spacing_mm = in_hu(scan.image[body].max(axis=1), scan.hu_range), scan.spacing_mm[[0, 2]]
     _show(axes, projection, spacing_mm, PROJECTION_WINDOW_HU, "lower")
-    at = np.nonzero(ids[body])
-    values = ids[body][at]
     masks = {}
     for instance in names:
-        own = values == instance
-        masks[instance] = np.zeros(projection.shape, dtype=bool)
-        masks[instance][at[0][own], at[2][own]] = True
+        across, _, up = instances.boxes[instance]
+        mask = np.zeros((scan.image.shape[0], scan.image.shape[2]), dtype=bool)
+        mask[across, up] = (instances.ids[across, body[1], up] == instance).any(axis=1)
+        masks[instance] = mask[body[0], body[2]]
     _outline(axes, masks, names, color, spacing_mm, text_share=0.03)
 
 
 def _draw_slice(
-    axes: Axes, scan: _Scan, ids: np.ndarray, names: Mapping[int, str], color: str, body: _Box, index: int
+    axes: Axes, scan: _Scan, ids: np.ndarray, names: Mapping[int, str], color: str, body: Box, index: int
 ) -> None:
     """Draw an axial slice with the outline of each instance in it."""
     plane = (*body[:2], index)
-    _show(axes, scan.image_hu[plane], scan.spacing_mm[:2], BONE_WINDOW_HU, "upper")
-    masks = {instance: ids[plane] == instance for instance in names}
+    _show(axes, in_hu(scan.image[plane], scan.hu_range), scan.spacing_mm[:2], BONE_WINDOW_HU, "upper")
+    shown = np.ascontiguousarray(ids[plane])  # voxels of a slice lie far apart in memory: they are read once
+    masks = {instance: shown == instance for instance in names}
     _outline(axes, masks, names, color, scan.spacing_mm[:2], text_share=0.06)
 
 
@@ -455,5 +496,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
         figure: the figure.
         path: PNG to write.
     """
+    figure.set_dpi(DOTS_PER_INCH)
     with whole_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH)
+        # Figure.savefig would draw all of it once more beforehand, only to lay it out
+        FigureCanvasAgg(figure).print_png(temporary, pil_kwargs={"compress_level": _COMPRESSION})

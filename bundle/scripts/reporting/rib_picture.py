@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from skimage.measure import find_contours
 
 from scripts.anatomy.rib_cage import RibCage
-from scripts.reporting.figures import CANDIDATE_COLOR, DOTS_PER_INCH, FRACTURE_COLOR, RIM, save_figure
+from scripts.reporting.figures import CANDIDATE_COLOR, DOTS_PER_INCH, FRACTURE_COLOR, IN_HU, RIM, in_hu, save_figure
 from scripts.reporting.unfolding import HALF_HEIGHT_MM, NAMES_MM, Shadow, UnfoldedCage
 
 __all__ = ["rib_picture"]
@@ -28,7 +28,7 @@ _RULER_MM = 50
 
 
 def rib_picture(
-    image_hu: NDArray,
+    image: NDArray,
     affine: NDArray,
     cage: RibCage,
     pred: NDArray,
@@ -39,6 +39,7 @@ def rib_picture(
     label_rib_of: Mapping[int, int] | None = None,
     title: str = "",
     operating_score: float = 0.0,
+    hu_range: Sequence[float] = IN_HU,
 ) -> None:
     """
     Draw the unfolded rib cage of a scan, see :mod:`scripts.reporting.unfolding`.
@@ -46,7 +47,7 @@ def rib_picture(
     Above the maximum through the chest wall, 5 mm to both sides of the middle of each rib, below the mean.
 
     Args:
-        image_hu: the scan in HU, shape ``(H, W, D)``.
+        image: the scan, shape ``(H, W, D)``.
         affine: from voxels to RAS mm, shape ``(4, 4)``.
         cage: its ribs; at least one.
         pred: ids 1 to n of the candidates, integer, shape ``(H, W, D)``.
@@ -58,6 +59,7 @@ def rib_picture(
         label_rib_of: id of the rib by the id of each fracture that lies on one.
         title: name of the scan, written above.
         operating_score: candidates of a lower score are not drawn.
+        hu_range: HU of the values -1 and 1 of the scan; by default it is in HU.
 
     Raises:
         ValueError: when there are no ribs.
@@ -65,7 +67,9 @@ def rib_picture(
     if not cage.ribs:
         raise ValueError("there is no rib to draw: leave out the picture.")
     unfolded = UnfoldedCage.of(cage)
-    maximum, mean = unfolded.pictures(image_hu, affine, _OUTSIDE_HU)
+    low_hu, high_hu = hu_range
+    outside = (2 * _OUTSIDE_HU - low_hu - high_hu) / (high_hu - low_hu)
+    maximum, mean = (in_hu(picture, hu_range) for picture in unfolded.pictures(image, affine, outside))
     on_ribs = {i: rib for i, rib in rib_of.items() if label_scores[i - 1] >= operating_score}
     candidates = unfolded.shadows(pred, affine, on_ribs)
     left_out = sum(score >= operating_score for score in label_scores) - len(candidates)

@@ -137,7 +137,8 @@ class DescribeFracturesd(MapTransform):
         high = np.clip(np.ceil(center + _AROUND_MM / spacing) + 1, 1, shape).astype(int)
         around = tuple(slice(int(a), int(b)) for a, b in zip(low, high))
         part = image.as_tensor()[0][around].float().cpu().numpy()
-        hu = part * ((self.high_hu - self.low_hu) / 2) + (self.high_hu + self.low_hu) / 2
+        hu = part * ((self.high_hu - self.low_hu) / 2)
+        hu += (self.high_hu + self.low_hu) / 2
         moved = own.copy()
         moved[:3, 3] += own[:3, :3] @ low
         slice_mm = float(np.linalg.norm(affine[:3, :3], axis=0).max())

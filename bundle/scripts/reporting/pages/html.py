@@ -23,7 +23,7 @@ _TEMPLATES = Path(__file__).resolve().parent / "templates"
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader(str(_TEMPLATES)),  # of a Path it asks all classes of the program: is it iterable?
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -245,7 +245,10 @@ def projections(scan: Scan, midsagittal_plane: torch.Tensor | NDArray | None) ->
     for index, sheet in enumerate(scan.turned):
         is_right = within + index * slope[0] > 0
         for half, inside in zip(halves, (is_right, ~is_right)):
-            np.maximum(half, sheet, out=half, where=inside)
+            if inside.all():  # as of nearly all sheets: then there is nothing to choose
+                np.maximum(half, sheet, out=half)
+            elif inside.any():
+                np.maximum(half, sheet, out=half, where=inside)
 
     def side_of(box: tuple[slice, slice, slice]) -> bool:
         middle = [(part.start + part.stop - 1) / 2 for part in box]
