@@ -31,6 +31,7 @@ from scripts.handlers import (
     ScanRecordsHandler,
 )
 from scripts.metrics.ribfrac_froc import RibFracFROCMetric
+from scripts.reporting.figures import IN_HU, in_hu
 
 LOSSES = [0.9, 0.5, 0.7, 0.6, 0.4]  # of the validation after epochs 1 to 5
 
@@ -310,10 +311,10 @@ def test_predictions_of_other_scans_are_not_mixed_in(tmp_path):
 def test_a_picture_of_each_scan(tmp_path, monkeypatch):
     seen = []
 
-    def picture(image_hu, affine, pred, label_scores, path, label=None, title="", operating_score=0.0):
+    def picture(image, affine, pred, label_scores, path, label=None, title="", operating_score=0.0, hu_range=IN_HU):
         assert (title, operating_score) == ("RibFrac501", 0.5)
         assert path == tmp_path / "pictures" / "RibFrac501.png"
-        seen.append((image_hu, pred, label))
+        seen.append((in_hu(image, hu_range), pred, label))
 
     monkeypatch.setattr("scripts.handlers.results.scan_picture", picture)
     evaluator = predict(predicted())

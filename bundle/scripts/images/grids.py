@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import cast
 
+import nibabel as nib
 import numpy as np
 from monai.data import MetaTensor
-from monai.transforms import Orientation
 from nibabel.affines import voxel_sizes
 from numpy.typing import ArrayLike
 
@@ -77,9 +76,12 @@ def on_grid_of(image: MetaTensor, mask: MetaTensor) -> np.ndarray:
     Returns:
         The ids nearest to the image's voxels, shape ``(H, W, D)``.
     """
-    turned = cast(MetaTensor, Orientation(axcodes="RAS", labels=None)(mask))
-    ids = turned[0].cpu().numpy()
-    to_ids = np.linalg.inv(np.asarray(turned.affine)) @ np.asarray(image.affine)
+    affine = np.asarray(mask.affine, dtype=float)
+    to_ras = nib.orientations.io_orientation(affine)
+    # a view, where MONAI's Orientation copies the volume
+    ids = nib.orientations.apply_orientation(mask.as_tensor()[0].cpu().numpy(), to_ras)
+    own = affine @ nib.orientations.inv_ornt_aff(to_ras, mask.shape[1:])
+    to_ids = np.linalg.inv(own) @ np.asarray(image.affine)
     places = [
         np.rint(to_ids[axis, axis] * np.arange(extent) + to_ids[axis, 3]).astype(int).clip(0, ids.shape[axis] - 1)
         for axis, extent in enumerate(image.shape[1:])
