@@ -34,6 +34,7 @@ __all__ = [
     "candidate_scores",
     "label_candidates",
     "local_means",
+    "local_window",
     "lowest_threshold",
     "mean_probabilities",
     "renumbered",
@@ -214,7 +215,7 @@ def local_means(probability: np.ndarray, spacing_mm: Sequence[float], ids: np.nd
     Returns:
         the mean around each voxel, in [0, 1], shape ``(H, W, D)``; 0 outside the candidates' boxes.
     """
-    size = _window(spacing_mm)
+    size = local_window(spacing_mm)
     if ids is None:
         return ndimage.uniform_filter(probability, size, mode="constant").clip(0, 1)
     means = np.zeros_like(probability)
@@ -226,7 +227,7 @@ def local_means(probability: np.ndarray, spacing_mm: Sequence[float], ids: np.nd
     return means
 
 
-def _window(spacing_mm: Sequence[float]) -> NDArray[np.int_]:
+def local_window(spacing_mm: Sequence[float]) -> NDArray[np.int_]:
     """Return the voxels of a box of odd size nearest to ``LOCAL_MEAN_MM`` a side, shape ``(3,)``."""
     return 2 * np.round((LOCAL_MEAN_MM / np.asarray(spacing_mm) - 1) / 2).clip(min=0).astype(int) + 1
 
@@ -348,7 +349,7 @@ class LabelCandidatesd(MapTransform):
             if self.split_distance_mm or self.peak_share or self.low_threshold or self.score == CandidateScore.MAX:
                 spacing_mm = _spacing_mm(probability, key)
             lowest = lowest_threshold(self.threshold, self.low_threshold)
-            around = widened(foreground_box(values > lowest), _window(spacing_mm), values.shape)
+            around = widened(foreground_box(values > lowest), local_window(spacing_mm), values.shape)
             values = values[around]  # all else is background
             ids = label_candidates(
                 values,

@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.special import expit, logit
 
-from scripts.anatomy.components import foreground_box, instance_boxes, moved
+from scripts.anatomy.components import foreground_box, instance_boxes, moved, widened
 from scripts.anatomy.straight_ribs import BEYOND_MM, BLOCK_STEP_MM, RibBlocks, StraightRib
 from scripts.networks import StraightRibNet
 from scripts.transforms.candidates import (
@@ -25,6 +25,7 @@ from scripts.transforms.candidates import (
     candidate_scores,
     label_candidates,
     local_means,
+    local_window,
     lowest_threshold,
 )
 from scripts.transforms.straight_ribs import can_look, look_along_ribs
@@ -172,9 +173,9 @@ class PoolRegionsd(MapTransform):
 
         result = torch.zeros_like(prediction)
         if looks:
-            box = foreground_box(regions)
+            box = widened(foreground_box(regions), local_window(spacing_mm), regions.shape)
             own = regions[box]
-            local = local_means(probability, spacing_mm, regions)[box]
+            local = local_means(probability[box], spacing_mm, own)
             highest = candidate_scores(CandidateScore.MAX, own, np.zeros(len(looks)), local, 0.0)
             windows = logit(np.clip(highest, _LOGIT_MARGIN, 1 - _LOGIT_MARGIN))
             both = (1 - self.weight) * windows + self.weight * np.asarray(looks)
