@@ -120,17 +120,6 @@ def test_the_break_lies_anywhere_in_the_candidate():
     assert found.displacement.offset_mm == pytest.approx(3.0, abs=0.3)
 
 
-@pytest.mark.parametrize("middle_mm", [0.0, 12.0])
-def test_of_two_breaks_the_one_near_the_middle_counts(middle_mm):
-    found = measured(points=candidate_points(middle_mm, 16.0), gap_mm=1.5, breaks_mm=(0.0, 12.0))
-    assert found.way_mm == pytest.approx(LENGTH_MM / 2 + middle_mm, abs=1.0)
-
-
-def test_far_from_the_middle_a_break_is_found_all_the_same():
-    found = measured(points=candidate_points(15.0, 20.0), gap_mm=1.5, breaks_mm=(0.0, 30.0))
-    assert min(abs(found.way_mm - LENGTH_MM / 2 - place) for place in (0.0, 30.0)) < 1.0
-
-
 def test_the_centerline_may_follow_the_displaced_stub():
     scan, affine, straight = broken_rib(offset_mm=(0.0, 4.0), gap_mm=1.5)
     bent = straight_rib()
