@@ -52,6 +52,7 @@ NOT_TESTED = {
         "docs/concepts.md",
         "docs/concepts.md",
         "docs/how-to/share.md",
+        "docs/how-to/reproduce-the-report.md",
         "docs/how-to/train-on-ribfrac.md",
         "docs/how-to/train-on-ribfrac.md",
         "docs/pictures.md",
