@@ -52,7 +52,6 @@ NOT_TESTED = {
         "docs/concepts.md",
         "docs/concepts.md",
         "docs/how-to/share.md",
-        "docs/how-to/reproduce-the-report.md",
         "docs/how-to/train-on-ribfrac.md",
         "docs/how-to/train-on-ribfrac.md",
         "docs/pictures.md",
@@ -63,6 +62,7 @@ NOT_TESTED = {
     "takes minutes to hours": [
         "docs/description.md",
         "docs/detection.md",
+        "docs/how-to/reproduce-the-report.md",
         "docs/how-to/train-on-ribfrac.md",
         "docs/pictures.md",
         "docs/pictures.md",
