@@ -332,6 +332,21 @@ def test_an_evaluation_counts_all_candidates_wherever_the_tuned_overlay_stands(c
     assert parser.get_parsed_content("outputs::min_score") == 0.7
 
 
+@pytest.mark.parametrize(
+    "settings, all_count",
+    [
+        pytest.param({}, False, id="a prediction"),
+        pytest.param({"outputs::probabilities": "true"}, True, id="with probabilities"),
+        pytest.param({"outputs::min_score": 0.0}, True, id="an evaluation"),
+        pytest.param({"rib_weight": 0.0}, True, id="without the look along the ribs"),
+    ],
+)
+def test_windows_look_where_a_candidate_of_the_least_score_can_be(settings, all_count):
+    parser = workflow("inference.yaml", **settings).parser
+    look, least = (parser.get_parsed_content(name) for name in ("least_look", "bone::min_rib_probability"))
+    assert look == least if all_count else look == pytest.approx(0.658, abs=0.001)  # (logit 2.83 - 0.2 * 11.5) / 0.8
+
+
 @pytest.mark.parametrize("config, kind", [("inference.yaml", "infer"), ("train.yaml", "train")])
 def test_the_shipped_weights_fit_the_network_of_the_configs(config, kind):
     network = workflow(config, kind=kind).parser.get_parsed_content("network_def")

@@ -16,7 +16,7 @@ from scipy.special import expit, logit
 
 from scripts.anatomy.straight_ribs import RibBlocks
 from scripts.networks import ResUNet, StraightRibNet
-from scripts.transforms import LabelCandidatesd, PoolRegionsd, StraightenRibsd
+from scripts.transforms import FindCandidatesd, LabelCandidatesd, PoolRegionsd, StraightenRibsd, least_look
 from scripts.transforms.rib_regions import RibPeak, rib_peaks
 
 STEP_MM, BEYOND_MM = 6.4, 10.0
@@ -123,6 +123,47 @@ def test_what_the_windows_see_elsewhere_is_a_region_too(straightened, cage):
     expected = [expit((logit(0.95) + logit(0.05)) / 2), expit((logit(0.9) + QUIET) / 2)]  # off the ribs it is 0.05
     assert scores == pytest.approx(expected, abs=1e-3)
     assert (ids[off] == 1).all() and (ids[on_a_rib] == 2).all()
+
+
+KEPT: dict[str, Any] = {
+    **CANDIDATES,
+    "postprocess": True,
+    "spine_margin_mm": 0.0,
+    "score": "mean_above_threshold",
+    "score_slope": 0.66,
+    "score_intercept": -2.08,
+    "min_mean_probability": 0.0,
+    "max_rib_mm": None,
+}
+
+
+@pytest.mark.parametrize("score", ["mean_above_threshold", "mean"])
+@pytest.mark.parametrize("min_score, weight", [(0.45, 0.8), (0.3, 0.8), (0.9, 0.5), (0.7, 1.0)])
+def test_below_the_least_look_sure_windows_do_not_make_a_candidate(straightened, cage, score, min_score, weight):
+    settings = {**KEPT, "score": score}
+    least = logit(least_look(settings, weight, min_score))
+    found = {}
+    for name, of_look in {"below": least - 0.02, "above": least + 0.02}.items():
+        there = (ball(cage, on_rib(25.0), 14.0), 1.0)  # it covers the whole place on the rib
+        data = PoolRegionsd("pred", None, settings, weight)(
+            data_of(straightened, cage, [there], [(6, WAY_MM, of_look)])
+        )
+        found[name] = len(FindCandidatesd("pred", settings, min_score=min_score)(data)["label_scores"])
+    assert found == {"below": 0, "above": 1}
+
+
+@pytest.mark.parametrize(
+    "changed, weight, min_score",
+    [
+        pytest.param({}, 0.8, 0.0, id="all candidates are kept"),
+        pytest.param({}, 0.0, 0.45, id="the look does not count"),
+        pytest.param({"postprocess": "false"}, 0.8, 0.45, id="no filter"),
+        pytest.param({"score": "max"}, 0.8, 0.45, id="a score that is not the region's probability"),
+        pytest.param({"score": "mean", "score_intercept": 2.0}, 0.8, 0.3, id="every region reaches it"),
+    ],
+)
+def test_the_least_look_is_the_given_one_where_scores_tell_nothing(changed, weight, min_score):
+    assert least_look({**KEPT, **changed}, weight, min_score, at_least=0.03) == 0.03
 
 
 def test_neighbors_do_not_become_one(straightened, cage):

@@ -17,7 +17,7 @@ from .inversion import InvertCandidatesd, SeparateCandidatesd
 from .labels import CheckLabeld, CropLabelSlicesd
 from .naming import NameScand, scan_name_formatter
 from .resampling import ResampleAlongAxes, SpacingOnlyd
-from .rib_regions import PoolRegionsd
+from .rib_regions import PoolRegionsd, least_look
 from .sampling import FindFracturesd, SymmetricROISamplerd
 from .saving import SaveProbabilityd, SaveScand
 from .straight_ribs import RandCropStraightRibsd, StraightenRibsd
@@ -55,5 +55,6 @@ __all__ = [
     "StraightenRibsd",
     "SymmetricROISamplerd",
     "ThoraxAxisd",
+    "least_look",
     "scan_name_formatter",
 ]

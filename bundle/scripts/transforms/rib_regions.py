@@ -12,6 +12,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import str2bool
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -30,7 +31,7 @@ from scripts.transforms.candidates import (
 )
 from scripts.transforms.straight_ribs import can_look, look_along_ribs
 
-__all__ = ["PoolRegionsd", "RibPeak", "rib_peaks"]
+__all__ = ["PoolRegionsd", "RibPeak", "least_look", "rib_peaks"]
 
 _logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ _COVERED = 0.3  # a region of the windows of which more lies in places along the
 _NEAR_RIB_MM = 14.0  # half the height of a rib, and a displaced stub
 _OF_REGION = 90.0  # percentile of the look over a region of the windows: some of it may lie beside the fracture
 _LOGIT_MARGIN = 1e-5
+_ROUNDING = 1e-3  # of a logit, in float32
 _STEP_MM = StraightRibNet.STRIDE * BLOCK_STEP_MM
 
 
@@ -216,6 +218,44 @@ def rib_peaks(logits: NDArray[np.float64], lengths: NDArray[np.int64]) -> list[R
             ends = (first * _STEP_MM - BEYOND_MM - _MARGIN_MM, (last + 1) * _STEP_MM - BEYOND_MM + _MARGIN_MM)
             peaks.append(RibPeak(rib, *ends, float(values[top])))
     return sorted(peaks, key=lambda peak: -peak.logit)
+
+
+def least_look(
+    candidates: Mapping[str, Any],
+    weight: float = 0.8,
+    min_score: float = 0.0,
+    any_score: bool | str = False,
+    at_least: float = 0.0,
+) -> float:
+    """
+    Tell how probable the look along the ribs must find a place that can become a candidate of a score.
+
+    Below it, the score is not reached even where the windows are sure, so they need not look there.
+
+    Args:
+        candidates: the settings of candidates, as of :class:`scripts.transforms.FindCandidatesd`.
+        weight: of the look, as of :class:`PoolRegionsd`.
+        min_score: least score of the candidates that are kept, in [0, 1].
+        any_score: True keeps places of any score, as a file of probabilities shows them.
+        at_least: the result is no lower than this probability.
+
+    Returns:
+        A probability; ``at_least`` where the score does not tell, as without postprocessing or with the score ``max``.
+    """
+    is_filtered = str2bool(candidates["postprocess"]) and not str2bool(any_score)
+    if not (is_filtered and 0 < min_score < 1 and weight > 0):
+        return at_least
+    of_region = float(expit((logit(min_score) - candidates["score_intercept"]) / candidates["score_slope"]))
+    if candidates["score"] == CandidateScore.MEAN:
+        lowest = lowest_threshold(candidates["threshold"], candidates["low_threshold"])
+        of_region = (of_region - lowest) / (1 - lowest)
+    elif candidates["score"] != CandidateScore.MEAN_ABOVE_THRESHOLD:
+        return at_least
+    if of_region <= 0:
+        return at_least
+    sure_windows = logit(1 - _LOGIT_MARGIN)
+    look = (logit(of_region) - _ROUNDING - (1 - weight) * sure_windows) / weight
+    return max(at_least, float(expit(look)))
 
 
 class _NearRibs:
