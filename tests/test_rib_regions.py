@@ -27,6 +27,17 @@ CANDIDATES: dict[str, Any] = {
     "split_distance_mm": 0.0,
     "peak_share": 0.0,
 }
+KEPT: dict[str, Any] = {
+    **CANDIDATES,
+    "postprocess": True,
+    "spine_margin_mm": 0.0,
+    "score": "mean_above_threshold",
+    "score_slope": 0.66,
+    "score_intercept": -2.08,
+    "min_score": 0.0,
+    "min_mean_probability": 0.0,
+    "max_rib_mm": None,
+}
 QUIET = -9.0
 
 
@@ -107,6 +118,15 @@ def test_a_place_that_the_windows_do_not_see_is_bone_and_what_is_around_it(strai
     assert beyond.max() <= 2.0 and (beyond > 0).any()
 
 
+@pytest.mark.parametrize("looks, found", [([(6, WAY_MM, 5.0)], 1), ([], 0)])
+def test_windows_that_see_nothing_at_all(straightened, cage, looks, found):
+    """As in a healthy scan; the settings are those of the configs."""
+    settings = {**KEPT, "peak_share": 0.8, "split_distance_mm": 20.0, "max_rib_mm": 15.0}
+    data = PoolRegionsd("pred", None, settings, 0.9)(data_of(straightened, cage, logits=looks))
+    data = FindCandidatesd("pred", settings)(data)
+    assert len(data["label_scores"]) == len(np.unique(data["pred"].numpy())) - 1 == found
+
+
 def test_both_looks_are_weighed_in_the_logit(straightened, cage):
     there = ball(cage, on_rib(25.0), 9.0)
     data = data_of(straightened, cage, [(there, 0.9)], [(6, WAY_MM, -1.0)])
@@ -123,18 +143,6 @@ def test_what_the_windows_see_elsewhere_is_a_region_too(straightened, cage):
     expected = [expit((logit(0.95) + logit(0.05)) / 2), expit((logit(0.9) + QUIET) / 2)]  # off the ribs it is 0.05
     assert scores == pytest.approx(expected, abs=1e-3)
     assert (ids[off] == 1).all() and (ids[on_a_rib] == 2).all()
-
-
-KEPT: dict[str, Any] = {
-    **CANDIDATES,
-    "postprocess": True,
-    "spine_margin_mm": 0.0,
-    "score": "mean_above_threshold",
-    "score_slope": 0.66,
-    "score_intercept": -2.08,
-    "min_mean_probability": 0.0,
-    "max_rib_mm": None,
-}
 
 
 @pytest.mark.parametrize("score", ["mean_above_threshold", "mean"])

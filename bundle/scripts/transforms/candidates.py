@@ -91,7 +91,7 @@ def label_candidates(
     candidate of ``clear_mm3`` is a candidate as well, in place of the smaller ones that it holds.
 
     Args:
-        probability: probabilities in [0, 1], shape ``(H, W, D)``.
+        probability: probabilities in [0, 1], shape ``(H, W, D)``, of any size, 0 too.
         threshold: voxels whose probability is at or below it belong to no candidate.
         spacing_mm: voxel size along each axis; used in splitting and parting alone.
         split_distance_mm: least distance of two peaks of one component; 0 splits nothing.
@@ -161,7 +161,7 @@ def _cut_components(ids: np.ndarray, probability: np.ndarray, cut: Callable[[np.
             component with less than two stays as it is.
     """
     count = int(ids.max(initial=0))
-    for component, box in enumerate(ndimage.find_objects(ids), start=1):
+    for component, box in enumerate(ndimage.find_objects(ids) if count else [], start=1):  # it takes no empty volume
         inside = ids[box] == component
         pieces = cut(np.where(inside, probability[box], 0))
         more = int(pieces.max()) - 1
