@@ -223,7 +223,7 @@ def rib_peaks(logits: NDArray[np.float64], lengths: NDArray[np.int64]) -> list[R
 def least_look(
     candidates: Mapping[str, Any],
     weight: float = 0.8,
-    min_score: float = 0.0,
+    min_score: float | None = 0.0,
     any_score: bool | str = False,
     at_least: float = 0.0,
 ) -> float:
@@ -235,13 +235,15 @@ def least_look(
     Args:
         candidates: the settings of candidates, as of :class:`scripts.transforms.FindCandidatesd`.
         weight: of the look, as of :class:`PoolRegionsd`.
-        min_score: least score of the candidates that are kept, in [0, 1].
+        min_score: least score of the candidates that are kept, in [0, 1]; that of the settings where None.
         any_score: True keeps places of any score, as a file of probabilities shows them.
         at_least: the result is no lower than this probability.
 
     Returns:
-        A probability; ``at_least`` where the score does not tell, as without postprocessing or with the score ``max``.
+        A probability; ``at_least`` where the score does not tell, as without postprocessing or with the score ``max``,
+        and where a region off the ribs, whose look counts as 0.05, can reach it.
     """
+    min_score = candidates["min_score"] if min_score is None else min_score
     is_filtered = str2bool(candidates["postprocess"]) and not str2bool(any_score)
     if not (is_filtered and 0 < min_score < 1 and weight > 0):
         return at_least
@@ -255,7 +257,7 @@ def least_look(
         return at_least
     sure_windows = logit(1 - _LOGIT_MARGIN)
     look = (logit(of_region) - _ROUNDING - (1 - weight) * sure_windows) / weight
-    return max(at_least, float(expit(look)))
+    return max(at_least, float(expit(look))) if look > logit(LEAST_PROBABILITY) else at_least
 
 
 class _NearRibs:
