@@ -120,7 +120,7 @@ def test_a_place_that_the_windows_do_not_see_is_bone_and_what_is_around_it(strai
 
 @pytest.mark.parametrize("looks, found", [([(6, WAY_MM, 5.0)], 1), ([], 0)])
 def test_windows_that_see_nothing_at_all(straightened, cage, looks, found):
-    """As in a healthy scan; the settings are those of the configs."""
+    """As in a healthy scan."""
     settings = {**KEPT, "peak_share": 0.8, "split_distance_mm": 20.0, "max_rib_mm": 15.0}
     data = PoolRegionsd("pred", None, settings, 0.9)(data_of(straightened, cage, logits=looks))
     data = FindCandidatesd("pred", settings)(data)

@@ -161,7 +161,9 @@ def _cut_components(ids: np.ndarray, probability: np.ndarray, cut: Callable[[np.
             component with less than two stays as it is.
     """
     count = int(ids.max(initial=0))
-    for component, box in enumerate(ndimage.find_objects(ids) if count else [], start=1):  # it takes no empty volume
+    for component, box in enumerate(instance_boxes(ids), start=1):
+        if box is None:
+            continue
         inside = ids[box] == component
         pieces = cut(np.where(inside, probability[box], 0))
         more = int(pieces.max()) - 1
@@ -219,7 +221,7 @@ def local_means(probability: np.ndarray, spacing_mm: Sequence[float], ids: np.nd
     if ids is None:
         return ndimage.uniform_filter(probability, size, mode="constant").clip(0, 1)
     means = np.zeros_like(probability)
-    for box in ndimage.find_objects(ids):
+    for box in filter(None, instance_boxes(ids)):
         reach = [min(side.start, width // 2) for side, width in zip(box, size)]  # the array's end is an end here too
         wide = tuple(slice(side.start - low, side.stop + width // 2) for side, low, width in zip(box, reach, size))
         inside = tuple(slice(low, low + side.stop - side.start) for low, side in zip(reach, box))

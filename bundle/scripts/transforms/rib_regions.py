@@ -20,6 +20,7 @@ from scipy.special import expit, logit
 
 from scripts.anatomy.components import foreground_box, instance_boxes, moved, widened
 from scripts.anatomy.straight_ribs import BEYOND_MM, BLOCK_STEP_MM, RibBlocks, StraightRib
+from scripts.metrics.calibration import calibrated_scores
 from scripts.networks import StraightRibNet
 from scripts.transforms.candidates import (
     CandidateScore,
@@ -243,18 +244,16 @@ def least_look(
         A probability; ``at_least`` where the score does not tell, as without postprocessing or with the score ``max``,
         and where a region off the ribs, whose look counts as 0.05, can reach it.
     """
+    score, slope = CandidateScore(candidates["score"]), candidates["score_slope"]
     min_score = candidates["min_score"] if min_score is None else min_score
     is_filtered = str2bool(candidates["postprocess"]) and not str2bool(any_score)
-    if not (is_filtered and 0 < min_score < 1 and weight > 0):
+    if not (is_filtered and 0 < min_score < 1 and weight > 0) or score == CandidateScore.MAX:
         return at_least
-    of_region = float(expit((logit(min_score) - candidates["score_intercept"]) / candidates["score_slope"]))
-    if candidates["score"] == CandidateScore.MEAN:
+    inverse = (1 / slope, -candidates["score_intercept"] / slope)  # the calibration, turned back
+    of_region = calibrated_scores(np.asarray(min_score), *inverse)
+    if score == CandidateScore.MEAN:
         lowest = lowest_threshold(candidates["threshold"], candidates["low_threshold"])
-        of_region = (of_region - lowest) / (1 - lowest)
-    elif candidates["score"] != CandidateScore.MEAN_ABOVE_THRESHOLD:
-        return at_least
-    if of_region <= 0:
-        return at_least
+        of_region = np.maximum(of_region - lowest, 0) / (1 - lowest)
     sure_windows = logit(1 - _LOGIT_MARGIN)
     look = (logit(of_region) - _ROUNDING - (1 - weight) * sure_windows) / weight
     return max(at_least, float(expit(look))) if look > logit(LEAST_PROBABILITY) else at_least
