@@ -1,8 +1,8 @@
 """
 How probable a network finds a fracture that lies off the middle of its window.
 
-    python benchmarks/off_center.py --data data/benchmark --output_dir output/benchmark --recipes report fracnet ours \
-      shipped --picture docs/images/off-center.png
+    python benchmarks/off_center.py --data data/benchmark/synthetic_test.json --output_dir output/benchmark \
+      --recipes report fracnet ours shipped --picture docs/images/off-center.png
 
 A network that was only shown fractures in the middle of their ROI learns the place with them: the windows of a
 prediction meet a fracture anywhere. Windows of each recipe's size are laid around the fractures of the synthetic test
@@ -119,12 +119,14 @@ def picture(found: dict[str, dict[int, list[float]]], path: Path) -> None:
 def main() -> None:
     """Measure, draw, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder of the detection benchmark's data")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the detection benchmark's results")
+    parser.add_argument("--data", type=Path, required=True, help="data set whose annotated test scans are shown")
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="folder with RECIPE/models/model.pt of each recipe"
+    )
     parser.add_argument("--recipes", nargs="+", required=True, help="recipes of the detection benchmark, trained")
     parser.add_argument("--picture", type=Path, required=True, help="PNG to write")
     options = parser.parse_args()
-    items = load_datalist(options.data / "synthetic_test.json", "test")
+    items = load_datalist(options.data, "test")
     recipes = [find_recipe(name) for name in options.recipes]
     found = {recipe.name: mean_probabilities(recipe, options.output_dir, items) for recipe in recipes}
     picture(found, options.picture)

@@ -83,7 +83,7 @@ def test_a_worker_looks_near_ribs_as_a_single_process_does(data, tmp_path, model
 @pytest.mark.slow
 def test_two_workers_give_the_results_of_one_process(engine, data, tmp_path, model):
     one, two, shown = tmp_path / "one", tmp_path / "two", {"outputs::pictures": True}
-    assert "1 of 4 scans could not be loaded, the others are done" in (said := run(data, one, model, **shown))
+    assert "1 of 4 scans failed, the others are done" in (said := run(data, one, model, **shown))
     assert archive(data, two, model, **shown) == said
     expected, found = contents(one), contents(two)
     progress = json.loads(found.pop("progress.json"))
@@ -98,6 +98,6 @@ def test_two_workers_give_the_results_of_one_process(engine, data, tmp_path, mod
 def test_what_is_done_is_left_out(engine, data, tmp_path, model):
     run(data, tmp_path, model)
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "predictions").glob("*.nii.gz")}
-    assert "1 of 1 scans could not be loaded" in archive(data, tmp_path, model)
+    assert "1 of 1 scans failed" in archive(data, tmp_path, model)
     assert {path: path.stat().st_mtime_ns for path in made} == made
     assert json.loads((tmp_path / "progress.json").read_text())["done_before"] == 3

@@ -104,7 +104,7 @@ def test_a_scan_that_ends_its_worker_once_is_done_and_one_that_does_each_time_gi
 ):
     tries = [plan(1, 0), plan(9, 0, DEADLY)]
     message = archive(data, tmp_path, model, max_retries=2, **ending)
-    assert message.startswith(f"1 of 6 scans could not be loaded, the others are done:\n{DEADLY}: ")
+    assert message.startswith(f"1 of 6 scans failed, the others are done:\n{DEADLY}: ")
     assert "the worker that predicts it is lost each time" in message and "it was tried 3 times" in message
     done, given_up = (len(of_scan.read_text().split()) for of_scan in tries)
     assert done == 2 and given_up in (2, 3), "a scan that waited in a worker that was lost counts as tried"

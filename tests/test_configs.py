@@ -158,7 +158,7 @@ def test_a_dicom_study_is_predicted_and_only_dicom_names_the_patient(tmp_path, m
     written = tmp_path / "out"
     settings = SMALL_PREDICTION | {"outputs::probabilities": True, "outputs::pictures": True, "checkpoint": model}
     done = run(python, "inference.yaml", dataset_dir=tmp_path / "archive", output_dir=written, **settings)
-    assert done.returncode == 1 and "2 of 4 scans could not be loaded, the others are done" in done.stdout
+    assert done.returncode == 1 and "2 of 4 scans failed, the others are done" in done.stdout
     assert re.search(r"\[patient\]/twice: series \w+ of 12 files: slices of two patients are mixed", done.stdout)
     assert "of 12 files: the file of a slice is cut short" in done.stdout
     (scan,) = {row["scan"] for row in rows(written / "fractures.csv")} - {"same"}
@@ -515,8 +515,7 @@ def test_a_bad_scan_is_told_at_the_end_and_the_others_are_finished(overlays, run
     with pytest.raises(RuntimeError) as error:
         prediction.run()
     assert re.search(
-        r"1 of 3 scans could not be loaded, the others are done:\n"
-        rf"RibFrac502: {broken}: 2 voxels are infinite or not numbers",
+        r"1 of 3 scans failed, the others are done:\n" rf"RibFrac502: {broken}: 2 voxels are infinite or not numbers",
         str(error.value.__cause__),
     )
     masks = [path.name for path in sorted((tmp_path / "out" / "predictions").glob("*.nii.gz"))]

@@ -103,7 +103,7 @@ def test_broken_scans_are_passed_over_and_told_with_their_file(folder: Path, num
         with pytest.raises(ValueError, match=FAULTS[skipped.scan][1]):
             raise ValueError(skipped.reason)
         assert str(folder / f"{skipped.scan}.nii.gz") in skipped.reason
-    with pytest.raises(ValueError, match="8 of 10 scans could not be loaded, the others are done:\ncrc: "):
+    with pytest.raises(ValueError, match="8 of 10 scans failed, the others are done:\ncrc: "):
         scans.raise_skipped()
 
 
@@ -219,7 +219,7 @@ def test_a_scan_whose_process_is_ended_is_passed_over_and_the_others_are_loaded(
         ("scan4", "/4.nii.gz: the process that loads it ended with exit status 3; it was tried twice."),
     ]
     assert [len((tmp_path / f"tries{index}").read_bytes()) for index in (1, 3, 4)] == [2, 2, 2]
-    with pytest.raises(ValueError, match="3 of 6 scans could not be loaded, the others are done:"):
+    with pytest.raises(ValueError, match="3 of 6 scans failed, the others are done:"):
         scans.raise_skipped()
 
 

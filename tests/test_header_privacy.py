@@ -101,7 +101,7 @@ def test_loading(spoiled, checked, files, told):
     assert len(list(loader)) == 1
     spoiled(files[4])
     assert list(loader) == []
-    with pytest.raises(ValueError, match="1 of 1 scans could not be loaded") as error:
+    with pytest.raises(ValueError, match="1 of 1 scans failed") as error:
         loader.raise_skipped()
     assert_no_secret(f"{loader.skipped}{error.value}{told()}")
 

@@ -24,7 +24,7 @@ def engines() -> list[Workflow]:
 def quiet():
     hide_false_resuming()
     yield
-    for name in ("SupervisedTrainer", "SupervisedEvaluator"):
+    for name in ("SupervisedTrainer", "SupervisedEvaluator", "SkippingEvaluator"):
         logging.getLogger(f"ignite.engine.engine.{name}").filters.clear()
 
 

@@ -102,7 +102,7 @@ def test_a_process_without_a_good_scan_keeps_nobody_waiting(model, tmp_path, pyt
         "wait_hours": 0.02,
     }
     done = torchrun(python, "multi_gpu_evaluate.yaml", output_dir=tmp_path / "out", **settings)
-    assert done.returncode != 0 and "1 of 2 scans could not be loaded, the others are done" in done.stdout, done.stdout
+    assert done.returncode != 0 and "1 of 2 scans failed, the others are done" in done.stdout, done.stdout
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["counts"]["scans"] == 1
     told = [json.loads((tmp_path / "out" / f"summary-{rank}.json").read_text()) for rank in (0, 1)]
     assert [len(summary["skipped_scans"]) for summary in told] == [0, 1]

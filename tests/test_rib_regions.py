@@ -176,6 +176,12 @@ def test_the_least_look_is_the_given_one_where_scores_tell_nothing(changed, weig
     assert least_look({**KEPT, **changed}, weight, min_score, at_least=0.03) == 0.03
 
 
+@pytest.mark.parametrize("at_least", [-0.1, 1.5])
+def test_a_least_look_that_is_no_probability_is_refused(at_least):
+    with pytest.raises(ValueError, match=f"min_rib_probability is {at_least}: give a probability, 0 to 1"):
+        least_look(KEPT, at_least=at_least)
+
+
 def test_neighbors_do_not_become_one(straightened, cage):
     near = [(6, WAY_MM - 26.0, 3.0), (6, WAY_MM - 13.0, 1.0), (6, WAY_MM, 4.0), (6, WAY_MM + 20.0, 2.0)]
     ids, scores = regions_of(data_of(straightened, cage, logits=near), weight=1.0)

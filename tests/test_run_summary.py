@@ -56,7 +56,7 @@ def test_the_log_ends_with_how_to_tell_scans_apart_whose_folders_name_patients(t
 def test_of_a_prediction(data, tmp_path, model):
     cut(data, 502)
     (data / "study.zip").touch()
-    assert "1 of 3 scans could not be loaded, the others are done" in run(data, tmp_path, model)
+    assert "1 of 3 scans failed, the others are done" in run(data, tmp_path, model)
     told = summary(tmp_path)
     table = rows(tmp_path / "scans.csv")
     (bad,) = told["skipped_scans"]
@@ -152,7 +152,7 @@ def test_where_all_scans_are_bad(overlays, data, tmp_path, model):
     assert (tmp_path / "metrics.json").exists() == bool(overlays)
     cut(data, *SCANS)
     error = run(data, tmp_path, model, *overlays)
-    assert error.startswith("3 of 3 scans could not be loaded, and there are no others:\nRibFrac501: ")
+    assert error.startswith("3 of 3 scans failed, and there are no others:\nRibFrac501: ")
     assert [error.count(f"\nRibFrac{number}: ") for number in SCANS] == [1, 1, 1]
     told = summary(tmp_path)
     assert [bad["scan"] for bad in told["skipped_scans"]] == [f"RibFrac{number}" for number in SCANS]

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from pydoc import locate
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import yaml
 
-__all__ = ["CommandParser", "end_at_error", "explain_errors", "explanation"]
+__all__ = ["CommandParser", "causes", "end_at_error", "explain_errors", "explanation"]
 
 _PACKAGE = __name__.split(".")[0]
 _RUNS = f"{_PACKAGE}.runs.run_"  # what a config runs begins so: an error in it is not one of its arguments
@@ -93,7 +93,7 @@ def end_at_error(kind: type[BaseException], error: BaseException, trace: Traceba
         sys.__excepthook__(kind, error, trace)
         return
     known = explanation(error)
-    *_, first = _causes(error)
+    first = causes(error)[-1]
     if known is None or os.environ.get("RIB_DEBUG"):
         sys.__excepthook__(kind, error, trace)
     line, *others = (f"{type(first).__name__}: {_REPORT}" if known is None else known).splitlines()
@@ -115,7 +115,7 @@ def explanation(error: BaseException) -> str | None:
     """
     part: _Part | None = None
     files: tuple[str, ...] = ()
-    for one in _causes(error):
+    for one in causes(error):
         steps = list(traceback.walk_tb(one.__traceback__))
         for frame, _ in steps:
             if _is(frame.f_code, "monai/bundle/scripts.py", "run"):
@@ -138,12 +138,14 @@ def explanation(error: BaseException) -> str | None:
     return f"{_place(part)}: {_refused(one, part)}"
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error, and that which it was raised from, and so on."""
+def causes(error: BaseException) -> list[BaseException]:
+    """List an error, that which it was raised from, and so on to the first one."""
+    chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None:
-        yield cause
+        chain.append(cause)
         cause = cause.__cause__
+    return chain
 
 
 def _is(code: Any, path: str, function: str) -> bool:

@@ -30,7 +30,7 @@ _SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it
 
 
 class SkippedScan(NamedTuple):
-    """A scan that could not be loaded: its name, and what is wrong with which file."""
+    """A scan that failed: its name, and what is wrong with which file."""
 
     scan: str
     reason: str
@@ -134,12 +134,13 @@ class SkippingDataLoader(DataLoader):
         self.skipped = []
         for batch in self._loaded_here() if self.processes == 0 else self._loaded_elsewhere():
             if isinstance(batch, SkippedScan):
-                self._skip(batch)
+                self.skip(batch)
             else:
                 yield batch
             del batch  # of 0.4 GB, before the next one comes
 
-    def _skip(self, scan: SkippedScan) -> None:
+    def skip(self, scan: SkippedScan) -> None:
+        """Take a scan for failed; one that was loaded, too, when it cannot be predicted."""
         _logger.error(f"{scan.scan} is skipped: {scan.reason}")
         self.skipped.append(scan)
 
@@ -209,7 +210,7 @@ class SkippingDataLoader(DataLoader):
 
 def raise_skipped(skipped: Sequence[SkippedScan], total: int) -> None:
     """
-    End a run in which scans were skipped; does nothing where all were loaded.
+    End a run in which scans were skipped; does nothing where none was.
 
     Processes of one run wait for each other here, so that none is ended by another's scans while it still writes.
 
@@ -227,7 +228,7 @@ def raise_skipped(skipped: Sequence[SkippedScan], total: int) -> None:
         reasons = "\n".join(f"{scan.scan}: {scan.reason}" for scan in skipped)
         total = sum(count for _, count in parts)
         others = "the others are done" if total > len(skipped) else "and there are no others"
-        raise ValueError(f"{len(skipped)} of {total} scans could not be loaded, {others}:\n{reasons}")
+        raise ValueError(f"{len(skipped)} of {total} scans failed, {others}:\n{reasons}")
 
 
 class _Guarded(Dataset):

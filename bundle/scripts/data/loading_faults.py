@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from monai.config import PathLike
 
+from scripts.errors import causes
 from scripts.images.dicom_series import is_dicom
 from scripts.images.header_privacy import is_own
 
@@ -32,7 +33,7 @@ def loading_fault(error: BaseException, image: PathLike | Sequence[PathLike]) ->
         names of files and folders or by a value, so its type stands for it.
     """
     if is_dicom(image):
-        error = _first(error)
+        error = causes(error)[-1]
         return str(error) if is_own(error) else f"its DICOM series cannot be loaded ({type(error).__name__})"
     name = str(image if isinstance(image, str | os.PathLike) else image[0])
     while error.__cause__ is not None and name not in str(error):
@@ -43,16 +44,6 @@ def loading_fault(error: BaseException, image: PathLike | Sequence[PathLike]) ->
 
 def where_raised(error: BaseException) -> str:
     """List the types of an exception and of its causes with the lines of code they came through, without any text."""
-    causes: list[BaseException] = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
     return "".join(
-        f"{type(one).__name__}\n{''.join(traceback.format_tb(one.__traceback__))}" for one in reversed(causes)
+        f"{type(one).__name__}\n{''.join(traceback.format_tb(one.__traceback__))}" for one in reversed(causes(error))
     )
-
-
-def _first(error: BaseException) -> BaseException:
-    """Return the exception around which others were raised."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error

@@ -55,7 +55,7 @@ class StreamDataLoader(SkippingDataLoader):
         while self._answers:
             self._answers.popitem()[1].set_exception(error)
 
-    def _skip(self, scan: SkippedScan) -> None:
+    def skip(self, scan: SkippedScan) -> None:
         self.finish(scan.scan, scan)
 
     def _loaded_here(self) -> Iterator[Any]:

@@ -3,6 +3,7 @@
 from .archive_run import run_archive
 from .archive_scans import ArchiveScans
 from .config import definition_hash
+from .evaluator import SkippingEvaluator
 from .lock import FolderLock
 from .near_ribs import PrepareBatchNearRibs
 from .prediction import PredictionRun, run_prediction
@@ -16,6 +17,7 @@ __all__ = [
     "PrepareBatchNearRibs",
     "PredictionRun",
     "ScanRecords",
+    "SkippingEvaluator",
     "definition_hash",
     "read_command_line",
     "run_archive",

@@ -103,6 +103,7 @@ class ScanWorker:
         self.run: WorkerRun = parser.get_parsed_content("prediction")
         evaluator: Any = parser.get_parsed_content("evaluator")
         self.loader = evaluator.data_loader
+        evaluator.add_event_handler(Events.ITERATION_STARTED, self._begin)
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._finish)
         Thread(target=partial(self._predict, evaluator), daemon=True).start()
         return self.run.records.made_by
@@ -167,6 +168,10 @@ class ScanWorker:
             evaluator.run()
         except Exception as error:  # is raised where the scans are waited for
             self.loader.fail(error)
+
+    def _begin(self, engine: Engine) -> None:
+        if self.store is not None:  # what a scan that failed has left
+            shutil.rmtree(self.run.output_dir, ignore_errors=True)
 
     def _finish(self, engine: Engine) -> None:
         outputs: Any = engine.state.output

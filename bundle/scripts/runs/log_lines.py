@@ -6,7 +6,7 @@ import logging
 
 __all__ = ["hide_false_resuming"]
 
-_ENGINES = ("SupervisedTrainer", "SupervisedEvaluator")  # MONAI's, of all configs
+_ENGINES = ("SupervisedTrainer", "SupervisedEvaluator", "SkippingEvaluator")  # of all configs
 
 
 def hide_false_resuming() -> None:

@@ -117,6 +117,7 @@ class PredictionRun:
         files_of_a_scan += [self.output_dir / "ribs" / "{scan}.nii.gz"] if self.ribs else []
         if self.outputs["probabilities"]:
             files_of_a_scan.append(self.output_dir / "probabilities" / "{scan}.nii.gz")
+        further = ["pictures/{scan}_ribs.png", "ribs/{scan}.csv", "dicom/{scan}.seg.dcm", "dicom/{scan}.sr.dcm"]
         self.records = ScanRecords(
             self.output_dir,
             predictions_dir,
@@ -130,6 +131,7 @@ class PredictionRun:
             many_fractures,
             whole,
             str2bool(describe),
+            [str(self.output_dir / name) for name in further],
         )
 
     @cached_property

@@ -71,6 +71,7 @@ class ScanRecords:
         many_fractures: so many that count, or more, raise a scan's flag there.
         whole: the run is of all scans, as an evaluation is, whose score is of what it predicts.
         described: fractures are described, and sums tell what they are together.
+        further: names, as in ``outputs``, of files that a scan may have or not, and has not when it failed.
 
     Raises:
         ValueError: when there is no such shard, a run of all scans is to leave out what is done, or a scan's own file
@@ -91,6 +92,7 @@ class ScanRecords:
         many_fractures: int = 3,
         whole: bool = False,
         described: bool = False,
+        further: Sequence[str] = (),
     ) -> None:
         if not 0 <= shard < shards:
             raise ValueError(f"shard is {shard}, but must be one of 0 to {shards - 1}, since shards is {shards}.")
@@ -110,6 +112,7 @@ class ScanRecords:
         self.operating_score = operating_score
         self.many_fractures = many_fractures
         self.described = described
+        self.further = further
         self.check_sources()
 
     @property
@@ -159,9 +162,9 @@ class ScanRecords:
         self._record(item["scan"]).unlink(missing_ok=True)
 
     def remove_results(self, item: Mapping[str, Any]) -> None:
-        """Remove what was written of a scan, but for pictures and tables of its ribs, and DICOM."""
+        """Remove what was written of a scan."""
         self.forget(item)
-        for path in self._files(item["scan"]):
+        for path in self._named([*self.outputs, *self.further], item["scan"]):
             path.unlink(missing_ok=True)
 
     def remove_unfinished(self, items: Sequence[Mapping[str, Any]]) -> None:
@@ -290,8 +293,11 @@ class ScanRecords:
         return _tables(self.output_dir, self.predictions_dir)
 
     def _files(self, scan: str) -> list[Path]:
+        return self._named(self.outputs, scan)
+
+    def _named(self, outputs: Sequence[str], scan: str) -> list[Path]:
         inner = subfolder_of(scan)
-        return [Path(output.replace("{subfolder}", inner).replace("{scan}", scan)) for output in self.outputs]
+        return [Path(output.replace("{subfolder}", inner).replace("{scan}", scan)) for output in outputs]
 
     def _record(self, scan: str) -> Path:
         return record_path(self.output_dir, scan)

@@ -243,7 +243,12 @@ def least_look(
     Returns:
         A probability; ``at_least`` where the score does not tell, as without postprocessing or with the score ``max``,
         and where a region off the ribs, whose look counts as 0.05, can reach it.
+
+    Raises:
+        ValueError: when ``at_least`` is no probability.
     """
+    if not 0 <= at_least <= 1:
+        raise ValueError(f"min_rib_probability is {at_least}: give a probability, 0 to 1.")
     score, slope = CandidateScore(candidates["score"]), candidates["score_slope"]
     min_score = candidates["min_score"] if min_score is None else min_score
     is_filtered = str2bool(candidates["postprocess"]) and not str2bool(any_score)
