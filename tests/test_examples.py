@@ -63,7 +63,6 @@ NOT_TESTED = {
         "docs/description.md",
         "docs/detection.md",
         "docs/how-to/reproduce-the-report.md",
-        "docs/how-to/reproduce-the-report.md",
         "docs/how-to/train-on-ribfrac.md",
         "docs/pictures.md",
         "docs/pictures.md",

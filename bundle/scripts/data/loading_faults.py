@@ -36,8 +36,8 @@ def loading_fault(error: BaseException, image: PathLike | Sequence[PathLike]) ->
         error = causes(error)[-1]
         return str(error) if is_own(error) else f"its DICOM series cannot be loaded ({type(error).__name__})"
     name = str(image if isinstance(image, str | os.PathLike) else image[0])
-    while error.__cause__ is not None and name not in str(error):
-        error = error.__cause__
+    chain = causes(error)
+    error = next((one for one in chain if name in str(one)), chain[-1])
     text = str(error) or type(error).__name__
     return text if name in text else f"{name}: {text}"
 
